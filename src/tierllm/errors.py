@@ -1,0 +1,237 @@
+"""Every error tierllm raises.
+
+    TierLLMError
+    ├── ConfigError                      the call or the configuration is wrong; nothing was sent
+    │   └── UnknownOptionError           … because a keyword is not known (also a TypeError)
+    ├── UsageError                       the library was used where it cannot work
+    │   └── ClientClosedError            the client was closed before or during the call
+    ├── DeadlineExceededError            the call's own deadline passed
+    ├── ProviderError                    a provider was called and failed
+    │   ├── RateLimitError               429
+    │   ├── ProviderTimeoutError         no connection, first token, next token or end in time
+    │   ├── ProviderUnavailableError     5xx, refused or broken connections
+    │   ├── AuthenticationError          401, 403, unknown model (404), spent quota
+    │   ├── InvalidRequestError          400
+    │   │   └── ContextWindowExceededError
+    │   ├── ContentFilteredError
+    │   ├── MalformedResponseError       an answer that is no answer
+    │   └── StreamInterruptedError       broken after text was delivered; see .partial
+    ├── RejectedError                    refused by tierllm; the provider was not called
+    │   ├── BudgetExceededError
+    │   ├── CircuitOpenError
+    │   ├── ThrottledError
+    │   └── RequestTooLargeError
+    └── AllTiersFailedError              every admissible place was tried; see .attempts
+
+Errors carry data as attributes, survive pickling and copying, and never hold an API key or
+prompt text in their message. ``trace`` is filled in when an error leaves a client.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from .types import Attempt, Response, Trace
+
+__all__ = [
+    "AllTiersFailedError",
+    "AuthenticationError",
+    "BudgetExceededError",
+    "CircuitOpenError",
+    "ClientClosedError",
+    "ConfigError",
+    "ContentFilteredError",
+    "ContextWindowExceededError",
+    "DeadlineExceededError",
+    "InvalidRequestError",
+    "MalformedResponseError",
+    "ProviderError",
+    "ProviderTimeoutError",
+    "ProviderUnavailableError",
+    "RateLimitError",
+    "RejectedError",
+    "RequestTooLargeError",
+    "StreamInterruptedError",
+    "ThrottledError",
+    "TierLLMError",
+    "UnknownOptionError",
+    "UsageError",
+]
+
+
+class TierLLMError(Exception):
+    """Base of every error that tierllm raises.
+
+    Subclasses take one positional message and keyword data with defaults, so that the default
+    pickling of exceptions (class, ``args``, ``__dict__``) restores them whole.
+    """
+
+    trace: Trace | None = None
+
+
+class ConfigError(TierLLMError, ValueError):
+    """A setting or an argument is wrong. The text says which one and what to do."""
+
+
+class UnknownOptionError(ConfigError, TypeError):
+    """A keyword that no tierllm call takes. Vendor options go in ``extra``."""
+
+
+class UsageError(TierLLMError, RuntimeError):
+    """The library was used in a way that cannot work, such as waiting inside an event loop."""
+
+
+class ClientClosedError(UsageError):
+    """The client was closed before the call began, or while it was under way."""
+
+
+class DeadlineExceededError(TierLLMError, TimeoutError):
+    """The call's ``deadline_s`` passed. ``partial`` holds what a stream had delivered."""
+
+    def __init__(self, message: str = "", *, partial: Response | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class ProviderError(TierLLMError):
+    """A provider was called and failed.
+
+    ``retryable``: the same request may succeed at the same place later.
+    ``status``: the HTTP status, where there was one.
+    ``retry_after_s``: seconds the provider asked to wait.
+    ``request_id``: the vendor's id of the failed request.
+    ``detail``: the vendor's own words; never part of the message, since they may quote the prompt.
+    """
+
+    default_retryable = True
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+        self.detail = detail
+
+
+class RateLimitError(ProviderError):
+    """The provider answered 429: it is well, but wants fewer requests."""
+
+
+class ProviderTimeoutError(ProviderError):
+    """No connection, first token, next token or end within the tier's timeouts.
+
+    ``phase`` is ``"connect"``, ``"first_token"``, ``"between_tokens"`` or ``"total"``.
+    """
+
+    phase: str = "total"
+
+
+class ProviderUnavailableError(ProviderError):
+    """The provider answered 5xx, refused the connection or broke it."""
+
+
+class AuthenticationError(ProviderError):
+    """The key, the account, the permission or the model name is not valid there (401, 403, 404)."""
+
+    default_retryable = False
+
+
+class InvalidRequestError(ProviderError):
+    """The provider says the request itself is wrong (400)."""
+
+    default_retryable = False
+
+
+class ContextWindowExceededError(InvalidRequestError):
+    """The request is longer than the model's context window."""
+
+
+class ContentFilteredError(ProviderError):
+    """The provider's content filter refused the request or its answer."""
+
+    default_retryable = False
+
+
+class MalformedResponseError(ProviderError):
+    """The provider answered with something that is no answer."""
+
+
+class StreamInterruptedError(ProviderError):
+    """A stream broke after text had been delivered; ``partial`` is what the consumer has seen."""
+
+    default_retryable = False
+
+    def __init__(self, message: str = "", *, partial: Response | None = None, **data: object) -> None:
+        super().__init__(message, **data)  # type: ignore[arg-type]
+        self.partial = partial
+
+
+class RejectedError(TierLLMError):
+    """tierllm refused the call; the provider was not called and nothing was spent."""
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BudgetExceededError(RejectedError):
+    """The call does not fit into a budget."""
+
+
+class CircuitOpenError(RejectedError):
+    """The deployment's circuit breaker is open for another ``retry_after_s`` seconds."""
+
+
+class ThrottledError(RejectedError):
+    """A pool or a rate limit is full; there is room in about ``retry_after_s`` seconds."""
+
+
+class RequestTooLargeError(RejectedError):
+    """The request fits no admissible deployment's context window or limit."""
+
+
+class AllTiersFailedError(TierLLMError):
+    """Every admissible tier and deployment was tried or passed over.
+
+    ``attempts`` lists them in order, each with ``tier``, ``deployment``, ``error``, ``started_s``
+    and ``latency_s``. The last provider error is the ``__cause__``.
+    """
+
+    def __init__(self, message: str = "", *, attempts: Sequence[Attempt] = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The soonest time at which one of the places said it may serve again, if any said so."""
+        hints = [getattr(a.error, "retry_after_s", None) for a in self.attempts]
+        return min((h for h in hints if h is not None), default=None)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def copied(error: E) -> E:
+    """A copy of ``error`` that can be raised on its own, with the same data and cause.
+
+    One failure told to several waiters must not share a traceback between them.
+    """
+    try:
+        twin = copy.copy(error)
+    except Exception:  # a foreign exception that cannot be rebuilt from its args
+        return error
+    twin.__cause__ = error.__cause__ or error
+    return twin

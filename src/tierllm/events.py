@@ -1,0 +1,136 @@
+"""What tierllm tells those who listen.
+
+Events are frozen and hold no prompt text and no keys. A listener is any callable; it is called
+outside all locks, in the thread or task of the call, and so should be quick. What it raises is
+logged and otherwise ignored: an observer cannot fail a call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .types import Trace
+
+__all__ = [
+    "AttemptFailed",
+    "BreakerChanged",
+    "BreakerWarning",
+    "CallFinished",
+    "Event",
+    "Listener",
+    "ProviderMisconfigured",
+    "RetryScheduled",
+    "SteppedDown",
+    "TierRestored",
+]
+
+log = logging.getLogger("tierllm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFinished(Event):
+    """A call ended, well or not; ``trace`` is its whole account."""
+
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """One try at one place failed. ``latency_s``: seconds until it did."""
+
+    trace_id: str
+    tier: str
+    deployment: str
+    error: Exception
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderMisconfigured(Event):
+    """A deployment was refused for its key, permission, model name or quota: somebody must act."""
+
+    tier: str
+    deployment: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """Attempt number ``attempt`` failed and is tried again at the same place in ``delay_s`` seconds."""
+
+    tier: str
+    deployment: str
+    attempt: int
+    delay_s: float
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteppedDown(Event):
+    """A call goes on in ``to_tier`` since ``from_tier`` could not serve it."""
+
+    trace_id: str
+    from_tier: str
+    to_tier: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierRestored(Event):
+    """``tier`` answers again after calls had to step down from it. ``after_s``: for how long."""
+
+    tier: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChanged(Event):
+    """A circuit breaker changed state: ``"closed"``, ``"open"``, ``"half_open"``, ….
+
+    ``reason`` says why in words, ``open_for_s`` for how long an open one stays so.
+    """
+
+    name: str
+    old: str
+    new: str
+    reason: str
+    at_s: float
+    open_for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerWarning(Event):
+    """A breaker looks badly set: ``kind`` is ``"flapping"`` (too strict) or ``"never_opens"`` (too loose)."""
+
+    name: str
+    kind: str
+    text: str
+
+
+class Listener(Protocol):
+    """Anything that takes an event."""
+
+    def __call__(self, event: Event, /) -> object: ...
+
+
+def emitter(listeners: Iterable[Listener]) -> Callable[[Event], None]:
+    """One callable that tells all ``listeners``, whatever they raise."""
+    audience = tuple(listeners)
+
+    def emit(event: Event) -> None:
+        for listener in audience:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s", type(event).__name__)
+
+    return emit

@@ -1,0 +1,311 @@
+"""How long a flow may live, and how far one call to a provider has come.
+
+``Scope`` belongs to a flow: its deadline and its cancellation. ``Invocation`` belongs to one
+``Invoke``: its timeouts, its progress and the answer as it is put together. Both are pure state;
+providers receive the invocation as their ``scope``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    DeadlineExceededError,
+    MalformedResponseError,
+    ProviderError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    StreamInterruptedError,
+)
+from ..types import Response, Timeouts, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from ..types import Call, Chunk
+    from .clock import Clock
+
+__all__ = ["Cancelled", "Invocation", "Scope"]
+
+NO_TIMEOUTS = Timeouts(connect_s=None, first_token_s=None, between_tokens_s=None, total_s=None)
+
+
+class Cancelled(BaseException):
+    """Thrown into a flow whose scope was cancelled; like ``asyncio.CancelledError`` not an ``Exception``."""
+
+
+class Scope:
+    """Deadline and cancellation of one flow; legs of a race have a child scope each.
+
+    ``deadline_at`` is a time of ``clock`` or ``None``; all scopes of a family share the root's.
+    ``cancel()`` may come from any thread.
+    """
+
+    __slots__ = ("_hooks", "cancelled", "clock", "deadline", "root")
+
+    def __init__(self, clock: Clock, deadline_at: float | None = None, parent: Scope | None = None) -> None:
+        self.clock = clock
+        self.root: Scope = self if parent is None else parent.root
+        self.deadline = deadline_at
+        self.cancelled = False
+        self._hooks: list[Callable[[], object]] = []
+        if parent is not None:
+            parent.on_cancel(self.cancel)
+
+    @property
+    def deadline_at(self) -> float | None:
+        return self.root.deadline
+
+    @deadline_at.setter
+    def deadline_at(self, at: float | None) -> None:
+        self.root.deadline = at
+
+    def remaining_s(self) -> float | None:
+        """Seconds to the deadline, possibly negative; ``None`` without one."""
+        at = self.root.deadline
+        return None if at is None else at - self.clock()
+
+    def on_cancel(self, hook: Callable[[], object]) -> None:
+        """Call ``hook`` when cancelled: at least once, at once if that has happened, from any thread."""
+        self._hooks.append(hook)  # first: ``cancel`` sets the flag, then looks here, without a lock
+        if self.cancelled:
+            hook()
+
+    def off_cancel(self, hook: Callable[[], object]) -> None:
+        if hook in self._hooks:
+            self._hooks.remove(hook)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        for hook in tuple(self._hooks):
+            hook()
+
+    def check(self) -> None:
+        if self.cancelled:
+            raise Cancelled
+
+
+class Invocation:
+    """One call to a provider: bounds on its waits, and the answer as it arrives.
+
+    Time in which a consumer holds a stream is nobody's: ``left()`` stops the clock, ``back()``
+    starts it again and moves the deadline along. A provider may note ``request_id``, ``headers``
+    (rate limits), ``model`` and ``raw`` as soon as it knows them.
+    """
+
+    __slots__ = (
+        "_since",
+        "call",
+        "clock",
+        "ended_at",
+        "finish_reason",
+        "first_at",
+        "headers",
+        "held_s",
+        "model",
+        "raw",
+        "reasoning",
+        "request_id",
+        "scope",
+        "started_at",
+        "streaming",
+        "texts",
+        "timeouts",
+        "tool_calls",
+        "usage",
+    )
+
+    def __init__(self, call: Call, scope: Scope, streaming: bool) -> None:
+        self.call = call
+        self.scope = scope
+        self.clock = scope.clock
+        self.streaming = streaming
+        self.timeouts = call.timeouts or NO_TIMEOUTS
+        self.started_at = self._since = self.clock()
+        self.first_at: float | None = None
+        self.ended_at: float | None = None
+        self.held_s = 0.0
+        self.texts: list[str] = []
+        self.reasoning: list[str] = []
+        self.tool_calls: list[ToolCall] = []
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.request_id: str | None = None
+        self.headers: Mapping[str, str] | None = None
+        self.model: str | None = None
+        self.raw: object = None
+
+    # -- bounds ----------------------------------------------------------------
+
+    @property
+    def due_at(self) -> float | None:
+        """The time at which the present wait ends for want of an answer."""
+        limits = self.timeouts
+        due = self.scope.root.deadline
+        if limits is NO_TIMEOUTS:
+            return due
+        if limits.total_s is not None:
+            end = self.started_at + self.held_s + limits.total_s
+            due = end if due is None or end < due else due
+        if self.streaming:
+            if self.first_at is None:
+                step, since = limits.first_token_s, self.started_at
+            else:
+                step, since = limits.between_tokens_s, self._since
+            if step is not None:
+                end = since + step
+                due = end if due is None or end < due else due
+        return due
+
+    def remaining_s(self) -> float | None:
+        """How long the provider may wait now, in seconds (never below 0); ``None`` without bound."""
+        due = self.due_at
+        return None if due is None else max(0.0, due - self.clock())
+
+    def timed_out(self) -> DeadlineExceededError | ProviderTimeoutError:
+        """The error for a wait that has reached ``due_at``."""
+        deadline = self.scope.root.deadline
+        if deadline is not None and self.clock() >= deadline:
+            return DeadlineExceededError("the call's deadline passed while waiting for the provider")
+        limits, waited = self.timeouts, self.clock() - self.started_at - self.held_s
+        if limits.total_s is not None and waited >= limits.total_s:
+            phase, bound = "total", limits.total_s
+        elif not self.streaming:
+            phase, bound = "total", waited
+        elif self.first_at is None:
+            phase, bound = "first_token", limits.first_token_s or waited
+        else:
+            phase, bound = "between_tokens", limits.between_tokens_s or waited
+        error = ProviderTimeoutError(f"no answer within {bound:g} s ({phase})")
+        error.phase = phase
+        return error
+
+    @property
+    def cancelled(self) -> bool:
+        return self.scope.cancelled
+
+    def check(self) -> None:
+        """Raise what ends this wait: cancellation, deadline or timeout."""
+        self.scope.check()
+        due = self.due_at
+        if due is not None and self.clock() >= due:
+            raise self.timed_out()
+
+    def on_cancel(self, hook: Callable[[], object]) -> None:
+        """Call ``hook`` if the call is cancelled, from any thread, perhaps at once."""
+        self.scope.on_cancel(hook)
+
+    def off_cancel(self, hook: Callable[[], object]) -> None:
+        self.scope.off_cancel(hook)
+
+    # -- progress --------------------------------------------------------------
+
+    def back(self) -> None:
+        """The consumer came back for more: the wait for the provider goes on."""
+        now = self.clock()
+        held = now - self._since
+        if self.first_at is not None and held > 0:
+            self.held_s += held
+            root = self.scope.root
+            if root.deadline is not None:
+                root.deadline += held
+        self._since = now
+
+    def feed(self, chunk: Chunk) -> None:
+        """Take in a chunk that has just arrived; from now on the consumer has the time."""
+        self._since = now = self.clock()
+        if self.first_at is None:
+            self.first_at = now
+        if chunk.text:
+            self.texts.append(chunk.text)
+        if chunk.reasoning:
+            self.reasoning.append(chunk.reasoning)
+        if chunk.tool_call is not None:
+            self._feed_tool_call(chunk.tool_call)
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.raw is not None:
+            self.raw = chunk.raw
+
+    def _feed_tool_call(self, piece: ToolCall) -> None:
+        for at, whole in enumerate(self.tool_calls):
+            if whole.index == piece.index:
+                self.tool_calls[at] = ToolCall(
+                    whole.index,
+                    whole.id or piece.id,
+                    whole.name or piece.name,
+                    whole.arguments + piece.arguments,
+                )
+                return
+        self.tool_calls.append(piece)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds from the start to the first chunk of a stream, once there is one."""
+        if self.first_at is None or not self.streaming:
+            return None
+        return self.first_at - self.started_at
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds spent waiting for the provider, so far or in all."""
+        end = self.ended_at if self.ended_at is not None else self.clock()
+        return end - self.started_at - self.held_s
+
+    # -- ends ------------------------------------------------------------------
+
+    def folded(self) -> Response:
+        """What has arrived so far, as one response."""
+        return Response(
+            text="".join(self.texts),
+            reasoning="".join(self.reasoning),
+            tool_calls=tuple(sorted(self.tool_calls, key=lambda t: t.index)),
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            model=self.model or self.call.model,
+            request_id=self.request_id,
+            raw=self.raw,
+        )
+
+    def finished(self) -> Response:
+        """The stream ended by itself. Raises if it had not said that it was finished."""
+        self.ended_at = self.clock()
+        if self.finish_reason is None:
+            raise ProviderUnavailableError(
+                "the stream ended before the answer did (no finish reason)", request_id=self.request_id
+            )
+        return self.folded()
+
+    def answered(self, response: Response) -> Response:
+        """A whole answer came back."""
+        self.ended_at = self.clock()
+        if not isinstance(response, Response):
+            raise MalformedResponseError(f"a provider returned {type(response).__name__}, not a Response")
+        if response.finish_reason is None:
+            raise MalformedResponseError(
+                "the provider's answer has no finish reason", request_id=response.request_id
+            )
+        self.usage = response.usage
+        self.finish_reason = response.finish_reason
+        return response
+
+    def failed(self, error: BaseException) -> BaseException:
+        """What to raise for ``error``: after a first chunk, a provider's failure is an interruption."""
+        self.ended_at = self.clock()
+        if self.first_at is None or not self.streaming:
+            return error  # nobody has seen any of it
+        if isinstance(error, DeadlineExceededError):
+            error.partial = self.folded()
+        elif isinstance(error, ProviderError) and not isinstance(error, StreamInterruptedError):
+            interrupted = StreamInterruptedError(
+                f"the stream broke off: {error}",
+                partial=self.folded(),
+                status=error.status,
+                retry_after_s=error.retry_after_s,
+                request_id=error.request_id or self.request_id,
+                detail=error.detail,
+            )
+            interrupted.__cause__ = error
+            return interrupted
+        return error

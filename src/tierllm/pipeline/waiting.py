@@ -1,0 +1,72 @@
+"""Pauses: the one place where tierllm's sync code waits, and where it refuses to block an event loop."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .clock import SteppedClock
+from .scope import Cancelled
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .scope import Invocation, Scope
+
+__all__ = ["apause", "forbid_in_event_loop", "nap", "pause"]
+
+
+def forbid_in_event_loop(doing: str) -> None:
+    """Raise ``UsageError`` where this thread is running an event loop, which waiting would stall."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        raise UsageError(
+            f"{doing} would block the event loop running in this thread: "
+            "use `await client.acomplete(...)` or `async with client.astream(...)` instead"
+        )
+
+
+def nap(scope: Scope, seconds: float) -> None:
+    """Wait ``seconds`` in this thread, or until the scope is cancelled (then ``Cancelled``)."""
+    scope.check()
+    if seconds <= 0:
+        return
+    clock: Clock = scope.clock
+    if isinstance(clock, SteppedClock):
+        clock.advance(seconds)
+        return
+    forbid_in_event_loop("waiting here")
+    woken = threading.Event()
+    scope.on_cancel(woken.set)
+    try:
+        if woken.wait(seconds):
+            raise Cancelled
+    finally:
+        scope.off_cancel(woken.set)
+
+
+def pause(invocation: Invocation, seconds: float) -> None:
+    """A provider's own wait, cut short by timeout, deadline or cancellation (each raises its error)."""
+    left = invocation.remaining_s()
+    if left is not None and left < seconds:
+        nap(invocation.scope, left)
+        raise invocation.timed_out()
+    nap(invocation.scope, seconds)
+
+
+async def apause(invocation: Invocation, seconds: float) -> None:
+    """The same on an event loop."""
+    import asyncio
+
+    clock: Clock = invocation.clock
+    left = invocation.remaining_s()
+    late = left is not None and left < seconds
+    span = left if left is not None and late else seconds
+    if isinstance(clock, SteppedClock):
+        clock.advance(span)
+        await asyncio.sleep(0)
+    elif span > 0:
+        await asyncio.sleep(span)
+    if late:
+        raise invocation.timed_out()

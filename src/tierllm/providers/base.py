@@ -1,0 +1,91 @@
+"""What providers share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from ..pipeline.waiting import apause, pause
+
+if TYPE_CHECKING:
+    from ..pipeline.provider import Steps
+    from ..pipeline.scope import Invocation
+    from ..types import Call, Chunk, Response
+
+__all__ = ["BaseProvider", "PlayedProvider"]
+
+
+class BaseProvider:
+    """Defaults for a provider: nothing to close, and its sync methods block.
+
+    A subclass sets ``name`` and defines ``complete``, ``acomplete``, ``stream`` and ``astream``.
+    """
+
+    name = "provider"
+    waits = True
+
+    def close(self) -> None:
+        """Release what the provider holds. Safe to call twice."""
+
+    async def aclose(self) -> None:
+        """The same, for what belongs to the running event loop."""
+        self.close()
+
+    def renew(self) -> None:
+        """Forget connections and locks inherited over a fork."""
+
+    def __reduce__(self) -> str:
+        from ..errors import UsageError
+
+        raise UsageError(f"{type(self).__name__} holds connections: build one per process, do not pickle it")
+
+
+class PlayedProvider(BaseProvider):
+    """A provider that lays its answer out in time, once for every kind of time.
+
+    A subclass defines ``play``: a generator of seconds to wait (``float``) and ``Chunk``s, which
+    may raise at any step. Drivers of real time wait for real, the virtual one in its heap.
+    """
+
+    waits = False  # a pause itself refuses to block an event loop
+
+    def play(self, call: Call, scope: Invocation) -> Steps:
+        raise NotImplementedError
+
+    def stream(self, call: Call, scope: Invocation) -> Iterator[Chunk]:
+        steps = self.play(call, scope)
+        try:
+            for step in steps:
+                if isinstance(step, float):
+                    pause(scope, step)
+                else:
+                    yield step
+        finally:
+            _close(steps)
+
+    async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
+        steps = self.play(call, scope)
+        try:
+            for step in steps:
+                if isinstance(step, float):
+                    await apause(scope, step)
+                else:
+                    yield step
+        finally:
+            _close(steps)
+
+    def complete(self, call: Call, scope: Invocation) -> Response:
+        for chunk in self.stream(call, scope):
+            scope.feed(chunk)
+        return scope.finished()
+
+    async def acomplete(self, call: Call, scope: Invocation) -> Response:
+        async for chunk in self.astream(call, scope):
+            scope.feed(chunk)
+        return scope.finished()
+
+
+def _close(steps: Steps) -> None:
+    close = getattr(steps, "close", None)
+    if close is not None:
+        close()
