@@ -156,7 +156,9 @@ class InvalidRequestError(ProviderError):
 
 
 class ContextWindowExceededError(InvalidRequestError):
-    """The request is longer than the model's context window."""
+    """The request is longer than the model's context window: ``window`` tokens, where known."""
+
+    window: int | None = None
 
 
 class ContentFilteredError(ProviderError):

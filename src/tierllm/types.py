@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from .pipeline.provider import Provider
     from .pipeline.scope import Invocation, Scope
+    from .routing.plan import Plan
 
 __all__ = [
     "Attempt",
@@ -143,17 +144,21 @@ class Call:
 
     ``messages``, ``params``, ``model`` and ``timeouts`` are what a provider reads. ``tier`` and
     ``deployment`` are names. ``target`` is a provider that stands in for the deployment's own (a
-    wrapped function). ``permit`` is the pool permit held, if any. ``progress`` is set by the driver
-    when the provider is called.
+    wrapped function). ``plan`` lists the admissible tiers. ``permit`` is the seat held in a pool, if
+    any. ``begun_at`` is the call's start on the client's clock. ``min_window`` is a context window
+    that has proven too small. ``progress`` is set by the driver when the provider is called.
     """
 
     __slots__ = (
         "attempt",
+        "begun_at",
         "deployment",
         "messages",
+        "min_window",
         "model",
         "params",
         "permit",
+        "plan",
         "priority",
         "progress",
         "request",
@@ -186,6 +191,9 @@ class Call:
         self.tier = ""
         self.deployment = ""
         self.permit: Any = None
+        self.plan: Plan | None = None
+        self.begun_at = 0.0
+        self.min_window = 0
         self.attempt = 0
         self.progress: Invocation | None = None
 
@@ -204,6 +212,9 @@ class Call:
         twin.tier = self.tier
         twin.deployment = self.deployment
         twin.permit = self.permit
+        twin.plan = self.plan
+        twin.begun_at = self.begun_at
+        twin.min_window = self.min_window
         twin.attempt = 0
         twin.progress = None
         return twin

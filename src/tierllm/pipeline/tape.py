@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..errors import copied
+
 if TYPE_CHECKING:
     from ..types import Chunk, Response
 
@@ -50,6 +52,12 @@ class Tape:
             self.error = error
             self.done = True
         self._wake()
+
+    def told(self) -> Response | None:
+        """The response; or the error, as each reader's own copy."""
+        if self.error is not None:
+            raise copied(self.error)
+        return self.response
 
     def wake_later(self, seen: int, wake: Callable[[], object]) -> bool:
         """True when there is something past ``seen`` chunks already; else ``wake`` is called then."""

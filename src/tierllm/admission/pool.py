@@ -1,0 +1,123 @@
+"""A pool of permits, handed over in the order of arrival."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..pipeline.effects import Grant, Ticket
+
+if TYPE_CHECKING:
+    from ..types import Call
+
+__all__ = ["Permit", "Pool"]
+
+
+class Permit:
+    """One place in a pool. A context manager; releasing it twice is harmless."""
+
+    __slots__ = ("pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def release(self) -> None:
+        self.pool._release(self)
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.pool._release(self)
+
+
+class Pool:
+    """At most ``size`` permits at once, for threads and tasks alike, in order of arrival (FIFO).
+
+    ``max_waiting`` bounds the queue; ``None`` is no bound. The permits in use are a set: adding
+    and discarding are single steps that an interrupt (Ctrl-C) cannot split, so the count cannot
+    drift.
+    """
+
+    def __init__(self, size: int, *, name: str = "", max_waiting: int | None = None) -> None:
+        if size < 1:
+            raise ConfigError(f"a pool needs room for at least one call, not {size}")
+        self.name = name
+        self.size = size
+        self.max_waiting = max_waiting
+        self.peak = 0
+        self._held: set[Permit] = set()
+        self._queue: OrderedDict[Ticket, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def in_use(self) -> int:
+        return len(self._held)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def full(self) -> bool:
+        """True when a newcomer would have to wait and the queue takes no more."""
+        return (
+            len(self._held) >= self.size
+            and self.max_waiting is not None
+            and len(self._queue) >= self.max_waiting
+        )
+
+    def take(self, owner: list[Grant]) -> Permit | None:
+        """A permit, if one is free and nobody waits for it."""
+        with self._lock:
+            held = self._held
+            if self._queue or len(held) >= self.size:
+                return None
+            permit = Permit(self)
+            owner.append(permit)  # first, so that an interrupt between the two cannot lose it
+            held.add(permit)
+            if len(held) > self.peak:
+                self.peak = len(held)
+            return permit
+
+    def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
+        with self._lock:
+            self._queue[ticket] = None
+        self._hand_out()
+        return ticket.grant is not None
+
+    def leave(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._queue.pop(ticket, None)
+            grant = ticket.grant
+        if grant is not None:
+            grant.release()
+
+    def _release(self, permit: Permit) -> None:
+        self._held.discard(permit)
+        if self._queue:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free permits to those who wait. A waiter who cannot be woken any more is skipped."""
+        while True:
+            with self._lock:
+                if not self._queue or len(self._held) >= self.size:
+                    return
+                ticket, _ = self._queue.popitem(last=False)
+                permit = Permit(self)
+                self._held.add(permit)
+                self.peak = max(self.peak, len(self._held))
+                if not ticket.give(permit):
+                    self._held.discard(permit)
+
+    def renew(self) -> None:
+        """After a fork: the parent's permits and waiters do not exist here."""
+        self._lock = threading.Lock()
+        self._held = set()
+        self._queue = OrderedDict()

@@ -1,0 +1,333 @@
+"""The driver for threads. No event loop anywhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .clock import SteppedClock
+from .effects import (
+    Blocking,
+    Follow,
+    Gather,
+    Grant,
+    Invoke,
+    Race,
+    Sleep,
+    Spawn,
+    Spawned,
+    Ticket,
+    Wait,
+)
+from .run import Run, Step, foreign, loopless, past_deadline, raised_in
+from .scope import Cancelled, Invocation, Scope
+from .tape import FlightLost, Tape
+from .waiting import forbid_in_event_loop, nap
+
+if TYPE_CHECKING:
+    from ..types import Chunk, Response
+    from .effects import Flow
+    from .host import Host
+    from .provider import Provider
+
+__all__ = ["SyncRun", "run"]
+
+G = TypeVar("G", bound=Grant)
+
+
+class Source(Protocol):
+    """Where chunks come from while a flow waits: a provider, a race's winner, a tape."""
+
+    @property
+    def result(self) -> Any: ...
+
+    def advance(self) -> Chunk | None: ...
+
+    def close(self) -> None: ...
+
+
+class SyncRun(Run):
+    """A flow driven in the thread that calls ``advance``; different threads may take turns."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
+        super().__init__(flow, scope, host, streaming)
+        self._source: Source | None = None
+
+    def advance(self) -> Chunk | None:
+        """The next chunk, or ``None`` once the flow has ended well (see ``result``).
+
+        Raises what the flow raises.
+        """
+        send, throw = self.flow.send, self.flow.throw
+        step: Step = send
+        value: Any = None
+        source = self._source
+        try:
+            while True:
+                if source is not None:
+                    try:
+                        chunk = source.advance()
+                        if chunk is not None:
+                            self.delivered += 1
+                            return chunk
+                        step, value = send, source.result
+                    except BaseException as error:
+                        step, value = throw, error
+                    source = self._source = None
+                try:
+                    effect = step(value)
+                except StopIteration as stop:
+                    self.result = stop.value
+                    self.release()
+                    return None
+                except RuntimeError as error:
+                    self.release()
+                    clearer = loopless(error, raised_in(error))
+                    if clearer is not None:
+                        raise clearer from error
+                    raise
+                except BaseException:
+                    self.release()
+                    raise
+                try:
+                    kind = type(effect)
+                    if kind is Invoke:
+                        value = self._invoke(effect)  # type: ignore[arg-type]
+                    elif kind is Wait:
+                        value = self._wait(effect)  # type: ignore[arg-type]
+                    else:
+                        value = self._perform(effect)
+                    source = self._source
+                    step = send
+                except BaseException as error:
+                    step, value = throw, error
+        finally:
+            del step, value  # an exception must not keep this frame alive through its traceback
+
+    def close(self) -> None:
+        """The consumer has left: end the flow where it stands."""
+        source, self._source = self._source, None
+        try:
+            if source is not None:
+                source.close()
+        finally:
+            try:
+                self.flow.close()
+            finally:
+                self.release()
+
+    # -- effects ---------------------------------------------------------------
+
+    def _invoke(self, effect: Invoke) -> Response | None:
+        provider = effect.provider
+        if provider.waits:
+            forbid_in_event_loop(f"calling {provider.name}")
+        invocation = self.open(effect)
+        if invocation.streaming:
+            self._source = _ProviderStream(provider, invocation)
+            return None
+        try:
+            return invocation.answered(provider.complete(effect.call, invocation))
+        except BaseException as error:
+            raise invocation.failed(error)  # noqa: B904 - usually the same error
+
+    def _wait(self, effect: Wait[G]) -> G:
+        grant = effect.on.take(self.permits)
+        if grant is not None:
+            return grant
+        scope, on = self.scope, effect.on
+        scope.check()
+        timeout = effect.timeout_s
+        left = scope.remaining_s()
+        clamped = left is not None and (timeout is None or left < timeout)
+        span = left if clamped else timeout
+        woken = threading.Event()
+
+        def wake() -> bool:
+            woken.set()
+            return True
+
+        ticket = Ticket(wake)
+        scope.on_cancel(wake)
+        try:
+            if not on.enter(ticket, effect.call):
+                if span is not None and isinstance(scope.clock, SteppedClock):
+                    scope.clock.advance(max(0.0, span))  # nobody else moves a stepped clock
+                else:
+                    forbid_in_event_loop("waiting in a queue")
+                    woken.wait(span if span is None else max(0.0, span))
+            scope.check()
+            if ticket.grant is None:
+                raise past_deadline("waiting in a queue") if clamped else TimeoutError
+            granted: G = ticket.grant
+            self.permits.append(granted)
+            return granted
+        except BaseException:
+            on.leave(ticket)
+            raise
+        finally:
+            scope.off_cancel(wake)
+
+    def _perform(self, effect: Any) -> Any:
+        """The effects that are rare enough not to be looked for first."""
+        match effect:
+            case Sleep():
+                left = self.scope.remaining_s()
+                if left is not None and left < effect.seconds:
+                    raise past_deadline("waiting to try again")
+                return nap(self.scope, effect.seconds)
+            case Blocking():
+                return effect.fn()
+            case Race():
+                from .sync_race import race
+
+                self._source, result = race(self, effect)
+                return result
+            case Gather():
+                from .sync_race import gather
+
+                return gather(self, effect)
+            case Spawn():
+                return spawn(self.host, self.scope, effect)
+            case Follow():
+                reader = _TapeReader(effect.tape, self.scope)
+                if self.streaming:
+                    self._source = reader
+                    return None
+                while reader.advance() is not None:
+                    pass
+                return reader.result
+        raise foreign(self.flow, effect)
+
+
+class _ProviderStream:
+    """An invocation that streams."""
+
+    __slots__ = ("_chunks", "_invocation", "result")
+
+    def __init__(self, provider: Provider, invocation: Invocation) -> None:
+        self._invocation = invocation
+        self._chunks: Iterator[Chunk] = provider.stream(invocation.call, invocation)
+        self.result: Response | None = None
+
+    def advance(self) -> Chunk | None:
+        invocation = self._invocation
+        invocation.back()
+        try:
+            if invocation.scope.cancelled:
+                raise Cancelled
+            try:
+                chunk = next(self._chunks)
+            except StopIteration:
+                self.result = invocation.finished()
+                return None
+            invocation.feed(chunk)
+            return chunk
+        except BaseException as error:
+            self.close()
+            raise invocation.failed(error)  # noqa: B904 - usually the same error
+
+    def close(self) -> None:
+        invocation = self._invocation
+        if invocation.ended_at is None:
+            invocation.ended_at = invocation.clock()
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+
+class _TapeReader:
+    """A reader of a tape, as a source of chunks."""
+
+    __slots__ = ("_scope", "_seen", "_tape", "result")
+
+    def __init__(self, tape: Tape, scope: Scope) -> None:
+        self._tape = tape
+        self._scope = scope
+        self._seen = 0
+        self.result: Response | None = None
+
+    def advance(self) -> Chunk | None:
+        tape = self._tape
+        while True:
+            if self._seen < len(tape.chunks):
+                chunk = tape.chunks[self._seen]
+                self._seen += 1
+                return chunk
+            if tape.done and self._seen >= len(tape.chunks):
+                self.result = tape.told()
+                return None
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        scope, tape = self._scope, self._tape
+        scope.check()
+        woken = threading.Event()
+        if tape.wake_later(self._seen, woken.set):
+            return
+        forbid_in_event_loop("following another call")
+        scope.on_cancel(woken.set)
+        try:
+            left = scope.remaining_s()
+            if not woken.wait(None if left is None else max(0.0, left)):
+                raise past_deadline("following an identical call")
+            scope.check()
+        finally:
+            scope.off_cancel(woken.set)
+            tape.forget(woken.set)
+
+    def close(self) -> None:
+        """The tape belongs to others."""
+
+
+class _SpawnedThread:
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    def cancel(self) -> None:
+        self.scope.cancel()
+
+
+def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
+    """Start ``effect.flow`` in a thread of its own, with a deadline of its own."""
+    scope = Scope(host.clock, parent.deadline_at)
+    tape = effect.tape
+    flow = SyncRun(effect.flow, scope, host, streaming=tape is not None)
+    host.begin(scope)
+
+    def pump() -> None:
+        response: Response | None = None
+        error: BaseException | None = None
+        try:
+            while (chunk := flow.advance()) is not None:
+                if tape is not None:
+                    tape.push(chunk)
+            response = flow.result
+        except Cancelled:
+            error = FlightLost()
+        except BaseException as failure:
+            error = failure
+        finally:
+            host.end(scope)
+            if tape is not None:
+                tape.end(response, error)
+            flow.close()
+
+    host.thread(pump, "flight")
+    return _SpawnedThread(scope)
+
+
+def run(flow: Flow[Response], scope: Scope, host: Host) -> Response:
+    """Drive ``flow`` to its end in this thread and give its value."""
+    driven = SyncRun(flow, scope, host, streaming=False)
+    try:
+        driven.advance()
+        result: Response = driven.result
+        return result
+    finally:
+        driven.close()

@@ -1,0 +1,166 @@
+"""Stepping down: from deployment to deployment, and from tier to tier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import (
+    AllTiersFailedError,
+    BudgetExceededError,
+    ConfigError,
+    ContentFilteredError,
+    ContextWindowExceededError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ProviderError,
+    RejectedError,
+    RequestTooLargeError,
+    StreamInterruptedError,
+    ThrottledError,
+    TierLLMError,
+)
+from ..events import Event, SteppedDown, TierRestored
+from ..pipeline.effects import Handler
+
+if TYPE_CHECKING:
+    from ..types import Attempt, Call, Response
+
+__all__ = ["FallbackChain", "NotInTime"]
+
+RAISED_THEMSELVES = (BudgetExceededError, ThrottledError, RequestTooLargeError)
+
+
+class NotInTime(RejectedError):
+    """No place can answer before the deadline. Told to the caller as ``DeadlineExceededError``."""
+
+
+class FallbackChain:
+    """Tries the admissible tiers in turn, best first, until one answers.
+
+    Goes on after rate limits, timeouts, 5xx and broken connections (once ``Retry`` has given up),
+    after refused keys, permissions and models, and after tierllm's own refusals. An invalid request
+    is raised where the first place says so, and passed over where a later one does. A context
+    window that was too small leads to larger ones only. ``content_filter`` is ``"raise"`` or
+    ``"next"``. ``on`` decides for any error in place of these rules, where it returns a bool.
+
+    ``mode="observe"`` does not step down: it reports where it would have.
+    Raises ``AllTiersFailedError`` with every attempt; a refusal that is the only kind met
+    (a budget, a throttle) is raised itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        content_filter: Literal["raise", "next"] = "raise",
+        on: Callable[[TierLLMError], bool | None] | None = None,
+        mode: Literal["enforce", "observe"] = "enforce",
+    ) -> None:
+        if content_filter not in ("raise", "next"):
+            raise ConfigError(f"FallbackChain(content_filter={content_filter!r}): 'raise' or 'next'")
+        if mode not in ("enforce", "observe"):
+            raise ConfigError(f"FallbackChain(mode={mode!r}): 'enforce' or 'observe'")
+        self.content_filter = content_filter
+        self.on = on
+        self.mode = mode
+        self.emit: Callable[[Event], None] | None = None
+        self.rules: Mapping[str, FallbackChain] = {}
+        self._left_at: dict[str, float] = {}
+
+    def goes_on(self, error: ProviderError | RejectedError, call: Call, tier: str = "") -> bool:
+        """Whether ``error`` at one place leads to the next one, by ``tier``'s own rule if it has one."""
+        rule = self.rules.get(tier, self)
+        if rule.on is not None:
+            decided = rule.on(error)
+            if decided is not None:
+                return decided
+        if isinstance(error, StreamInterruptedError):
+            return False  # text has been delivered
+        if isinstance(error, ContextWindowExceededError):
+            return True
+        if isinstance(error, InvalidRequestError):
+            return not _first_place(call)
+        if isinstance(error, ContentFilteredError):
+            return rule.content_filter == "next"
+        return True
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        assert call.plan is not None
+        tiers = call.plan.tiers
+        errors: list[TierLLMError] = []
+        window = 0
+        for number, tier in enumerate(tiers):
+            step = call.copy()
+            step.tier = tier
+            step.min_window = window
+            try:
+                response = await call_next(step)
+            except (ProviderError, RejectedError) as error:
+                errors.append(error)
+                if not self.goes_on(error, call, tier):
+                    raise
+                if number + 1 < len(tiers):
+                    self._stepped(call, tier, tiers[number + 1], error)
+                    if self.mode == "enforce":
+                        if isinstance(error, ContextWindowExceededError):
+                            window = max(window, error.window or 0)
+                        continue
+                final = verdict(errors, call)
+                if final is error:
+                    raise
+                raise final from _cause(errors, call)
+            else:
+                if self._left_at:
+                    self._came_back(call, tier)
+                return response
+        raise AssertionError("a plan has at least one tier")
+
+    def _stepped(self, call: Call, tier: str, to: str, error: ProviderError | RejectedError) -> None:
+        if call.scope is not None and not isinstance(error, InvalidRequestError | ContentFilteredError):
+            self._left_at.setdefault(tier, call.scope.clock())
+        if self.emit is not None:
+            trace_id = call.trace.id if call.trace is not None else ""
+            self.emit(SteppedDown(trace_id=trace_id, from_tier=tier, to_tier=to, error=error))
+
+    def _came_back(self, call: Call, tier: str) -> None:
+        left_at = self._left_at.pop(tier, None)
+        if left_at is not None and self.emit is not None and call.scope is not None:
+            self.emit(TierRestored(tier=tier, after_s=call.scope.clock() - left_at))
+
+
+def verdict(errors: list[TierLLMError], call: Call) -> TierLLMError:
+    """The one error that tells the caller how all places failed."""
+    last = errors[-1]
+    if isinstance(last, ContextWindowExceededError | ContentFilteredError):
+        return last
+    attempts = call.trace.attempts if call.trace is not None else []
+    met = [a.error for a in attempts if a.error is not None] or errors
+    if all(isinstance(e, NotInTime) for e in (*met, *errors)):
+        return DeadlineExceededError(str(last))
+    kind = type(last)
+    if kind in RAISED_THEMSELVES and all(type(e) is kind for e in met):
+        return last
+    return AllTiersFailedError(_told(attempts), attempts=attempts)
+
+
+def _told(attempts: list[Attempt]) -> str:
+    places: dict[str, str] = {}
+    for attempt in attempts:
+        status = getattr(attempt.error, "status", None)
+        words = type(attempt.error).__name__ + (f" {status}" if status else "")
+        places[f"{attempt.tier}/{attempt.deployment}"] = words
+    return "every admissible place failed: " + "; ".join(f"{p}: {w}" for p, w in places.items())
+
+
+def _cause(errors: list[TierLLMError], call: Call) -> BaseException:
+    """The last thing a provider said; else the last refusal."""
+    attempts = call.trace.attempts if call.trace is not None else []
+    said = [*errors, *(a.error for a in attempts)]
+    return next((e for e in reversed(said) if isinstance(e, ProviderError)), errors[-1])
+
+
+def _first_place(call: Call) -> bool:
+    """Whether only one place has been asked so far, however often."""
+    if call.trace is None:
+        return True
+    return len({(a.tier, a.deployment) for a in call.trace.attempts if a.outcome != "rejected"}) <= 1

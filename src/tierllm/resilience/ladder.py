@@ -1,0 +1,136 @@
+"""The ladder's end: what a caller gets when every tier is out.
+
+A stale cached answer, then a simple reply of the application's own, then the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import (
+    AllTiersFailedError,
+    CircuitOpenError,
+    ConfigError,
+    DeadlineExceededError,
+    ThrottledError,
+)
+from ..pipeline.effects import Blocking, Handler
+from ..types import Request, Response
+
+if TYPE_CHECKING:
+    from ..types import Call
+
+__all__ = ["Ladder", "Rung", "SimpleReply", "StaleAnswer"]
+
+WHEN_ALL_IS_OUT = (AllTiersFailedError, DeadlineExceededError, ThrottledError, CircuitOpenError)
+
+
+class Rung(Protocol):
+    """One step of the ladder: an answer, or ``None`` to leave it to the next."""
+
+    name: str
+
+    def __call__(self, request: Request, /) -> Response | None: ...
+
+
+class Ladder:
+    """Hands a call for which no tier answered down its rungs; with none left, the error stands.
+
+    Nothing is offered once text was delivered, nor to a call with ``fallback=False``. The answer's
+    ``degraded`` names the rung. A rung may do short blocking I/O.
+    """
+
+    def __init__(self, rungs: Sequence[Rung]) -> None:
+        self.rungs = tuple(rungs)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        try:
+            return await call_next(call)
+        except WHEN_ALL_IS_OUT as error:
+            if getattr(error, "partial", None) is not None or not call.request.fallback:
+                raise
+            answer = await self._answer(call)
+            if answer is None:
+                raise
+            return answer
+
+    async def _answer(self, call: Call) -> Response | None:
+        for rung in self.rungs:
+            answer = await Blocking(_asking(rung, call.request))
+            if answer is None or not _admissible(answer, call):
+                continue
+            if rung.name not in answer.degraded:
+                answer.degraded = (*answer.degraded, rung.name)
+            if answer.finish_reason is None:
+                answer.finish_reason = "stop"
+            return answer
+        return None
+
+
+def _asking(rung: Rung, request: Request) -> Callable[[], Response | None]:
+    return lambda: rung(request)
+
+
+def _admissible(answer: Response, call: Call) -> bool:
+    """An answer that a tier once made must come from one this call may be served by."""
+    return answer.tier is None or call.plan is None or answer.tier in call.plan.tiers
+
+
+class StaleAnswer:
+    """An old cached answer, from ``lookup(request)``: a response, a text, or ``None``."""
+
+    name = "stale"
+
+    def __init__(self, lookup: Callable[[Request], Response | str | None]) -> None:
+        self.lookup = lookup
+
+    def __call__(self, request: Request, /) -> Response | None:
+        answer = _as_response(self.lookup(request), "the stale answer")
+        if answer is not None:
+            answer.cached = True
+        return answer
+
+
+class SimpleReply:
+    """The application's own words.
+
+    A text; a function of the request (giving a response, a text or ``None``); or a mapping from
+    route to one of these, or from route to a mapping by language. ``"*"`` stands for any other.
+    """
+
+    name = "simple_reply"
+
+    def __init__(self, reply: Any) -> None:
+        _checked(reply, "simple_reply")
+        self.reply = reply
+
+    def __call__(self, request: Request, /) -> Response | None:
+        found = self.reply
+        for key in (request.route, request.language):
+            if isinstance(found, Mapping):
+                found = found.get(key, found.get("*"))
+        if callable(found):
+            found = found(request)
+        return _as_response(found, "the simple reply")
+
+
+def _checked(reply: Any, where: str) -> None:
+    if isinstance(reply, Mapping):
+        for key, inner in reply.items():
+            _checked(inner, f"{where}[{key!r}]")
+    elif not isinstance(reply, str) and not callable(reply):
+        raise ConfigError(
+            f"{where}: give a text, a function of the request, or a mapping by route and language, "
+            f"not {type(reply).__name__}"
+        )
+
+
+def _as_response(answer: Any, what: str) -> Response | None:
+    if answer is None:
+        return None
+    if isinstance(answer, str):
+        return Response(text=answer, finish_reason="stop")
+    if isinstance(answer, Response):
+        return Response(**{name: getattr(answer, name) for name in Response.__slots__})
+    raise ConfigError(f"{what} must be a text, a Response or None, not {type(answer).__name__}")

@@ -1,0 +1,253 @@
+"""Trying again at the same place."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, RetryScheduled
+from ..pipeline.effects import Handler, Sleep
+from ..types import Waited
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+    from ..pipeline.clock import Clock
+    from ..types import Call, Response
+
+__all__ = ["Retry", "RetryBudget"]
+
+GIVE_UP_THE_SEAT_S = 0.5
+"""A longer back-off lets another call have the place in the pool meanwhile."""
+
+
+class RetryBudget:
+    """Bounds how much retrying can multiply an outage: shared by all of a client's calls.
+
+    Over the last ``window_s`` seconds, retries may be ``share`` of the calls, and ``floor_per_s``
+    a second in any case (the idea is Finagle's retry budget). Safe for threads.
+    """
+
+    def __init__(
+        self,
+        share: float = 0.2,
+        *,
+        floor_per_s: float = 1.0,
+        window_s: int = 10,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        if not share >= 0 or floor_per_s < 0 or window_s < 1:
+            raise ConfigError(
+                f"RetryBudget(share={share}, floor_per_s={floor_per_s}, window_s={window_s}): "
+                "give numbers of 0 or more, and a window of at least a second"
+            )
+        self.share = share
+        self.floor_per_s = floor_per_s
+        self.window_s = window_s
+        self.clock = clock
+        self._second = 0
+        self._calls = [0] * window_s
+        self._retries = [0] * window_s
+        self._lock = threading.Lock()
+
+    def called(self) -> None:
+        """A call begins."""
+        second = int(self.clock())
+        with self._lock:
+            if second != self._second:
+                self._turn(second)
+            self._calls[second % self.window_s] += 1
+
+    def withdraw(self) -> bool:
+        """True when one more retry is within the budget; it is then counted."""
+        second = int(self.clock())
+        with self._lock:
+            if second != self._second:
+                self._turn(second)
+            allowed = self.share * sum(self._calls) + self.floor_per_s * self.window_s
+            if sum(self._retries) + 1 > allowed:
+                return False
+            self._retries[second % self.window_s] += 1
+            return True
+
+    def _turn(self, second: int) -> None:
+        """Forget the seconds that have left the window."""
+        for passed in range(max(self._second + 1, second - self.window_s + 1), second + 1):
+            self._calls[passed % self.window_s] = self._retries[passed % self.window_s] = 0
+        self._second = max(self._second, second)
+
+    def status(self) -> dict[str, Any]:
+        with self._lock:
+            return {"calls": sum(self._calls), "retries": sum(self._retries), "window_s": self.window_s}
+
+    def renew(self) -> None:
+        self._lock = threading.Lock()
+
+
+class Retry:
+    """Retries failures that may pass, with full jitter, and never sooner than the provider asks.
+
+    ``attempts`` counts the first one. The delay before attempt *n + 1* is uniform in
+    0 … min(``max_s``, ``base_s`` · 2^(n-1)) (full jitter: Brooker, "Exponential Backoff And Jitter",
+    2015). A ``Retry-After`` is waited for in full, plus that jitter, where it is at most
+    ``max_retry_after_s``; a longer one means that this place is given up for now.
+
+    ``stop``, ``wait`` and ``retry`` take tenacity's objects (``stop_after_delay(10)``,
+    ``wait_exponential()``, ``retry_if_exception(...)``) in place of these rules. They are asked
+    after a failure only, so that the first attempt costs nothing.
+
+    Client errors are never retried. A back-off that would pass the deadline is not begun.
+    """
+
+    def __init__(
+        self,
+        attempts: int = 3,
+        *,
+        base_s: float = 0.25,
+        max_s: float = 8.0,
+        max_retry_after_s: float = 10.0,
+        stop: Callable[[RetryCallState], bool] | None = None,
+        wait: Callable[[RetryCallState], float] | None = None,
+        retry: Callable[[RetryCallState], bool] | None = None,
+        budget: RetryBudget | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if attempts < 1:
+            raise ConfigError(f"Retry(attempts={attempts}): give at least 1, the first attempt itself")
+        if base_s < 0 or max_s < 0 or max_retry_after_s < 0:
+            raise ConfigError("Retry: base_s, max_s and max_retry_after_s are seconds of 0 or more")
+        self.attempts = attempts
+        self.base_s = base_s
+        self.max_s = max_s
+        self.max_retry_after_s = max_retry_after_s
+        self.stop = stop
+        self.wait = wait
+        self.retry = retry
+        self.budget = budget
+        self._clock = clock
+        self._rng = rng
+        self._emit: Callable[[Event], None] | None = None
+
+    def bound(
+        self,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        budget: RetryBudget | None,
+        emit: Callable[[Event], None] | None,
+    ) -> Retry:
+        """A twin with the same rules, and a client's clock, dice and budget where none were given."""
+        twin = Retry(
+            self.attempts,
+            base_s=self.base_s,
+            max_s=self.max_s,
+            max_retry_after_s=self.max_retry_after_s,
+            stop=self.stop,
+            wait=self.wait,
+            retry=self.retry,
+            budget=self.budget or budget,
+            clock=self._clock or clock,
+            rng=self._rng or rng,
+        )
+        twin._emit = emit
+        return twin
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        if self.budget is not None:
+            self.budget.called()
+        story: _Story | None = None
+        while True:
+            try:
+                return await call_next(call)
+            except ProviderError as error:
+                if story is None:
+                    story = _Story(call.begun_at)
+                delay = self._delay(error, story, call)
+                if delay is None:
+                    raise
+                self._tell(error, story, call, delay)
+            await self._back_off(call, delay)
+            story.number += 1
+            story.idle_s += delay
+
+    def delay_s(self, error: ProviderError, attempt: int) -> float:
+        """How long to wait after ``attempt`` (from 1) failed with ``error``, by the built-in rule."""
+        rng = self._rng or random
+        ceiling = min(self.max_s, self.base_s * 2.0 ** min(attempt - 1, 60))
+        return (error.retry_after_s or 0.0) + rng.uniform(0, ceiling)
+
+    def _delay(self, error: ProviderError, story: _Story, call: Call) -> float | None:
+        """Seconds to wait before the next attempt; ``None`` to give this place up."""
+        asked = error.retry_after_s or 0.0
+        if asked > self.max_retry_after_s:
+            return None
+        state = (
+            story.told(error, self._clock or time.monotonic) if self.stop or self.wait or self.retry else None
+        )
+        if state is not None and self.retry is not None:
+            if not self.retry(state):
+                return None
+        elif not error.retryable:
+            return None
+        if state is not None and self.wait is not None:
+            delay = state.upcoming_sleep = max(float(self.wait(state)), asked)
+        else:
+            delay = self.delay_s(error, story.number)
+        if state is not None and self.stop is not None:
+            if self.stop(state):
+                return None
+        elif story.number >= self.attempts:
+            return None
+        left = call.scope.remaining_s() if call.scope is not None else None
+        if left is not None and delay >= left:
+            return None
+        if self.budget is not None and not self.budget.withdraw():
+            return None
+        return delay
+
+    def _tell(self, error: ProviderError, story: _Story, call: Call, delay: float) -> None:
+        if call.trace is not None:
+            call.trace.waits.append(Waited("backoff", f"{call.tier}/{call.deployment}", delay))
+        if self._emit is not None:
+            self._emit(
+                RetryScheduled(
+                    tier=call.tier,
+                    deployment=call.deployment,
+                    attempt=story.number,
+                    delay_s=delay,
+                    error=error,
+                )
+            )
+
+    async def _back_off(self, call: Call, delay: float) -> None:
+        if call.permit is not None and delay > GIVE_UP_THE_SEAT_S:
+            await call.permit.leave_for(delay, call)
+        elif delay > 0:
+            await Sleep(delay)
+
+
+class _Story:
+    """How the attempts at one place went; told to tenacity's objects in their own words."""
+
+    __slots__ = ("begun_at", "idle_s", "number")
+
+    def __init__(self, begun_at: float) -> None:
+        self.begun_at = begun_at
+        self.number = 1
+        self.idle_s = 0.0
+
+    def told(self, error: ProviderError, clock: Clock) -> RetryCallState:
+        from tenacity import Future, RetryCallState
+
+        state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        state.start_time = self.begun_at
+        state.outcome_timestamp = clock()
+        state.attempt_number = self.number
+        state.idle_for = self.idle_s
+        state.outcome = Future.construct(self.number, error, has_exception=True)
+        return state

@@ -1,0 +1,1 @@
+"""Where a call may go: tiers, deployments and the plan made of them."""

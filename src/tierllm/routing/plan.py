@@ -1,0 +1,63 @@
+"""Which tiers a call may be served by, in which order. Pure: no waiting, no state."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..types import Request
+    from .tier import Tier
+
+__all__ = ["Plan", "plan", "unknown_tier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The admissible tiers, best first, and where the call starts."""
+
+    granted: str
+    tiers: tuple[str, ...]
+
+
+def unknown_tier(option: str, name: object, known: Sequence[str]) -> ConfigError:
+    close = difflib.get_close_matches(str(name), known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the tiers are {', '.join(known)}"
+    return ConfigError(f"{option}={name!r}: there is no such tier; {hint}")
+
+
+def plan(request: Request, tiers: Sequence[Tier]) -> Plan:
+    """From the tier asked for (the first, where none is) down to the floor.
+
+    A tier that is asked for below ``min_tier`` is lifted to it. Nothing leads below the floor, nor
+    past a tier that never falls back. Raises ``ConfigError`` for a tier that does not exist, and
+    where no tier has a deployment with the labels in ``require``.
+    """
+    names = [tier.name for tier in tiers]
+    start, floor = 0, len(names) - 1
+    if request.sla is not None:
+        if request.sla not in names:
+            raise unknown_tier("sla", request.sla, names)
+        start = names.index(request.sla)
+    if request.min_tier is not None:
+        if request.min_tier not in names:
+            raise unknown_tier("min_tier", request.min_tier, names)
+        floor = names.index(request.min_tier)
+        start = min(start, floor)
+    if not request.fallback:
+        floor = start
+    admissible = []
+    for tier in tiers[start : floor + 1]:
+        admissible.append(tier.name)
+        if tier.fallback is False:
+            break
+    if request.require and not any(
+        request.require <= d.labels for t in tiers if t.name in admissible for d in t.deployments
+    ):
+        labels = ", ".join(sorted(request.require))
+        raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(admissible)} has these labels")
+    return Plan(names[start], tuple(admissible))
