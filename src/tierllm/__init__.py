@@ -1,1 +1,193 @@
+"""Service levels for LLM calls, inside your own process.
 
+    from tierllm import Deployment, Tier, TieredClient
+    from tierllm.providers import OpenAI
+
+    client = TieredClient(
+        tiers=[
+            Tier("gold", [Deployment("gpt-5.2", OpenAI())]),
+            Tier("silver", [Deployment("gpt-5-mini", OpenAI())]),
+        ]
+    )
+    print(client.complete("Summarise: ...", sla="gold").text)
+
+Names are loaded when first used: importing tierllm costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client import (
+        TieredClient,
+    )
+    from .cost.price import (
+        Price,
+    )
+    from .decorator import (
+        Route,
+        configure,
+        tiered,
+    )
+    from .errors import (
+        AllTiersFailedError,
+        AuthenticationError,
+        BudgetExceededError,
+        CircuitOpenError,
+        ClientClosedError,
+        ConfigError,
+        ContentFilteredError,
+        ContextWindowExceededError,
+        DeadlineExceededError,
+        InvalidRequestError,
+        MalformedResponseError,
+        ProviderError,
+        ProviderTimeoutError,
+        ProviderUnavailableError,
+        RateLimitError,
+        RejectedError,
+        RequestTooLargeError,
+        StreamInterruptedError,
+        ThrottledError,
+        TierLLMError,
+        UnknownOptionError,
+        UsageError,
+    )
+    from .resilience.breaker import (
+        CircuitBreaker,
+    )
+    from .resilience.fallback import (
+        FallbackChain,
+    )
+    from .resilience.retry import (
+        Retry,
+        RetryBudget,
+    )
+    from .routing.ask import (
+        scope,
+    )
+    from .routing.tier import (
+        Deployment,
+        Tier,
+    )
+    from .types import (
+        Attempt,
+        Call,
+        Chunk,
+        Objective,
+        Request,
+        Response,
+        Timeouts,
+        ToolCall,
+        Trace,
+        Usage,
+    )
+
+_HOMES = {
+    "AllTiersFailedError": "errors",
+    "Attempt": "types",
+    "AuthenticationError": "errors",
+    "BudgetExceededError": "errors",
+    "Call": "types",
+    "Chunk": "types",
+    "CircuitBreaker": "resilience.breaker",
+    "CircuitOpenError": "errors",
+    "ClientClosedError": "errors",
+    "ConfigError": "errors",
+    "ContentFilteredError": "errors",
+    "ContextWindowExceededError": "errors",
+    "DeadlineExceededError": "errors",
+    "Deployment": "routing.tier",
+    "FallbackChain": "resilience.fallback",
+    "InvalidRequestError": "errors",
+    "MalformedResponseError": "errors",
+    "Objective": "types",
+    "Price": "cost.price",
+    "ProviderError": "errors",
+    "ProviderTimeoutError": "errors",
+    "ProviderUnavailableError": "errors",
+    "RateLimitError": "errors",
+    "RejectedError": "errors",
+    "Request": "types",
+    "RequestTooLargeError": "errors",
+    "Response": "types",
+    "Retry": "resilience.retry",
+    "RetryBudget": "resilience.retry",
+    "Route": "decorator",
+    "StreamInterruptedError": "errors",
+    "ThrottledError": "errors",
+    "Tier": "routing.tier",
+    "TierLLMError": "errors",
+    "TieredClient": "client",
+    "Timeouts": "types",
+    "ToolCall": "types",
+    "Trace": "types",
+    "UnknownOptionError": "errors",
+    "Usage": "types",
+    "UsageError": "errors",
+    "configure": "decorator",
+    "scope": "routing.ask",
+    "tiered": "decorator",
+}
+
+__all__ = [
+    "AllTiersFailedError",
+    "Attempt",
+    "AuthenticationError",
+    "BudgetExceededError",
+    "Call",
+    "Chunk",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "ClientClosedError",
+    "ConfigError",
+    "ContentFilteredError",
+    "ContextWindowExceededError",
+    "DeadlineExceededError",
+    "Deployment",
+    "FallbackChain",
+    "InvalidRequestError",
+    "MalformedResponseError",
+    "Objective",
+    "Price",
+    "ProviderError",
+    "ProviderTimeoutError",
+    "ProviderUnavailableError",
+    "RateLimitError",
+    "RejectedError",
+    "Request",
+    "RequestTooLargeError",
+    "Response",
+    "Retry",
+    "RetryBudget",
+    "Route",
+    "StreamInterruptedError",
+    "ThrottledError",
+    "Tier",
+    "TierLLMError",
+    "TieredClient",
+    "Timeouts",
+    "ToolCall",
+    "Trace",
+    "UnknownOptionError",
+    "Usage",
+    "UsageError",
+    "configure",
+    "scope",
+    "tiered",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

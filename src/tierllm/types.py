@@ -219,6 +219,11 @@ class Call:
         twin.progress = None
         return twin
 
+    def again(self) -> None:
+        """Another attempt begins with this call: the last one's progress is over."""
+        self.progress = None
+        self.attempt += 1
+
     def options(self, vendor: str) -> Mapping[str, Any]:
         """The caller's ``extra`` for one vendor."""
         extra = self.request.extra

@@ -75,7 +75,7 @@ def main() -> None:
         theirs = micros["circuitbreaker"] - bare
         print(f"{form}: a bare call takes {bare:.3f} µs; a breaker adds")
         for name, took in micros.items():
-            print(f"  {name:<28} {took - bare:.3f} µs   {(took - bare) / theirs:.2f} ×")
+            print(f"  {name:<28} {took - bare:.3f} µs   {(took - bare) / theirs:.2f} x")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,15 @@ class Host:
         if executor is not None:
             executor.shutdown(wait=False)
 
+    async def drained(self) -> None:
+        """Until the tasks of this event loop have ended; they have been cancelled."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        mine = [task for task in self.tasks if task.get_loop() is loop]
+        if mine:
+            await asyncio.wait(mine)
+
     def renew(self) -> None:
         """After a fork: no flow and no thread of the parent lives here."""
         self._lock = threading.Lock()

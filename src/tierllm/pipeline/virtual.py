@@ -318,6 +318,7 @@ class VirtualRun(Run):
     def _gather(self, effect: Gather[Any]) -> tuple[bool, Any]:
         members: list[VirtualRun] = []
         pending = len(effect.flows)
+
         def leave() -> None:
             for member in members:
                 member.scope.cancel()

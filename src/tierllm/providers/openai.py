@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import os
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, closing, nullcontext
-from importlib import import_module
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigError, InvalidRequestError, TierLLMError
+from ..errors import (
+    ConfigError,
+    InvalidRequestError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    TierLLMError,
+)
 from ..pipeline.scope import Cancelled
 from .base import BaseProvider
 from .limits import rate_limits
 from .openai_chat import ChunkReader, not_a_stream, read_answer, request_fields
-from .sockets import Wire, hung_up_on_cancel
+from .openai_clients import Clients, is_async, load_sdk
+from .sockets import SHORTEST_S, Wire, hung_up_on_cancel
 from .translate import translate
 
 if TYPE_CHECKING:
@@ -29,15 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAI"]
 
-TAIL_S = 2.0
-"""How long an answer that is complete waits for its usage."""
 DRAIN_S = 0.1
 """How long a stream that is complete waits for its end, to keep the connection."""
-KEPT_CONNECTIONS, KEPT_S = 256, 30.0
-"""Idle connections kept for reuse. Open ones are not limited here: that is for pools of tierllm."""
 
 _END = object()
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound to
 
 
 class OpenAI(BaseProvider):
@@ -75,56 +71,51 @@ class OpenAI(BaseProvider):
             "project": project,
             "default_headers": default_headers,
         }
-        if _is_async(client):
-            client, async_client = None, async_client or client  # type: ignore[assignment]
-        given = client or async_client
-        both = sorted(n for n, value in settings.items() if value is not None) if given is not None else ()
-        if both:
-            raise ConfigError(f"OpenAI(client=..., {', '.join(both)}=...): set {', '.join(both)} on the client")
+        if client is not None and is_async(client):
+            client, async_client = None, async_client or client
+        both = sorted(n for n, value in settings.items() if value is not None)
+        if both and (client is not None or async_client is not None):
+            raise ConfigError(
+                f"OpenAI got a client and {', '.join(both)}: set {', '.join(both)} on the client"
+            )
         self.name = name
-        self._settings = settings
-        self._given, self._given_async = client, async_client
+        self._clients = Clients(settings, client, async_client)
         self._stream_usage = stream_usage
-        where = str(given.base_url) if given is not None else base_url or os.environ.get("OPENAI_BASE_URL")
-        self._base_url = where or "https://api.openai.com/v1"
-        self._host = urlsplit(self._base_url).hostname or ""
-        official = self._host.endswith("api.openai.com")
+        official = (self._clients.host or "").endswith("api.openai.com")
         self._max_tokens_param = max_tokens_param or ("max_completion_tokens" if official else "max_tokens")
-        self.renew()
 
     def __repr__(self) -> str:  # never the key, nor one in the URL
-        return f"OpenAI(host={self._host!r}, name={self.name!r})"
+        return f"OpenAI(host={self._clients.host!r}, name={self.name!r})"
 
     # -- calls -----------------------------------------------------------------
 
     def complete(self, call: Call, scope: Invocation) -> Response:
-        sdk = self._for_threads()
-        with _Watch(scope, self.name, sdk.wire):
+        sdk = self._clients.for_threads()
+        with _step(scope, self.name, sdk.wire):
             raw = sdk.create(**self._fields(call, scope, wired=sdk.wire is not None))
             _note(raw.headers, scope)
             completion = raw.parse()
         return read_answer(completion, call, scope, self.name)
 
     async def acomplete(self, call: Call, scope: Invocation) -> Response:
-        sdk = await self._for_this_loop()
-        with _Watch(scope, self.name):
-            raw = await sdk.create(**self._fields(call, scope))
+        create = await self._clients.for_this_loop()
+        with _step(scope, self.name):
+            raw = await create(**self._fields(call, scope))
             _note(raw.headers, scope)
             completion = raw.parse()
         return read_answer(completion, call, scope, self.name)
 
     def stream(self, call: Call, scope: Invocation) -> Iterator[Chunk]:
-        sdk, reader = self._for_threads(), ChunkReader(scope, self.name)
-        watch = _Watch(scope, self.name, sdk.wire)
-        with watch:
+        sdk, reader = self._clients.for_threads(), ChunkReader(scope, self.name)
+        with _step(scope, self.name, sdk.wire):
             raw = sdk.create(**self._fields(call, scope, stream=True, wired=sdk.wire is not None))
             events = raw.parse()
-        socket = None if sdk.wire is not None else raw.http_response.extensions.get("network_stream")
-        with closing(events), hung_up_on_cancel(scope, socket):
+        unwired = raw.http_response if sdk.wire is None else None
+        with closing(events), hung_up_on_cancel(scope, unwired):
             self._expect_stream(raw.headers, scope)
-            while not reader.finished:
+            while not reader.complete:
                 try:
-                    with watch.at_most(TAIL_S if reader.finish_reason else None):
+                    with _step(scope, self.name, sdk.wire, reader.patience_s):
                         event = next(events, _END)
                 except TierLLMError:
                     if reader.finish_reason is None:
@@ -134,22 +125,20 @@ class OpenAI(BaseProvider):
                     break
                 yield from reader.read(event)
             yield from reader.last()
-            if reader.finished and sdk.wire is not None:
-                _drain(raw.http_response, watch)
+            if reader.complete and sdk.wire is not None:
+                _drain(raw.http_response, scope, self.name, sdk.wire)
 
     async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
-        sdk, reader = await self._for_this_loop(), ChunkReader(scope, self.name)
-        watch = _Watch(scope, self.name)
-        with watch:
-            raw = await sdk.create(**self._fields(call, scope, stream=True))
+        create, reader = await self._clients.for_this_loop(), ChunkReader(scope, self.name)
+        with _step(scope, self.name):
+            raw = await create(**self._fields(call, scope, stream=True))
             events = raw.parse()
         async with aclosing(events):
             self._expect_stream(raw.headers, scope)
-            while not reader.finished:
+            while not reader.complete:
                 try:
-                    with watch:
-                        async with asyncio.timeout(TAIL_S) if reader.finish_reason else nullcontext():
-                            event = await anext(events, _END)
+                    with _step(scope, self.name):
+                        event = await _next(events, reader.patience_s)
                 except TierLLMError:
                     if reader.finish_reason is None:
                         raise
@@ -160,8 +149,8 @@ class OpenAI(BaseProvider):
                     yield chunk
             for chunk in reader.last():
                 yield chunk
-            if reader.finished:
-                await _adrain(events)
+            if reader.complete:
+                await _adrain(events, scope, self.name)
 
     def _fields(
         self, call: Call, scope: Invocation, *, stream: bool = False, wired: bool = False
@@ -170,12 +159,12 @@ class OpenAI(BaseProvider):
         fields = request_fields(
             call,
             self.name,
-            known=self._known,
+            known=self._clients.known,
             max_tokens_param=self._max_tokens_param,
             stream=stream,
             stream_usage=self._stream_usage,
         )
-        fields["timeout"] = _sdk().Timeout(None, connect=_connect_s(scope), read=None if wired else _read_s(scope))
+        fields["timeout"] = _timeout(scope, wired)
         return fields
 
     def _expect_stream(self, headers: Mapping[str, str], scope: Invocation) -> None:
@@ -183,3 +172,106 @@ class OpenAI(BaseProvider):
         error = not_a_stream(headers.get("content-type", ""), self.name, scope)
         if error is not None:
             raise error
+
+    # -- life ------------------------------------------------------------------
+
+    def close(self) -> None:
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+    def renew(self) -> None:
+        self._clients.renew()
+
+
+# -- around each step of the SDK ------------------------------------------------------
+
+
+@contextmanager
+def _step(
+    scope: Invocation, vendor: str, wire: Wire | None = None, at_most_s: float | None = None
+) -> Iterator[None]:
+    """Name the call to the wire, and tell failures as tierllm's own."""
+    try:
+        with nullcontext() if wire is None else wire.carry(scope, at_most_s):
+            yield
+    except TierLLMError:
+        raise
+    except Exception as exc:
+        failure = _failure(exc, scope, vendor)
+        if failure is None:
+            raise
+        raise failure from exc
+    scope.scope.check()  # a connection that was shut down can look like one that ended
+
+
+def _failure(exc: Exception, scope: Invocation, vendor: str) -> BaseException | None:
+    if scope.cancelled:
+        return Cancelled()
+    error = translate(exc, vendor)
+    if error is None:
+        if not isinstance(exc, TypeError | ValueError):
+            return None
+        return InvalidRequestError(
+            f"{vendor}: the SDK cannot send this request ({type(exc).__name__})", detail=str(exc)
+        )
+    if error.status is None and isinstance(error, ProviderTimeoutError | ProviderUnavailableError):
+        left = scope.remaining_s()
+        if left is not None and left <= 0:
+            return scope.timed_out()
+    error.request_id = error.request_id or scope.request_id
+    return error
+
+
+def _note(headers: Mapping[str, str], scope: Invocation) -> None:
+    scope.request_id = headers.get("x-request-id")
+    scope.headers = rate_limits(headers)
+
+
+def _timeout(scope: Invocation, wired: bool) -> Any:
+    """The SDK's timeouts for one request. A wire bounds each read by itself."""
+    left = scope.remaining_s()
+    return load_sdk().Timeout(
+        None, connect=_least(scope.timeouts.connect_s, left), read=None if wired else _longest_wait_s(scope)
+    )
+
+
+def _longest_wait_s(scope: Invocation) -> float | None:
+    """The longest that any single wait may take, since only one bound can be given for all."""
+    limits = scope.timeouts
+    if not scope.streaming:
+        return _least(scope.remaining_s())
+    steps = limits.first_token_s, limits.between_tokens_s
+    longest = None if None in steps else max(s for s in steps if s is not None)
+    return _least(longest, limits.total_s, scope.scope.remaining_s())
+
+
+def _least(*bounds: float | None) -> float | None:
+    known = [b for b in bounds if b is not None]
+    return max(SHORTEST_S, min(known)) if known else None
+
+
+def _drain(response: Any, scope: Invocation, vendor: str, wire: Wire) -> None:
+    """Read the end of a stream that is complete: only then can its connection be used again."""
+    try:
+        with _step(scope, vendor, wire, DRAIN_S):
+            for _ in response.stream:
+                pass
+    except TierLLMError:
+        pass  # the answer has been delivered: the connection is closed instead
+
+
+async def _next(events: Any, patience_s: float | None) -> Any:
+    if patience_s is None:
+        return await anext(events, _END)
+    async with asyncio.timeout(patience_s):
+        return await anext(events, _END)
+
+
+async def _adrain(events: Any, scope: Invocation, vendor: str) -> None:
+    try:
+        with _step(scope, vendor):
+            await _next(events, DRAIN_S)  # at the end, the SDK drains by itself
+    except TierLLMError:
+        pass

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkReader", "not_a_stream", "parsed", "read_answer", "request_fields", "usage_of"]
 
+USAGE_PATIENCE_S = 2.0
+"""How long an answer that is whole waits for its usage."""
+
 _OURS = frozenset({"model", "messages", "stream", "timeout"})
 _BY_NAME = frozenset({"extra_headers", "extra_query", "extra_body"})
 
@@ -178,7 +181,8 @@ class ChunkReader:
     """Turns a vendor's stream events into chunks.
 
     The chunk with the finish reason is held back until the usage, which follows it, has come, or
-    the stream has ended: ``last()`` gives it. ``finished`` says that nothing more is needed.
+    the stream has ended: ``last()`` gives it. ``complete`` says that nothing more is needed,
+    ``patience_s`` how long the next event is worth waiting for.
     """
 
     def __init__(self, scope: Invocation, vendor: str) -> None:
@@ -190,8 +194,12 @@ class ChunkReader:
         self.finish_reason: str | None = None
 
     @property
-    def finished(self) -> bool:
+    def complete(self) -> bool:
         return self.finish_reason is not None and self._usage is not None
+
+    @property
+    def patience_s(self) -> float | None:
+        return None if self.finish_reason is None else USAGE_PATIENCE_S
 
     def read(self, event: Any) -> Iterator[Chunk]:
         scope = self._scope

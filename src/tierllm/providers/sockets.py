@@ -49,14 +49,15 @@ def shut_down(connection: socket.socket | None) -> None:
 
 
 @contextmanager
-def hung_up_on_cancel(scope: Invocation, network_stream: Any) -> Iterator[None]:
-    """While inside, cancelling ``scope`` shuts the connection of a response down."""
-    if network_stream is None:
+def hung_up_on_cancel(scope: Invocation, response: Any) -> Iterator[None]:
+    """While inside, cancelling ``scope`` shuts down the connection of an httpx ``response``."""
+    stream = None if response is None else response.extensions.get("network_stream")
+    if stream is None:
         yield
         return
 
     def hang_up() -> None:
-        shut_down(network_stream.get_extra_info("socket"))
+        shut_down(stream.get_extra_info("socket"))
 
     scope.on_cancel(hang_up)
     try:

@@ -92,6 +92,13 @@ _NAMES = _table(
 )
 """Classes without status or word; the first of an exception's bases that is listed counts."""
 
+_HAPPENED: Mapping[Kind, str] = {
+    ProviderTimeoutError: "did not answer in time",
+    ProviderUnavailableError: "could not be reached, or broke off",
+    MalformedResponseError: "sent something that is no answer",
+    InvalidRequestError: "could not be sent the request",
+}
+
 _CONNECTING = frozenset(
     {"ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError", "PoolTimeout", "NewConnectionError"}
 )
@@ -139,7 +146,7 @@ def translate(exc: BaseException, vendor: str | None = None) -> ProviderError | 
     if kind is None:
         return None
     error = kind(
-        _message(who, exc, told),
+        _message(who, kind, exc, told),
         status=told.status,
         retry_after_s=advised_wait_s(told.headers, told.body, spent=kind is RateLimitError),
         request_id=_request_id(exc, told),
@@ -259,11 +266,11 @@ def _kind(exc: BaseException, told: _Told) -> Kind | None:
     return next((_NAMES[name] for name in _names(exc) if name in _NAMES), None)
 
 
-def _message(who: str, exc: BaseException, told: _Told) -> str:
+def _message(who: str, kind: Kind, exc: BaseException, told: _Told) -> str:
     words = [*told.words[:2], *([f"param {told.param}"] if told.param else [])]
     aside = f" ({', '.join(words)})" if words else ""
     if told.status is not None:
         return f"{who} answered {told.status}{aside}"
     if words:
         return f"{who} reported an error{aside}"
-    return f"{who} could not be reached, or broke off ({type(exc).__name__})"
+    return f"{who} {_HAPPENED.get(kind, 'failed')} ({type(exc).__name__})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -112,15 +112,15 @@ class CircuitBreaker:
         self._emit = emitter(self._listeners)
         self._would_have_refused = 0
         self._store, self._wall_clock = store, wall_clock
-        self._link = store and BreakerLink(store, self.machine, self._lock, wall_clock)
+        self._link = None if store is None else BreakerLink(store, self.machine, self._lock, wall_clock)
 
     def fresh(
         self, name: str, *, clock: Clock | None = None, listeners: Sequence[Listener] = ()
     ) -> CircuitBreaker:
-        """Another breaker with these settings and a state of its own; ``listeners`` join those of this one."""
+        """Another breaker with these settings, its own state, and ``listeners`` besides these."""
         return type(self)(
             name,
-            **asdict(self.settings),
+            **{f.name: getattr(self.settings, f.name) for f in fields(self.settings)},
             fallback=self.fallback,
             listeners=(*self._listeners, *listeners),
             clock=clock or self._clock,
@@ -289,8 +289,11 @@ class CircuitBreaker:
         """The end of a call (``None``: it was refused); whether the fallback should be tried."""
         if admission is None:
             return isinstance(error, CircuitOpenError)
+        if admission.shared and error is None:
+            self._settle(admission, False, False)
+            return False
         if waited_s is None:
-            waited_s = 0.0 if admission.shared else self.waited_s(admission)
+            waited_s = self.waited_s(admission)
         failed, slow = self.settings.judge(error, waited_s, alone=True)
         self._settle(admission, failed, slow)
         if self._link is not None and failed is not None:  # neutral ends may come from a finalizer: no I/O

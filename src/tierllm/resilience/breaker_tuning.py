@@ -49,8 +49,8 @@ class Tuning:
         return self._warning(
             name,
             "flapping",
-            f"opened {self.relapses} times in a row shortly after closing, so it may be too strict, or probes "
-            "pass where real calls fail: raise half_open_probes, min_calls or the thresholds",
+            f"opened {self.relapses} times in a row shortly after closing, so it may be too strict, or "
+            "probes pass where real calls fail: raise half_open_probes, min_calls or the thresholds",
             now,
         )
 

@@ -59,17 +59,19 @@ class TimeWindow:
     A clock that runs backwards counts into the newest bucket.
     """
 
-    __slots__ = ("_buckets", "_clock", "_newest", "_width_s", "calls", "failures", "slow")
+    __slots__ = ("_buckets", "_clock", "_ends_at", "_newest", "_width_s", "calls", "failures", "slow")
 
     def __init__(self, span_s: float, clock: Clock) -> None:
         self.calls = self.failures = self.slow = 0
         self._clock = clock
         self._width_s = span_s / BUCKETS
         self._newest = int(clock() / self._width_s)
+        self._ends_at = (self._newest + 1) * self._width_s
         self._buckets = [[0, 0, 0] for _ in range(BUCKETS)]
 
     def add(self, failed: bool, slow: bool) -> bool:
-        self.roll()
+        if self._clock() >= self._ends_at:
+            self.roll()
         bucket = self._buckets[self._newest % BUCKETS]
         bucket[0] += 1
         bucket[1] += failed
@@ -91,3 +93,4 @@ class TimeWindow:
             self.slow -= bucket[2]
             bucket[:] = 0, 0, 0
         self._newest = newest
+        self._ends_at = (newest + 1) * self._width_s

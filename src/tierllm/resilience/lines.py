@@ -147,7 +147,7 @@ class DeploymentLine:
         """One attempt, written down however it ends."""
         clock, trace = self.clock, call.trace
         began = clock()
-        call.progress = None
+        call.again()
         attempt = Attempt(self.tier.name, self.name, call.model, began - call.begun_at)
         if trace is not None:
             trace.attempts.append(attempt)
@@ -305,6 +305,14 @@ class TierLine:
             call.trace.attempts.append(
                 Attempt(self.tier.name, line.name, line.deployment.model, at, outcome="rejected", error=error)
             )
+
+    def renew(self) -> None:
+        """After a fork."""
+        if self.pool is not None:
+            self.pool.renew()
+        for line in self.lines:
+            if line.breaker is not None:
+                line.breaker.renew()
 
     def status(self) -> dict[str, Any]:
         pool = self.pool

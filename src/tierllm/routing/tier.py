@@ -191,9 +191,7 @@ class Tier:
         if choose not in ("ordered", "weighted"):
             raise ConfigError(f"{where}, choose={choose!r}): 'ordered' or 'weighted'")
         if max_concurrency is not None and max_concurrency < 1:
-            raise ConfigError(
-                f"{where}, max_concurrency={max_concurrency}): give 1 or more"
-            )
+            raise ConfigError(f"{where}, max_concurrency={max_concurrency}): give 1 or more")
         if max_waiting is not None and max_waiting < 0:
             raise ConfigError(f"{where}, max_waiting={max_waiting}): give 0 or more")
         if max_wait_s is not None and max_wait_s < 0:

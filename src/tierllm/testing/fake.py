@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, ProviderError, ProviderUnavailableError, RateLimitError
 from ..providers.base import PlayedProvider
-from ..types import Response, text_of
+from ..types import Chunk, Response, text_of
 from .answers import CHARS_PER_TOKEN, answer_to, tokens_in, usage_of
 from .journal import Journal, JournalEntry, Outcome
 from .latency import AT_ONCE, LatencySetting, Pace, pace_from
@@ -127,8 +127,8 @@ class FakeProvider(PlayedProvider):
         waiting = finished = False
         try:
             for step in self._steps(call, scope, item, pace):
-                waiting = isinstance(step, float)
-                if not isinstance(step, float):
+                waiting = not isinstance(step, Chunk)
+                if isinstance(step, Chunk):
                     finished = step.finish_reason is not None
                     if scope.streaming and not finished:
                         entry.chunks += 1

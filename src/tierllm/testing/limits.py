@@ -63,7 +63,7 @@ class Window:
     def headers(self, now: float) -> dict[str, str]:
         """The ``x-ratelimit-*`` headers; ``reset`` is the time until the window is empty again."""
         reset_s = max(0.0, self._admitted[-1].leaves_s - now) if self._admitted else 0.0
-        headers = {}
+        headers: dict[str, str] = {}
         for unit, limit, used in (
             ("requests", self.rpm, len(self._admitted)),
             ("tokens", self.tpm, self._tokens),

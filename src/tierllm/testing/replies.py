@@ -72,7 +72,7 @@ class Reply:
                 object.__setattr__(self, "finish_reason", "tool_calls")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Fail:
     """A failure. Made by its class methods; each takes ``latency_s``, the time before it begins.
 
@@ -81,9 +81,9 @@ class Fail:
     """
 
     kind: str
-    make: Callable[[], BaseException] | None = field(default=None, repr=False)
+    make: Callable[[], BaseException] | None = None
     after: int = 0
-    hangs: bool = field(default=False, repr=False)
+    hangs: bool = False
     latency_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +91,9 @@ class Fail:
             raise ConfigError(f"Fail.{self.kind}({self.after}): give a number of chunks, 0 or more")
         if self.latency_s is not None and not self.latency_s >= 0:
             raise ConfigError(f"Fail.{self.kind}(latency_s={self.latency_s!r}): give seconds, 0 or more")
+
+    def __repr__(self) -> str:
+        return f"<Fail.{self.kind}({self.after or ''})>"
 
     # -- before the answer -----------------------------------------------------
 

@@ -1,0 +1,348 @@
+"""The client: tiers in, service levels out."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from typing_extensions import Unpack
+
+from .errors import ConfigError, RejectedError, TierLLMError, UsageError
+from .events import CallFinished, Listener, emitter
+from .pipeline.compose import compose
+from .pipeline.fork import renew_after_fork
+from .pipeline.host import Host
+from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
+from .pipeline.scope import Scope
+from .resilience.breaker import CircuitBreaker
+from .resilience.fallback import FallbackChain
+from .resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
+from .resilience.lines import DeploymentLine, TierLine
+from .resilience.retry import Retry, RetryBudget
+from .routing.ask import CallOptions, ask
+from .routing.plan import Plan, plan
+from .routing.tier import Deployment, Tier
+from .types import Call, Message, Request, Response, Timeouts, Trace
+
+if TYPE_CHECKING:
+    from .pipeline.clock import Clock
+    from .pipeline.effects import Flow, Policy
+    from .pipeline.provider import Provider
+
+__all__ = ["TieredClient"]
+
+Prompt = str | Sequence[Message]
+PLANS_KEPT = 1024
+
+
+class TieredClient:
+    """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
+
+    ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
+
+    ``fallback``, ``retry``, ``breaker`` and ``timeouts`` replace the defaults for all tiers; a tier
+    or deployment may have its own (``breaker=False`` or ``retry=False`` for none). ``retry_budget``
+    bounds all retrying together. When every tier is out, ``stale(request)`` and ``simple_reply``
+    are asked for an answer before the error is raised. ``policies`` go outermost around each call.
+    ``clock`` and ``rng`` make time and chance the caller's. ``deadline_s`` is the default for calls
+    that name none.
+
+    Raises ``ConfigError`` for tiers that make no sense.
+    """
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        *,
+        fallback: FallbackChain | None = None,
+        retry: Retry | Literal[False] | None = None,
+        breaker: CircuitBreaker | Literal[False] | None = None,
+        timeouts: Timeouts | None = None,
+        retry_budget: RetryBudget | None = None,
+        deadline_s: float | None = None,
+        stale: Callable[[Request], Response | str | None] | None = None,
+        simple_reply: Any = None,
+        policies: Sequence[Policy] = (),
+        listeners: Sequence[Listener] = (),
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.tiers = _checked(tiers)
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.deadline_s = deadline_s
+        self._emit = emitter(listeners) if listeners else None
+        self._host = Host(clock)
+        self._budget = retry_budget or RetryBudget(clock=clock)
+        self._plans: dict[Any, Plan] = {}
+        self._ids = _ids()
+        self._wall = time.time if clock is time.monotonic else clock
+        self.fallback = fallback or FallbackChain()
+        self.fallback.emit = self._emit
+        self.fallback.rules = {t.name: t.fallback for t in tiers if isinstance(t.fallback, FallbackChain)}
+        self._lines = {t.name: self._tier_line(t, retry, breaker, timeouts) for t in self.tiers}
+        rungs: list[Rung] = []
+        if stale is not None:
+            rungs.append(StaleAnswer(stale))
+        if simple_reply is not None:
+            rungs.append(SimpleReply(simple_reply))
+        outer: list[Policy] = [Ladder(rungs)] if rungs else []
+        self._handler = compose([*outer, *policies, self.fallback], self._enter)
+        renew_after_fork(self)
+
+    def _tier_line(
+        self,
+        tier: Tier,
+        retry: Retry | Literal[False] | None,
+        breaker: CircuitBreaker | Literal[False] | None,
+        timeouts: Timeouts | None,
+    ) -> TierLine:
+        rule = tier.fallback if isinstance(tier.fallback, FallbackChain) else self.fallback
+        lines = [
+            self._deployment_line(
+                tier,
+                deployment,
+                name,
+                _first(deployment.retry, tier.retry, retry),
+                _first(deployment.breaker, tier.breaker, breaker),
+                deployment.timeouts or tier.timeouts or timeouts or Timeouts(),
+            )
+            for deployment, name in zip(tier.deployments, _names(tier), strict=True)
+        ]
+        return TierLine(tier, lines, rule=rule, clock=self.clock, rng=self.rng)
+
+    def _deployment_line(
+        self,
+        tier: Tier,
+        deployment: Deployment,
+        name: str,
+        retry: Retry | Literal[False] | None,
+        breaker: CircuitBreaker | Literal[False] | None,
+        timeouts: Timeouts,
+    ) -> DeploymentLine:
+        own: CircuitBreaker | None = None
+        if breaker is deployment.breaker and isinstance(breaker, CircuitBreaker):
+            own = breaker  # this deployment's very own
+        elif breaker is not False:
+            own = (breaker or CircuitBreaker()).fresh(f"{tier.name}/{name}")
+        if own is not None:
+            own.bind(name=f"{tier.name}/{name}", clock=self.clock, emit=self._emit)
+        tries: Retry | None = None
+        if retry is not False:
+            tries = (retry or Retry()).bound(
+                clock=self.clock, rng=self.rng, budget=self._budget, emit=self._emit
+            )
+        return DeploymentLine(
+            tier,
+            deployment,
+            name=name,
+            clock=self.clock,
+            emit=self._emit,
+            breaker=own,
+            retry=tries,
+            timeouts=timeouts,
+        )
+
+    # -- calls -----------------------------------------------------------------
+
+    def complete(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:
+        """Ask and wait for the whole answer. ``prompt`` is a text or a list of messages.
+
+        Raises ``ConfigError`` before anything is sent where the call makes no sense, and the other
+        errors of ``tierllm.errors`` after that.
+        """
+        return self.ready(ask(prompt, options)).run()
+
+    async def acomplete(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:
+        """``complete`` on an event loop."""
+        return await self.ready(ask(prompt, options)).arun()
+
+    def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> ResponseStream:
+        """Ask, and take the answer as it arrives: ``with client.stream(...) as s: for chunk in s: ...``."""
+        return ResponseStream(self.ready(ask(prompt, options)))
+
+    def astream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> AsyncResponseStream:
+        """``stream`` on an event loop: ``async with client.astream(...) as s: async for chunk in s: ...``."""
+        return AsyncResponseStream(self.ready(ask(prompt, options)))
+
+    def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
+        """A call that has its plan and its deadline, to be driven in any kind of time.
+
+        ``target`` stands in for the deployments' own providers: a wrapped function.
+        """
+        clock = self.clock
+        now = clock()
+        deadline_s = request.deadline_s or self.deadline_s
+        scope = Scope(clock, None if deadline_s is None else now + deadline_s)
+        admissible = self._plan(request)
+        trace = Trace(next(self._ids), request.sla, admissible.granted, started_at=self._wall())
+        call = Call(request, trace=trace, scope=scope, target=target)
+        call.plan = admissible
+        call.begun_at = now
+        return ReadyCall(call, self._observed, scope, self._host)
+
+    def _plan(self, request: Request) -> Plan:
+        key = (request.sla, request.min_tier, request.fallback, request.require)
+        found = self._plans.get(key)
+        if found is None:
+            found = plan(request, self.tiers)
+            if len(self._plans) < PLANS_KEPT:
+                self._plans[key] = found
+        return found
+
+    async def _observed(self, call: Call, /) -> Response:
+        """The outermost: writes down how the call ended, and tells the listeners."""
+        trace = call.trace
+        assert trace is not None
+        try:
+            response = await self._handler(call)
+        except Exception as error:
+            trace.outcome = "rejected" if isinstance(error, RejectedError) else "failed"
+            trace.error = type(error).__name__
+            if isinstance(error, TierLLMError):
+                error.trace = trace
+            raise
+        except BaseException:
+            trace.outcome = "cancelled"
+            raise
+        else:
+            trace.outcome = "ok"
+            trace.served = response.tier
+            trace.deployment = response.deployment
+            trace.degraded = response.degraded
+            trace.warnings = response.warnings
+            if len(trace.attempts) > 1:
+                _forget_frames(trace)
+            elif trace.attempts:
+                trace.first_token_s = trace.attempts[0].first_token_s
+            response.trace = trace
+            return response
+        finally:
+            trace.duration_s = self.clock() - call.begun_at
+            if self._emit is not None:
+                self._emit(CallFinished(trace=trace))
+
+    def _enter(self, call: Call, /) -> Flow[Response]:
+        return self._lines[call.tier].handler(call)
+
+    # -- watching --------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What is going on, as plain data: tiers, deployments, breakers, pools, recent outcomes."""
+        return {
+            "closed": self._host.closed,
+            "in_flight": len(self._host.live),
+            "retry_budget": self._budget.status(),
+            "tiers": {name: line.status() for name, line in self._lines.items()},
+        }
+
+    # -- life ------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Cancel what is under way (it gets ``ClientClosedError``), then refuse. Safe to call twice."""
+        self._host.close()
+        for provider in self._providers():
+            provider.close()
+
+    async def aclose(self) -> None:
+        """``close``, with what belongs to the running event loop."""
+        self._host.close()
+        await self._host.drained()
+        for provider in self._providers():
+            await provider.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def renew(self) -> None:
+        """After a fork: locks, flows and connections of the parent are no use here."""
+        self._ids = _ids()
+        self._host.renew()
+        self._budget.renew()
+        for line in self._lines.values():
+            line.renew()
+        for provider in self._providers():
+            renew = getattr(provider, "renew", None)
+            if renew is not None:
+                renew()
+
+    def _providers(self) -> list[Provider]:
+        found: dict[int, Provider] = {}
+        for tier in self.tiers:
+            for deployment in tier.deployments:
+                found[id(deployment.provider)] = deployment.provider
+        return list(found.values())
+
+    def __reduce__(self) -> str:
+        raise UsageError(
+            "a TieredClient holds connections: build one per process, do not pickle it"
+        )
+
+    def __repr__(self) -> str:
+        return f"<TieredClient {' > '.join(self._lines)}>"
+
+
+def _ids() -> Iterator[str]:
+    """Trace ids: unique across processes, cheap within one."""
+    prefix = secrets.token_hex(5)
+    return (f"{prefix}-{number:x}" for number in itertools.count(1))
+
+
+def _first(*settings: Any) -> Any:
+    """The setting nearest to the deployment."""
+    return next((s for s in settings if s is not None), None)
+
+
+def _names(tier: Tier) -> list[str]:
+    """Deployment names, told apart where a tier has one twice (several keys of one account)."""
+    names: list[str] = []
+    for deployment in tier.deployments:
+        name, number = deployment.name, 1
+        while name in names:
+            number += 1
+            name = f"{deployment.name}#{number}"
+        names.append(name)
+    return names
+
+
+def _checked(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    if isinstance(tiers, Tier) or not isinstance(tiers, Sequence):
+        raise ConfigError("TieredClient(tiers): give a list of Tier, best first")
+    if not tiers:
+        raise ConfigError("TieredClient(tiers): give at least one Tier")
+    seen: set[str] = set()
+    for tier in tiers:
+        if not isinstance(tier, Tier):
+            raise ConfigError(f"TieredClient(tiers): {type(tier).__name__} is not a Tier")
+        if tier.name in seen:
+            raise ConfigError(f"TieredClient(tiers): there are two tiers named {tier.name!r}")
+        seen.add(tier.name)
+    return tuple(tiers)
+
+
+def _forget_frames(trace: Trace) -> None:
+    """A trace that is kept must not keep the frames of failures that were overcome."""
+    for attempt in trace.attempts:
+        error = attempt.error
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__
+    trace.first_token_s = trace.attempts[-1].first_token_s

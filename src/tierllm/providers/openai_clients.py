@@ -1,0 +1,194 @@
+"""The SDK clients of one provider: one for all threads, one for each event loop, made when needed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError
+from .sockets import Wire
+
+if TYPE_CHECKING:
+    import openai
+    from typing_extensions import TypeIs
+
+__all__ = ["Clients", "Threaded", "is_async", "load_sdk"]
+
+KEPT_CONNECTIONS, KEPT_S = 256, 30.0
+"""Idle connections kept for reuse. Open ones are not limited here: tierllm's pools do that."""
+
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound to
+
+
+def load_sdk() -> ModuleType:
+    """The ``openai`` package, imported when first needed."""
+    try:
+        return import_module("openai")
+    except ImportError as exc:
+        raise ConfigError('the openai SDK is not installed: pip install "tierllm[openai]"') from exc
+
+
+def is_async(client: object) -> TypeIs[openai.AsyncOpenAI]:
+    """Whether an SDK client is an asynchronous one."""
+    return any(cls.__name__ == "AsyncAPIClient" for cls in type(client).__mro__)
+
+
+class Threaded(NamedTuple):
+    """What threads share: ``create`` of chat completions, and the wire under it if the client is ours."""
+
+    create: Callable[..., Any]
+    wire: Wire | None
+    client: openai.OpenAI
+
+
+class _Looped(NamedTuple):
+    create: Callable[..., Any]
+    keeper: AsyncGenerator[None, None] | None
+
+
+class Clients:
+    """Makes, keeps and closes SDK clients; those it was given are used but never closed.
+
+    ``settings`` are the SDK's keyword arguments. Clients never retry: that is tierllm's.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        given: openai.OpenAI | None = None,
+        given_async: openai.AsyncOpenAI | None = None,
+    ) -> None:
+        self._own = settings
+        self._given = given
+        self._given_async = given_async
+        self._home: asyncio.AbstractEventLoop | None = None
+        own = given or given_async
+        where = own.base_url if own is not None else settings["base_url"] or os.environ.get("OPENAI_BASE_URL")
+        self.host = urlsplit(str(where)).hostname if where else "api.openai.com"
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget all clients and locks, as after a fork."""
+        self._lock = threading.Lock()
+        self._threaded: Threaded | None = None
+        self._looped: dict[asyncio.AbstractEventLoop, _Looped] = {}
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The parameters that the SDK's ``create`` knows by name."""
+        completions = import_module(f"{load_sdk().__name__}.resources.chat.completions").Completions
+        return frozenset(inspect.signature(completions.create).parameters)
+
+    def for_threads(self) -> Threaded:
+        found = self._threaded
+        if found is not None:
+            return found
+        with self._lock:
+            if self._threaded is None:
+                self._threaded = self._make_threaded()
+            return self._threaded
+
+    def _make_threaded(self) -> Threaded:
+        if self._given is not None:
+            client, wire = self._given.with_options(max_retries=0), None
+        else:
+            settings, sdk = self._settings(), load_sdk()
+            transport = sdk.DefaultHttpxClient(limits=_limits(sdk))
+            wire = Wire.under(transport)
+            client = sdk.OpenAI(**settings, http_client=transport)
+        return Threaded(client.chat.completions.with_raw_response.create, wire, client)
+
+    async def for_this_loop(self) -> Callable[..., Any]:
+        loop = asyncio.get_running_loop()
+        found = self._looped.get(loop)
+        if found is not None:
+            return found.create
+        for ended in [one for one in tuple(self._looped) if one.is_closed()]:
+            self._looped.pop(ended, None)
+        keeper = None
+        if self._given_async is not None and self._home in (None, loop):
+            self._home = loop  # its connections belong to the first loop that uses it
+            client = self._given_async.with_options(max_retries=0)
+        else:
+            settings, sdk = self._settings(), load_sdk()
+            transport = sdk.DefaultAsyncHttpxClient(limits=_limits(sdk))
+            client = sdk.AsyncOpenAI(**settings, http_client=transport)
+            keeper = self._close_with(loop, client)
+        create: Callable[..., Any] = client.chat.completions.with_raw_response.create
+        self._looped[loop] = _Looped(create, keeper)
+        if keeper is not None:
+            await anext(keeper)
+        return create
+
+    async def _close_with(
+        self, loop: asyncio.AbstractEventLoop, client: openai.AsyncOpenAI
+    ) -> AsyncGenerator[None, None]:
+        """Closes ``client`` when closed itself; a loop that shuts down closes its generators."""
+        try:
+            yield
+        finally:
+            self._looped.pop(loop, None)
+            await client.close()
+
+    def close(self) -> None:
+        """Close what was made here: at once for threads, soon for loops that are running."""
+        with self._lock:
+            threaded, self._threaded = self._threaded, None
+        if threaded is not None and self._given is None:
+            threaded.client.close()
+        for loop, one in tuple(self._looped.items()):
+            self._looped.pop(loop, None)
+            if one.keeper is not None and loop.is_running():
+                asyncio.run_coroutine_threadsafe(_aclose(one.keeper), loop)
+
+    async def aclose(self) -> None:
+        found = self._looped.pop(asyncio.get_running_loop(), None)
+        if found is not None and found.keeper is not None:
+            await found.keeper.aclose()
+        self.close()
+
+    def _settings(self) -> dict[str, Any]:
+        """The SDK's arguments for a client of our own, taken from a given one where there is one."""
+        given = self._given or self._given_async
+        if given is None:
+            return {**self._own, "api_key": self._key(), "max_retries": 0}
+        if type(given).__name__ not in ("OpenAI", "AsyncOpenAI") or not given.api_key:
+            missing = "client" if self._given is None else "async_client"
+            raise ConfigError(f"OpenAI: a {type(given).__name__} cannot be copied: pass {missing}= as well")
+        return {
+            "api_key": given.api_key,
+            "base_url": str(given.base_url),
+            "organization": given.organization,
+            "project": given.project,
+            "default_headers": given._custom_headers,
+            "default_query": given._custom_query,
+            "max_retries": 0,
+        }
+
+    def _key(self) -> str:
+        key = self._own["api_key"] or os.environ.get("OPENAI_API_KEY")
+        if key:
+            return str(key)
+        if self.host in _LOCAL:
+            return "none-needed"
+        raise ConfigError("no API key for OpenAI: set OPENAI_API_KEY, or pass OpenAI(api_key=...)")
+
+
+async def _aclose(keeper: AsyncGenerator[None, None]) -> None:
+    await keeper.aclose()
+
+
+def _limits(sdk: ModuleType) -> Any:
+    """Connection limits, in the terms of the HTTP library the SDK is built on (httpx2, or httpx)."""
+    http = import_module(sdk.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+    return http.Limits(
+        max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_S
+    )
