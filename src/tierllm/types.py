@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from .pipeline.provider import Provider
@@ -28,6 +28,7 @@ __all__ = [
     "Objective",
     "Request",
     "Response",
+    "Route",
     "Timeouts",
     "ToolCall",
     "Trace",
@@ -97,7 +98,8 @@ class Request:
 
     ``params`` holds the generation parameters that were given (``max_tokens``, ``temperature``,
     ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
-    (a decorated function's name), ``language`` the language of a simple reply.
+    (a decorated function's name), ``language`` the language of a simple reply. A call that is not
+    ``repeatable`` reaches a provider once at most.
     """
 
     messages: tuple[Message, ...]
@@ -111,6 +113,7 @@ class Request:
     deadline_s: float | None = None
     min_tier: str | None = None
     fallback: bool = True
+    repeatable: bool = True
     max_cost_usd: Decimal | None = None
     require: frozenset[str] = frozenset()
     route: str | None = None
@@ -231,6 +234,30 @@ class Call:
 
     def __repr__(self) -> str:  # never the messages
         return f"<Call tier={self.tier!r} deployment={self.deployment!r} attempt={self.attempt}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a wrapped call is to go this time.
+
+    A function under ``@tiered.call`` takes it as its ``route`` parameter, with the default
+    ``Route.INJECTED``; tierllm fills it in, and calls again with another one on retry and fallback.
+    ``timeout_s`` is what is left for this attempt, ``params`` are all parameters of the place.
+    """
+
+    INJECTED: ClassVar[Route]
+
+    model: str = ""
+    tier: str = ""
+    deployment: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    timeout_s: float | None = None
+    attempt: int = 1
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Route.INJECTED = Route()
 
 
 # -- what is answered ------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import (
     ConfigError,
     InvalidRequestError,
+    MalformedResponseError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     TierLLMError,
@@ -17,7 +18,7 @@ from ..errors import (
 from ..pipeline.scope import Cancelled
 from .base import BaseProvider
 from .limits import rate_limits
-from .openai_chat import ChunkReader, not_a_stream, read_answer, request_fields
+from .openai_chat import ChunkReader, expect_stream, read_answer, request_fields
 from .openai_clients import Clients, is_async, load_sdk
 from .sockets import SHORTEST_S, Wire, hung_up_on_cancel
 from .translate import translate
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAI"]
 
-DRAIN_S = 0.1
+DRAIN_S, DRAIN_PIECES = 0.1, 16
 """How long a stream that is complete waits for its end, to keep the connection."""
 
 _END = object()
@@ -109,10 +110,11 @@ class OpenAI(BaseProvider):
         sdk, reader = self._clients.for_threads(), ChunkReader(scope, self.name)
         with _step(scope, self.name, sdk.wire):
             raw = sdk.create(**self._fields(call, scope, stream=True, wired=sdk.wire is not None))
+            _note(raw.headers, scope)
             events = raw.parse()
         unwired = raw.http_response if sdk.wire is None else None
-        with closing(events), hung_up_on_cancel(scope, unwired):
-            self._expect_stream(raw.headers, scope)
+        with events, hung_up_on_cancel(scope, unwired):
+            expect_stream(raw.headers, scope, self.name)
             while not reader.complete:
                 try:
                     with _step(scope, self.name, sdk.wire, reader.patience_s):
@@ -126,15 +128,16 @@ class OpenAI(BaseProvider):
                 yield from reader.read(event)
             yield from reader.last()
             if reader.complete and sdk.wire is not None:
-                _drain(raw.http_response, scope, self.name, sdk.wire)
+                _drain(raw.http_response, scope, sdk.wire)
 
     async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
         create, reader = await self._clients.for_this_loop(), ChunkReader(scope, self.name)
         with _step(scope, self.name):
             raw = await create(**self._fields(call, scope, stream=True))
+            _note(raw.headers, scope)
             events = raw.parse()
-        async with aclosing(events):
-            self._expect_stream(raw.headers, scope)
+        async with events:
+            expect_stream(raw.headers, scope, self.name)
             while not reader.complete:
                 try:
                     with _step(scope, self.name):
@@ -150,7 +153,7 @@ class OpenAI(BaseProvider):
             for chunk in reader.last():
                 yield chunk
             if reader.complete:
-                await _adrain(events, scope, self.name)
+                await _adrain(raw.http_response)
 
     def _fields(
         self, call: Call, scope: Invocation, *, stream: bool = False, wired: bool = False
@@ -166,12 +169,6 @@ class OpenAI(BaseProvider):
         )
         fields["timeout"] = _timeout(scope, wired)
         return fields
-
-    def _expect_stream(self, headers: Mapping[str, str], scope: Invocation) -> None:
-        _note(headers, scope)
-        error = not_a_stream(headers.get("content-type", ""), self.name, scope)
-        if error is not None:
-            raise error
 
     # -- life ------------------------------------------------------------------
 
@@ -210,17 +207,18 @@ def _failure(exc: Exception, scope: Invocation, vendor: str) -> BaseException | 
     if scope.cancelled:
         return Cancelled()
     error = translate(exc, vendor)
+    if error is None and scope.headers is not None:
+        error = MalformedResponseError(f"{vendor} sent what its SDK cannot read ({type(exc).__name__})")
+    elif error is None and isinstance(exc, TypeError | ValueError):
+        error = InvalidRequestError(f"{vendor}: the SDK cannot send this request ({type(exc).__name__})")
     if error is None:
-        if not isinstance(exc, TypeError | ValueError):
-            return None
-        return InvalidRequestError(
-            f"{vendor}: the SDK cannot send this request ({type(exc).__name__})", detail=str(exc)
-        )
+        return None
     if error.status is None and isinstance(error, ProviderTimeoutError | ProviderUnavailableError):
         left = scope.remaining_s()
         if left is not None and left <= 0:
             return scope.timed_out()
     error.request_id = error.request_id or scope.request_id
+    error.detail = error.detail or str(exc)
     return error
 
 
@@ -252,14 +250,23 @@ def _least(*bounds: float | None) -> float | None:
     return max(SHORTEST_S, min(known)) if known else None
 
 
-def _drain(response: Any, scope: Invocation, vendor: str, wire: Wire) -> None:
+def _drain(response: Any, scope: Invocation, wire: Wire) -> None:
     """Read the end of a stream that is complete: only then can its connection be used again."""
     try:
-        with _step(scope, vendor, wire, DRAIN_S):
-            for _ in response.stream:
+        with wire.carry(scope, DRAIN_S):
+            for _ in zip(range(DRAIN_PIECES), response.stream, strict=False):
                 pass
-    except TierLLMError:
+    except Exception:
         pass  # the answer has been delivered: the connection is closed instead
+
+
+async def _adrain(response: Any) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in response.stream:
+                pass
+    except Exception:
+        pass
 
 
 async def _next(events: Any, patience_s: float | None) -> Any:
@@ -267,11 +274,3 @@ async def _next(events: Any, patience_s: float | None) -> Any:
         return await anext(events, _END)
     async with asyncio.timeout(patience_s):
         return await anext(events, _END)
-
-
-async def _adrain(events: Any, scope: Invocation, vendor: str) -> None:
-    try:
-        with _step(scope, vendor):
-            await _next(events, DRAIN_S)  # at the end, the SDK drains by itself
-    except TierLLMError:
-        pass

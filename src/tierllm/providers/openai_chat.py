@@ -14,7 +14,6 @@ from ..errors import (
     ConfigError,
     ContentFilteredError,
     MalformedResponseError,
-    ProviderError,
     ProviderUnavailableError,
 )
 from ..types import Chunk, Response, ToolCall, Usage
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
 
-__all__ = ["ChunkReader", "not_a_stream", "parsed", "read_answer", "request_fields", "usage_of"]
+__all__ = ["ChunkReader", "expect_stream", "parsed", "read_answer", "request_fields", "usage_of"]
 
 USAGE_PATIENCE_S = 2.0
 """How long an answer that is whole waits for its usage."""
@@ -168,13 +167,13 @@ def _refuse(finish: str | None, refusal: str, scope: Invocation, vendor: str) ->
 # -- streams ------------------------------------------------------------------------
 
 
-def not_a_stream(content_type: str, vendor: str, scope: Invocation) -> ProviderError | None:
-    """The error for a reply that came whole where a stream was asked for."""
-    if content_type.partition(";")[0].strip() not in ("application/json", "text/html"):
-        return None
-    return MalformedResponseError(
-        f"{vendor} did not answer with a stream", status=200, request_id=scope.request_id
-    )
+def expect_stream(headers: Mapping[str, str], scope: Invocation, vendor: str) -> None:
+    """Raise for a reply that came whole where a stream was asked for."""
+    kind = headers.get("content-type", "").partition(";")[0].strip()
+    if kind in ("application/json", "text/html"):
+        raise MalformedResponseError(
+            f"{vendor} did not answer with a stream", status=200, request_id=scope.request_id
+        )
 
 
 class ChunkReader:

@@ -51,6 +51,7 @@ class Threaded(NamedTuple):
 
 class _Looped(NamedTuple):
     create: Callable[..., Any]
+    client: openai.AsyncOpenAI
     keeper: AsyncGenerator[None, None] | None
 
 
@@ -123,7 +124,7 @@ class Clients:
             client = sdk.AsyncOpenAI(**settings, http_client=transport)
             keeper = self._close_with(loop, client)
         create: Callable[..., Any] = client.chat.completions.with_raw_response.create
-        self._looped[loop] = _Looped(create, keeper)
+        self._looped[loop] = _Looped(create, client, keeper)
         if keeper is not None:
             await anext(keeper)
         return create

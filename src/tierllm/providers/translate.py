@@ -135,7 +135,7 @@ def translate(exc: BaseException, vendor: str | None = None) -> ProviderError | 
     family = _family(exc)
     if family is None:
         return None
-    who = vendor or (family if family in _SDKS else "the provider")
+    who = vendor or next((r for r in (family, *_raised_through(exc)) if r in _SDKS), "the provider")
     cause = exc.__cause__
     if cause is not None and "APIConnectionError" in _names(exc):  # the transport knows more
         inner = translate(cause, who)

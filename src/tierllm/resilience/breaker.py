@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast, overload
 from ..errors import CircuitOpenError
 from ..events import Event, Listener, emitter
 from ..pipeline.effects import Blocking, Flow, Handler
+from ..pipeline.fork import renew_after_fork
 from .breaker_alone import Rung, entered, guard, left
 from .breaker_settings import BreakerSettings, Counts
 from .breaker_state import Admission, BreakerState, StateName
@@ -113,6 +114,7 @@ class CircuitBreaker:
         self._would_have_refused = 0
         self._store, self._wall_clock = store, wall_clock
         self._link = None if store is None else BreakerLink(store, self.machine, self._lock, wall_clock)
+        renew_after_fork(self)
 
     def fresh(
         self, name: str, *, clock: Clock | None = None, listeners: Sequence[Listener] = ()

@@ -66,7 +66,7 @@ def _function(breaker: CircuitBreaker, fn: Callable[..., object]) -> Callable[..
                 if offered is not None:
                     return offered
             raise
-        if not admission.generation.clean:
+        if not (admission.shared and admission.generation.clean):
             ended(admission)
         return result
 
@@ -90,7 +90,7 @@ def _coroutine(
                 if offered is not None:
                     return offered
             raise
-        if not admission.generation.clean:
+        if not (admission.shared and admission.generation.clean):
             ended(admission)
         return result
 

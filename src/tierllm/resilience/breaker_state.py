@@ -85,8 +85,8 @@ class BreakerState:
         if settings.window_s is None:
             self._enough = min(settings.min_calls, settings.window)
         self.generation: Generation
-        self.passing: Generation | None
-        self.standing: Admission | None
+        self.passing: Generation | None  # the generation, while all calls may pass
+        self.standing: Admission | None  # theirs, where nothing is to be noted of a single call
         self._begin(Generation(0, "closed", clock(), 0.0))
 
     # -- calls -----------------------------------------------------------------
@@ -297,21 +297,19 @@ class BreakerState:
             )
 
     def _begin(self, generation: Generation) -> None:
+        self.standing = self.passing = None  # first of all, and set last: both are read without the lock
         self.generation = generation
-        state = generation.state
-        self.passing = generation if state in ("closed", "metrics_only", "forced_closed") else None
-        self.standing = None
-        if self.passing is not None:
-            settings = self.settings
-            self.window: Window = (
-                CountWindow(settings.window)
-                if settings.window_s is None
-                else TimeWindow(settings.window_s, self.clock)
-            )
-            self.consecutive = 0
-            self._tuning.start_over()
-            if self.shares:
-                self.standing = Admission(generation, generation.since, shared=True)
+        if generation.state not in ("closed", "metrics_only", "forced_closed"):
+            return
+        window_s = self.settings.window_s
+        self.window: Window = (
+            CountWindow(self.settings.window) if window_s is None else TimeWindow(window_s, self.clock)
+        )
+        self.consecutive = 0
+        self._tuning.start_over()
+        self.passing = generation
+        if self.shares:
+            self.standing = Admission(generation, generation.since, shared=True)
 
 
 def _many(count: int, noun: str) -> str:

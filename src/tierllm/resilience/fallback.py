@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from ..errors import (
     AllTiersFailedError,
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..types import Attempt, Call, Response
 
 __all__ = ["FallbackChain", "NotInTime"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RAISED_THEMSELVES = (BudgetExceededError, ThrottledError, RequestTooLargeError)
 
@@ -67,8 +70,20 @@ class FallbackChain:
         self.rules: Mapping[str, FallbackChain] = {}
         self._left_at: dict[str, float] = {}
 
+    def wrap(self, *fns: Callable[P, R], on_errors: tuple[type[Exception], ...] = ()) -> Callable[P, R]:
+        """One function of several, sync or async: each is tried in turn, without a client.
+
+        Failures are the errors of known SDKs and transports, told as tierllm's, and those in
+        ``on_errors``; any other error passes.
+        """
+        from .alone import one_of
+
+        return one_of(self, fns, on=on_errors)
+
     def goes_on(self, error: ProviderError | RejectedError, call: Call, tier: str = "") -> bool:
         """Whether ``error`` at one place leads to the next one, by ``tier``'s own rule if it has one."""
+        if not call.request.repeatable and isinstance(error, ProviderError):
+            return False
         rule = self.rules.get(tier, self)
         if rule.on is not None:
             decided = rule.on(error)

@@ -73,7 +73,9 @@ def _asking(rung: Rung, request: Request) -> Callable[[], Response | None]:
 
 
 def _admissible(answer: Response, call: Call) -> bool:
-    """An answer that a tier once made must come from one this call may be served by."""
+    """Whether the call may get this: what a tier once made must come from one this call may use."""
+    if call.target is not None and answer.raw is None:
+        return False  # a wrapped call returns what its function returns, never a bare text
     return answer.tier is None or call.plan is None or answer.tier in call.plan.tiers
 
 

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import ConfigError, ProviderError
 from ..events import Event, RetryScheduled
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..types import Call, Response
 
 __all__ = ["Retry", "RetryBudget"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 GIVE_UP_THE_SEAT_S = 0.5
 """A longer back-off lets another call have the place in the pool meanwhile."""
@@ -175,6 +178,15 @@ class Retry:
             story.number += 1
             story.idle_s += delay
 
+    def wrap(self, fn: Callable[P, R], *, on: tuple[type[Exception], ...] = ()) -> Callable[P, R]:
+        """``fn``, sync or async, retried by these rules, without a client.
+
+        Failures are the errors of known SDKs and transports, told as tierllm's, and those in ``on``.
+        """
+        from .alone import around
+
+        return around(self, fn, on=on, clock=self._clock)
+
     def delay_s(self, error: ProviderError, attempt: int) -> float:
         """How long to wait after ``attempt`` (from 1) failed with ``error``, by the built-in rule."""
         rng = self._rng or random
@@ -184,6 +196,8 @@ class Retry:
     def _delay(self, error: ProviderError, story: _Story, call: Call) -> float | None:
         """Seconds to wait before the next attempt; ``None`` to give this place up."""
         asked = error.retry_after_s or 0.0
+        if not call.request.repeatable:
+            return None
         if asked > self.max_retry_after_s:
             return None
         state = (

