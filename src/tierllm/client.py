@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -292,9 +292,7 @@ class TieredClient:
         return list(found.values())
 
     def __reduce__(self) -> str:
-        raise UsageError(
-            "a TieredClient holds connections: build one per process, do not pickle it"
-        )
+        raise UsageError("a TieredClient holds connections: build one per process, do not pickle it")
 
     def __repr__(self) -> str:
         return f"<TieredClient {' > '.join(self._lines)}>"
@@ -302,7 +300,7 @@ class TieredClient:
 
 def _ids() -> Iterator[str]:
     """Trace ids: unique across processes, cheap within one."""
-    prefix = secrets.token_hex(5)
+    prefix = os.urandom(5).hex()
     return (f"{prefix}-{number:x}" for number in itertools.count(1))
 
 

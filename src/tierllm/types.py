@@ -8,6 +8,7 @@ down the pipeline; each level that changes something works on its own copy. ``Re
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -39,7 +40,14 @@ __all__ = [
 Message = Mapping[str, Any]
 """One chat message, ``{"role": ..., "content": ...}``; content that is not text passes through."""
 
-_EMPTY: Mapping[str, Any] = {}
+
+class _Nothing(dict[str, Any]):
+    """An empty mapping that a dataclass takes for a default."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_NOTHING: Mapping[str, Any] = _Nothing()
 
 
 # -- settings that calls carry ---------------------------------------------------
@@ -92,9 +100,11 @@ class Objective:
 # -- what is asked ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Request:
     """What a caller asked for; never changed on its way.
+
+    Made of keywords, of which ``messages`` is the only one required.
 
     ``params`` holds the generation parameters that were given (``max_tokens``, ``temperature``,
     ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
@@ -118,8 +128,19 @@ class Request:
     require: frozenset[str] = frozenset()
     route: str | None = None
     language: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    params: Mapping[str, Any] = _NOTHING
+    extra: Mapping[str, Mapping[str, Any]] = _NOTHING
+
+    def __init__(self, *, messages: tuple[Message, ...], **given: Any) -> None:
+        # what is not given stays a default of the class: a third of the cost of setting every field
+        given["messages"] = messages
+        self.__dict__.update(given)
+
+    def __repr__(self) -> str:  # never the messages
+        shown = {n: v for n, v in self.__dict__.items() if n not in ("messages", "params", "extra")}
+        return (
+            f"Request({', '.join(f'{n}={v!r}' for n, v in shown.items())}, <{len(self.messages)} messages>)"
+        )
 
     @property
     def text(self) -> str:
@@ -146,13 +167,17 @@ class Call:
     belongs to one ``Invoke``.
 
     ``messages``, ``params``, ``model`` and ``timeouts`` are what a provider reads. ``tier`` and
-    ``deployment`` are names. ``target`` is a provider that stands in for the deployment's own (a
-    wrapped function). ``plan`` lists the admissible tiers. ``permit`` is the seat held in a pool, if
-    any. ``begun_at`` is the call's start on the client's clock. ``min_window`` is a context window
-    that has proven too small. ``progress`` is set by the driver when the provider is called.
+    ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
+    stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
+    client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
+    open, ``min_window`` a context window that has proven too small. ``patience_s`` is what 95 % of
+    the calls to this place take, once known: a provider that is silent for longer has failed, even
+    where the caller's deadline cuts it off first. ``progress`` is set by the driver when the
+    provider is called.
     """
 
     __slots__ = (
+        "ahead",
         "attempt",
         "begun_at",
         "deployment",
@@ -160,6 +185,7 @@ class Call:
         "min_window",
         "model",
         "params",
+        "patience_s",
         "permit",
         "plan",
         "priority",
@@ -194,9 +220,11 @@ class Call:
         self.tier = ""
         self.deployment = ""
         self.permit: Any = None
+        self.ahead: Any = None
         self.plan: Plan | None = None
         self.begun_at = 0.0
         self.min_window = 0
+        self.patience_s = math.inf
         self.attempt = 0
         self.progress: Invocation | None = None
 
@@ -215,9 +243,11 @@ class Call:
         twin.tier = self.tier
         twin.deployment = self.deployment
         twin.permit = self.permit
+        twin.ahead = None
         twin.plan = self.plan
         twin.begun_at = self.begun_at
         twin.min_window = self.min_window
+        twin.patience_s = self.patience_s
         twin.attempt = 0
         twin.progress = None
         return twin
@@ -230,7 +260,7 @@ class Call:
     def options(self, vendor: str) -> Mapping[str, Any]:
         """The caller's ``extra`` for one vendor."""
         extra = self.request.extra
-        return extra.get(vendor, _EMPTY) if extra else _EMPTY
+        return extra.get(vendor, _NOTHING) if extra else _NOTHING
 
     def __repr__(self) -> str:  # never the messages
         return f"<Call tier={self.tier!r} deployment={self.deployment!r} attempt={self.attempt}>"
@@ -341,7 +371,7 @@ class Chunk:
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Response:
     """An answer and how it came about.
 
@@ -388,6 +418,13 @@ class Response:
         for tool_call in self.tool_calls:
             yield Chunk(tool_call=tool_call)
         yield Chunk(finish_reason=self.finish_reason or "stop", usage=self.usage)
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        notes = {"tier": self.tier, "deployment": self.deployment, "finish_reason": self.finish_reason}
+        if self.degraded:
+            notes["degraded"] = ", ".join(self.degraded)
+        return f"Response({text!r}, {', '.join(f'{n}={v!r}' for n, v in notes.items())})"
 
     def __getstate__(self) -> list[Any]:
         # a vendor's object may hold sockets or locks: an answer must survive pickling all the same

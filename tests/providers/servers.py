@@ -146,3 +146,8 @@ class Caller:
         """One call in the form ``"complete"`` or ``"stream"``."""
         call, scope = asked(streaming=form == "stream", **kwargs)
         return (self.stream if form == "stream" else self.complete)(provider, call, scope)
+
+
+def took(since: float, seconds: float) -> bool:
+    """Whether about ``seconds`` have passed: not sooner, and not much later on a busy machine."""
+    return seconds - 0.02 <= time.monotonic() - since < seconds + 0.5

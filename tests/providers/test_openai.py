@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import pydantic
 import pytest
 from llmock.pytest_plugin import LLMock
 
-from providers.servers import Caller, Canned, asked, said_events, said_json
+from providers.servers import Caller, Canned, asked, said_events, said_json, took
 from tierllm.errors import (
     AuthenticationError,
     ConfigError,
@@ -141,11 +143,11 @@ def test_a_whole_answer_survives_the_loss_of_its_usage(
     canned: Canned, caller: Caller, openai_at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tierllm.providers.openai_chat.USAGE_PATIENCE_S", 0.1)
-    canned.say(said_events(event(content="hi"), event("stop"), 0.6, USAGE))
+    canned.say(said_events(event(content="hi"), event("stop"), 1.0, USAGE))
     began = time.monotonic()
     answer = caller.ask(openai_at(canned.base_url), "stream")
     assert (answer.finish_reason, answer.usage) == ("stop", None)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.9
 
 
 def test_usage_may_come_with_the_finish(canned: Canned, caller: Caller, openai_at: At) -> None:
@@ -406,10 +408,8 @@ def test_a_whole_answer_where_a_stream_was_asked_for(canned: Canned, caller: Cal
 @pytest.mark.parametrize("piece", [[1], 5, None, "data: \xff\n\n", {"choices": 3}, {"choices": [None]}])
 def test_events_that_are_none(canned: Canned, caller: Caller, openai_at: At, piece: object) -> None:
     canned.say(said_events(event(content="he"), piece, event(content="y"), event("stop")))
-    try:
+    with contextlib.suppress(MalformedResponseError):  # or they are passed over
         assert caller.ask(openai_at(canned.base_url), "stream").text == "hey"
-    except MalformedResponseError as error:
-        assert error.detail
 
 
 def test_filtered_and_refused_answers(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
@@ -495,7 +495,7 @@ def test_stalls_end_in_time(mock: LLMock, caller: Caller, openai_at: At) -> None
         with pytest.raises(ProviderTimeoutError) as caught:
             caller.stream(provider, call, scope, seen)
         assert caught.value.phase == phase
-        assert time.monotonic() - latest == pytest.approx(0.2, abs=0.15)
+        assert took(latest, 0.2)
 
 
 @pytest.mark.parametrize("bound", ["total", "deadline"])
@@ -505,7 +505,7 @@ def test_slow_answers_end_in_time(mock: LLMock, caller: Caller, form: str, opena
     began = time.monotonic()
     with pytest.raises(ProviderTimeoutError if bound == "total" else DeadlineExceededError):
         caller.ask(openai_at(mock.base_url()), form, **given)
-    assert time.monotonic() - began == pytest.approx(0.2, abs=0.15)
+    assert took(began, 0.2)
 
 
 def test_signs_of_life_do_not_move_the_bounds(canned: Canned, openai_at: At) -> None:
@@ -515,7 +515,7 @@ def test_signs_of_life_do_not_move_the_bounds(canned: Canned, openai_at: At) -> 
     with pytest.raises(ProviderTimeoutError) as caught:
         Caller("sync").ask(openai_at(canned.base_url), "stream", timeouts=Timeouts(first_token_s=0.2))
     assert caught.value.phase == "first_token"
-    assert time.monotonic() - began == pytest.approx(0.2, abs=0.1)
+    assert took(began, 0.2)
 
 
 def test_no_wait_is_begun_when_time_is_up(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
@@ -544,7 +544,7 @@ def test_cancelling_wakes_a_blocked_read(mock: LLMock, form: str, openai_at: At)
     mock.stall(after_chunks=2, seconds=1.0) if streaming else mock.delay(1.0)
     call, scope = asked(streaming=streaming)
     ask = caller.stream if streaming else caller.complete
-    assert cancelled_after(0.1, lambda: ask(provider, call, scope), scope) < 0.3
+    assert cancelled_after(0.1, lambda: ask(provider, call, scope), scope) < 0.6
     assert scope.scope._hooks == []
     assert caller.ask(provider, form).text, "the provider goes on"
 
@@ -649,7 +649,7 @@ def test_cancelling_a_stream_of_ones_own_client(mock: LLMock, openai_at: At) -> 
         mock.stall(after_chunks=2, seconds=1.0)
         call, scope = asked(streaming=True)
         waited = cancelled_after(0.1, lambda: Caller("sync").stream(provider, call, scope), scope)
-        assert waited < 0.3
+        assert waited < 0.6
         mock.stall(after_chunks=2, seconds=1.0)
         with pytest.raises(ProviderTimeoutError):
             Caller("sync").ask(provider, "stream", timeouts=Timeouts(first_token_s=0.2, between_tokens_s=0.2))
@@ -659,6 +659,9 @@ def test_clients_that_cannot_be_used() -> None:
     own = openai.OpenAI(api_key="k")
     with pytest.raises(ConfigError, match="base_url"):
         OpenAI(client=own, base_url="https://llm.example")
+    for wrong in ({"client": "gpt"}, {"async_client": own}):
+        with pytest.raises(ConfigError):
+            OpenAI(**wrong)  # type: ignore[arg-type]
     azure = openai.AzureOpenAI(api_key="k", azure_endpoint="https://a.example", api_version="1")
     call, scope = asked()
     with pytest.raises(ConfigError, match="async_client"):
@@ -685,6 +688,26 @@ def test_each_loop_has_its_own_client_and_closes_it(canned: Canned, openai_at: A
     assert provider._clients._looped == {}
 
 
+@pytest.mark.parametrize("how", ["close", "aclose"])
+def test_closing_closes_the_client_of_a_running_loop(canned: Canned, openai_at: At, how: str) -> None:
+    canned.say(said_json(completion()))
+    provider = openai_at(canned.base_url)
+
+    async def ask() -> None:
+        call, scope = asked()
+        await provider.acomplete(call, scope)
+        (looped,) = provider._clients._looped.values()
+        if how == "aclose":
+            await provider.aclose()
+        else:
+            await asyncio.to_thread(provider.close)
+            await asyncio.sleep(0.05)
+        assert looped.client.is_closed()
+        assert provider._clients._looped == {}
+
+    asyncio.run(ask())
+
+
 def test_closing_and_renewing(canned: Canned, openai_at: At) -> None:
     canned.say(said_json(completion()))
     provider, caller = openai_at(canned.base_url), Caller("sync")
@@ -701,6 +724,23 @@ def test_closing_and_renewing(canned: Canned, openai_at: At) -> None:
     second.close()
     with pytest.raises(UsageError):
         json.dumps(provider.__reduce__())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_shares_no_connection(canned: Canned, openai_at: At) -> None:
+    canned.say(said_json(completion()))
+    provider, caller = openai_at(canned.base_url), Caller("sync")
+    caller.ask(provider, "complete")
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if caller.ask(provider, "complete").text == "hi" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    caller.ask(provider, "complete")
+    assert canned.connections == 2, "the parent's is still its own"
 
 
 def test_many_threads_share_one_provider(canned: Canned, openai_at: At) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import json
@@ -434,6 +435,20 @@ async def test_with_blocks_of_tasks_do_not_mix(opened: CircuitBreaker, clock: Ma
 
     await asyncio.gather(probe(), late())
     assert opened.state == "closed"
+
+
+def test_with_blocks_may_be_left_crosswise_and_elsewhere(clock: Manual) -> None:
+    one, two = (CircuitBreaker(name, consecutive_failures=1, clock=clock) for name in ("one", "two"))
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(ValueError, ValueError(), None)
+    two.__exit__(None, None, None)
+    assert (one.state, two.state) == ("open", "closed")
+    assert two.status()["calls"] == 1
+    two.__enter__()
+    contextvars.Context().run(two.__exit__, ValueError, ValueError(), None)  # unknown there: neutral
+    assert two.state == "closed"
+    two.__exit__(None, None, None)
 
 
 async def test_call(opened: CircuitBreaker, clock: Manual) -> None:

@@ -266,6 +266,6 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 BreakerMachine.TestCase.settings = hypothesis_settings(
-    max_examples=5000, stateful_step_count=60, deadline=None
+    max_examples=300, stateful_step_count=60, deadline=None
 )
 TestBreaker = BreakerMachine.TestCase

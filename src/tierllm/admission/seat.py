@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ThrottledError
 from ..pipeline.effects import Handler, Sleep, Wait
-from ..types import Waited
+from ..types import Attempt, Waited
 from .pool import Permit, Pool
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ __all__ = ["Admission", "Seat"]
 class Seat:
     """A call's place in a pool, which it may leave for a while and come back to."""
 
-    __slots__ = ("_admission", "_permit")
+    __slots__ = ("_admission", "_permit", "lost")
 
     def __init__(self, admission: Admission, permit: Permit | None) -> None:
         self._admission = admission
         self._permit = permit
+        self.lost = False
+        """Left, and not got back: the call is over in this tier."""
 
     def release(self) -> None:
         permit, self._permit = self._permit, None
@@ -33,8 +35,10 @@ class Seat:
     async def leave_for(self, seconds: float, call: Call) -> None:
         """Let others have the place for ``seconds``, then queue for it again."""
         self.release()
+        self.lost = True
         await Sleep(seconds)
         self._permit = await self._admission.admit(call)
+        self.lost = False
 
 
 class Admission:
@@ -69,16 +73,28 @@ class Admission:
         pool = self.pool
         if self.mode == "observe":
             return pool.take([])
+        if pool.idle:
+            return await Wait(pool, self.max_wait_s, call)
         if pool.full:
-            raise ThrottledError(f"{pool.name}: the pool and its queue of {pool.max_waiting} are full")
+            raise self._refusal(call, f"the pool and its queue of {pool.max_waiting} are full")
         asked = self.clock()
+        call.ahead = None  # what was seen before the wait may no longer hold after it
         try:
             return await Wait(pool, self.max_wait_s, call)
         except TimeoutError as error:
             if type(error) is not TimeoutError:
                 raise
-            raise ThrottledError(f"{pool.name}: no place in the pool within {self.max_wait_s:g} s") from None
+            raise self._refusal(call, f"no place in the pool within {self.max_wait_s:g} s") from None
         finally:
             waited = self.clock() - asked
             if waited > 0.0005 and call.trace is not None:
                 call.trace.waits.append(Waited("pool", pool.name, waited))
+
+    def _refusal(self, call: Call, why: str) -> ThrottledError:
+        """The error for a call that is turned away, written into its trace."""
+        error = ThrottledError(f"{self.pool.name}: {why}")
+        if call.trace is not None:
+            at = self.clock() - call.begun_at
+            attempt = Attempt(self.pool.name, call.deployment, "", at, outcome="rejected", error=error)
+            call.trace.attempts.append(attempt)
+        return error

@@ -31,7 +31,7 @@ class Price:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is None:
+            if value is None and f.default is None:
                 continue
             try:
                 exact = Decimal(str(value))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeadlineExceededError, UsageError
@@ -45,18 +48,26 @@ class Run:
         call = effect.call
         live = self.streaming and effect.deliver != "hold"
         if live and self.delivered and effect.deliver != "continue":
-            raise UsageError(
-                "a policy called the provider again after chunks had been delivered; "
-                'only Invoke(..., deliver="continue") may go on with an interrupted answer'
-            )
+            raise delivered_already("called the provider again")
         before = call.progress
         if before is not None and before.ended_at is None:
             raise UsageError(
                 "a policy called the provider twice at once with one Call: give each its own call.copy()"
             )
-        self.scope.check()
-        invocation = call.progress = Invocation(call, self.scope, live)
+        scope = self.scope
+        scope.check()
+        invocation = Invocation(call, scope, live)
+        deadline = scope.root.deadline
+        if deadline is not None and deadline <= invocation.started_at:
+            raise past_deadline("about to call the provider")
+        call.progress = invocation
         return invocation
+
+    def follows(self) -> bool:
+        """May a tape be read out now? True where its chunks go to a consumer."""
+        if self.streaming and self.delivered:
+            raise delivered_already("followed another call")
+        return self.streaming
 
     def release(self) -> None:
         """Give back what the flow left over."""
@@ -65,45 +76,50 @@ class Run:
         self.permits.clear()
 
 
+def delivered_already(doing: str) -> UsageError:
+    return UsageError(
+        f"a policy {doing} after chunks had been delivered; "
+        'only Invoke(..., deliver="continue") may go on with an interrupted answer'
+    )
+
+
 def foreign(flow: Flow[Any], awaited: object) -> UsageError:
     """The error for a policy that awaited something only an event loop can do."""
-    return UsageError(
-        f"{_innermost(flow)} awaited {type(awaited).__name__}, which needs an event loop: "
-        "call acomplete() or astream(), or let the policy await tierllm's own effects only"
-    )
-
-
-def loopless(flow_error: RuntimeError, where: str) -> UsageError | None:
-    """The error for a policy that asked for the event loop in sync mode, or None for other errors."""
-    if "no running event loop" not in str(flow_error):
-        return None
-    return UsageError(
-        f"{where} needs an event loop ({flow_error}): "
-        "call acomplete() or astream(), or let the policy await tierllm's own effects only"
-    )
-
-
-def _innermost(flow: Any) -> str:
-    """The name of the policy in whose code the flow now stands."""
-    name = "a policy"
-    while flow is not None:
-        code = getattr(flow, "cr_code", None)
-        if code is None:
+    policy, what = "a policy", type(awaited).__name__
+    at: Any = flow
+    while at is not None and (code := getattr(at, "cr_code", None)) is not None:
+        if _is_asyncio(code):
+            what = f"asyncio.{code.co_qualname}"
             break
-        name = code.co_qualname
-        flow = flow.cr_await
-    return name
+        policy, at = code.co_qualname, at.cr_await
+    return _needs_loop(policy, what)
 
 
-def raised_in(error: BaseException) -> str:
-    """The name of the outermost function outside this package's drivers that raised ``error``."""
-    name, traceback = "a policy", error.__traceback__
+def loopless(error: RuntimeError) -> UsageError | None:
+    """The error for a policy that asked for the running event loop; ``None`` for other errors."""
+    if isinstance(error, UsageError) or "no running event loop" not in str(error):
+        return None
+    policy, what, traceback = "a policy", "the event loop", error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if "asyncio" not in code.co_filename and not code.co_filename.startswith("<"):
-            name = code.co_qualname
-        traceback = traceback.tb_next
-    return name
+        if _is_asyncio(code):
+            what = f"asyncio.{code.co_qualname}"
+            break
+        policy, traceback = code.co_qualname, traceback.tb_next
+    return _needs_loop(policy, what)
+
+
+def _needs_loop(policy: str, what: str) -> UsageError:
+    return UsageError(
+        f"{policy} awaited {what}, which needs an event loop: "
+        "call acomplete() or astream(), or let the policy await tierllm's own effects only"
+    )
+
+
+def _is_asyncio(code: CodeType) -> bool:
+    asyncio = sys.modules.get("asyncio")
+    home = getattr(asyncio, "__file__", None)
+    return home is not None and code.co_filename.startswith(os.path.dirname(home) + os.sep)
 
 
 Step = Callable[[Any], Effect[Any]]

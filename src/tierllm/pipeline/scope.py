@@ -7,6 +7,7 @@ providers receive the invocation as their ``scope``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .clock import Clock
 
 __all__ = ["Cancelled", "Invocation", "Scope"]
+
+log = logging.getLogger("tierllm")
 
 NO_TIMEOUTS = Timeouts(connect_s=None, first_token_s=None, between_tokens_s=None, total_s=None)
 
@@ -77,7 +80,10 @@ class Scope:
     def cancel(self) -> None:
         self.cancelled = True
         for hook in tuple(self._hooks):
-            hook()
+            try:
+                hook()
+            except Exception:  # one that cannot be interrupted must not save the others
+                log.exception("a hook failed while a call was cancelled")
 
     def check(self) -> None:
         if self.cancelled:
@@ -163,18 +169,17 @@ class Invocation:
 
     def timed_out(self) -> DeadlineExceededError | ProviderTimeoutError:
         """The error for a wait that has reached ``due_at``."""
-        deadline = self.scope.root.deadline
-        if deadline is not None and self.clock() >= deadline:
+        due, deadline, limits = self.due_at, self.scope.root.deadline, self.timeouts
+        if deadline is not None and (deadline == due or self.clock() >= deadline):
             return DeadlineExceededError("the call's deadline passed while waiting for the provider")
-        limits, waited = self.timeouts, self.clock() - self.started_at - self.held_s
-        if limits.total_s is not None and waited >= limits.total_s:
-            phase, bound = "total", limits.total_s
-        elif not self.streaming:
-            phase, bound = "total", waited
-        elif self.first_at is None:
-            phase, bound = "first_token", limits.first_token_s or waited
-        else:
-            phase, bound = "between_tokens", limits.between_tokens_s or waited
+        phase, bound = "total", limits.total_s
+        # which bound it was is told by the sum, not by the clock: timers may fire a hair early
+        if self.streaming and (bound is None or self.started_at + self.held_s + bound != due):
+            first = self.first_at is None
+            phase = "first_token" if first else "between_tokens"
+            bound = limits.first_token_s if first else limits.between_tokens_s
+        if bound is None:
+            bound = self.clock() - self.started_at - self.held_s
         error = ProviderTimeoutError(f"no answer within {bound:g} s ({phase})")
         error.phase = phase
         return error
@@ -291,8 +296,13 @@ class Invocation:
         return response
 
     def failed(self, error: BaseException) -> BaseException:
-        """What to raise for ``error``: after a first chunk, a provider's failure is an interruption."""
+        """What to raise for ``error``: after a first chunk, a provider's failure is an interruption.
+
+        What a cancelled call meets (its socket was shut down, say) is no failure at all.
+        """
         self.ended_at = self.clock()
+        if self.scope.cancelled and isinstance(error, Exception):
+            return Cancelled()
         if self.first_at is None or not self.streaming:
             return error  # nobody has seen any of it
         if isinstance(error, DeadlineExceededError):

@@ -20,9 +20,9 @@ from .effects import (
     Ticket,
     Wait,
 )
-from .run import Run, Step, foreign, loopless, past_deadline, raised_in
+from .run import Run, Step, foreign, loopless, past_deadline
 from .scope import Cancelled, Invocation, Scope
-from .tape import FlightLost, Tape
+from .tape import Tape, TapeHead
 from .waiting import forbid_in_event_loop, nap
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class SyncRun(Run):
                     return None
                 except RuntimeError as error:
                     self.release()
-                    clearer = loopless(error, raised_in(error))
+                    clearer = loopless(error)
                     if clearer is not None:
                         raise clearer from error
                     raise
@@ -126,10 +126,10 @@ class SyncRun(Run):
         if provider.waits:
             forbid_in_event_loop(f"calling {provider.name}")
         invocation = self.open(effect)
-        if invocation.streaming:
-            self._source = _ProviderStream(provider, invocation)
-            return None
         try:
+            if invocation.streaming:
+                self._source = _ProviderStream(provider, invocation)
+                return None
             return invocation.answered(provider.complete(effect.call, invocation))
         except BaseException as error:
             raise invocation.failed(error)  # noqa: B904 - usually the same error
@@ -140,10 +140,6 @@ class SyncRun(Run):
             return grant
         scope, on = self.scope, effect.on
         scope.check()
-        timeout = effect.timeout_s
-        left = scope.remaining_s()
-        clamped = left is not None and (timeout is None or left < timeout)
-        span = left if clamped else timeout
         woken = threading.Event()
 
         def wake() -> bool:
@@ -154,14 +150,8 @@ class SyncRun(Run):
         scope.on_cancel(wake)
         try:
             if not on.enter(ticket, effect.call):
-                if span is not None and isinstance(scope.clock, SteppedClock):
-                    scope.clock.advance(max(0.0, span))  # nobody else moves a stepped clock
-                else:
-                    forbid_in_event_loop("waiting in a queue")
-                    woken.wait(span if span is None else max(0.0, span))
+                self._queue(effect.timeout_s, ticket, woken)
             scope.check()
-            if ticket.grant is None:
-                raise past_deadline("waiting in a queue") if clamped else TimeoutError
             granted: G = ticket.grant
             self.permits.append(granted)
             return granted
@@ -170,6 +160,26 @@ class SyncRun(Run):
             raise
         finally:
             scope.off_cancel(wake)
+
+    def _queue(self, timeout: float | None, ticket: Ticket, woken: threading.Event) -> None:
+        scope, clock = self.scope, self.scope.clock
+        until = None if timeout is None else clock() + timeout
+        while True:
+            left = scope.remaining_s()  # anew each time: a deadline may be moved
+            spare = None if until is None else until - clock()
+            clamped = left is not None and (spare is None or left < spare)
+            span = left if clamped else spare
+            if span is not None and isinstance(clock, SteppedClock):
+                clock.advance(max(0.0, span))  # nobody else moves a stepped clock
+            else:
+                forbid_in_event_loop("waiting in a queue")
+                woken.wait(span if span is None else max(0.0, span))
+            if ticket.grant is not None or scope.cancelled:
+                return
+            if not clamped:
+                raise TimeoutError
+            if (scope.remaining_s() or 0.0) <= 0:
+                raise past_deadline("waiting in a queue")
 
     def _perform(self, effect: Any) -> Any:
         """The effects that are rare enough not to be looked for first."""
@@ -180,7 +190,12 @@ class SyncRun(Run):
                     raise past_deadline("waiting to try again")
                 return nap(self.scope, effect.seconds)
             case Blocking():
-                return effect.fn()
+                done = effect.fn()
+                if self.scope.cancelled:
+                    if effect.undo is not None:
+                        effect.undo(done)
+                    raise Cancelled
+                return done
             case Race():
                 from .sync_race import race
 
@@ -193,7 +208,7 @@ class SyncRun(Run):
             case Spawn():
                 return spawn(self.host, self.scope, effect)
             case Follow():
-                reader = _TapeReader(effect.tape, self.scope)
+                reader = _TapeReader(effect.tape, self.scope, self.follows())
                 if self.streaming:
                     self._source = reader
                     return None
@@ -239,41 +254,29 @@ class _ProviderStream:
             close()
 
 
-class _TapeReader:
+class _TapeReader(TapeHead):
     """A reader of a tape, as a source of chunks."""
 
-    __slots__ = ("_scope", "_seen", "_tape", "result")
-
-    def __init__(self, tape: Tape, scope: Scope) -> None:
-        self._tape = tape
-        self._scope = scope
-        self._seen = 0
-        self.result: Response | None = None
+    __slots__ = ()
 
     def advance(self) -> Chunk | None:
-        tape = self._tape
-        while True:
-            if self._seen < len(tape.chunks):
-                chunk = tape.chunks[self._seen]
-                self._seen += 1
-                return chunk
-            if tape.done and self._seen >= len(tape.chunks):
-                self.result = tape.told()
-                return None
+        self.back()
+        while (chunk := self.next()) is None and not self.ended():
             self._wait_for_more()
+        return chunk
 
     def _wait_for_more(self) -> None:
-        scope, tape = self._scope, self._tape
-        scope.check()
+        scope, tape = self.scope, self.tape
         woken = threading.Event()
-        if tape.wake_later(self._seen, woken.set):
+        if tape.wake_later(self.seen, woken.set):
             return
-        forbid_in_event_loop("following another call")
         scope.on_cancel(woken.set)
         try:
+            forbid_in_event_loop("following another call")
             left = scope.remaining_s()
-            if not woken.wait(None if left is None else max(0.0, left)):
-                raise past_deadline("following an identical call")
+            if left is not None and left <= 0:
+                raise past_deadline("following another call")
+            woken.wait(left)
             scope.check()
         finally:
             scope.off_cancel(woken.set)
@@ -298,27 +301,29 @@ def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
     scope = Scope(host.clock, parent.deadline_at)
     tape = effect.tape
     flow = SyncRun(effect.flow, scope, host, streaming=tape is not None)
-    host.begin(scope)
 
     def pump() -> None:
-        response: Response | None = None
         error: BaseException | None = None
         try:
             while (chunk := flow.advance()) is not None:
                 if tape is not None:
                     tape.push(chunk)
-            response = flow.result
-        except Cancelled:
-            error = FlightLost()
         except BaseException as failure:
             error = failure
         finally:
             host.end(scope)
             if tape is not None:
-                tape.end(response, error)
+                tape.end(flow.result, error)
+            del error  # its traceback holds this frame
             flow.close()
 
-    host.thread(pump, "flight")
+    try:
+        host.begin(scope)
+        host.thread(pump, "flight")
+    except BaseException:
+        host.end(scope)
+        flow.close()
+        raise
     return _SpawnedThread(scope)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .clock import SteppedClock
 from .effects import Gather, Race
 from .run import past_deadline
 from .scope import Scope
@@ -12,9 +14,13 @@ from .waiting import forbid_in_event_loop
 
 if TYPE_CHECKING:
     from ..types import Chunk
+    from .clock import Clock
     from .sync import Source, SyncRun
 
 __all__ = ["gather", "race"]
+
+GRACE_S = 0.01
+"""How long threads get for real before a stepped clock is moved on."""
 
 
 class _Finish:
@@ -43,10 +49,17 @@ class _Finish:
             self.cancelled = True
             self._changed.notify()
 
-    def next(self, timeout: float | None) -> tuple[SyncRun, Chunk | None, BaseException | None] | None:
+    def next(
+        self, timeout: float | None, clock: Clock
+    ) -> tuple[SyncRun, Chunk | None, BaseException | None] | None:
+        """The next leg at the line, or ``None`` when there was none in time or the race is cancelled."""
         with self._changed:
             if not self._crossed and not self.cancelled:
-                self._changed.wait(timeout)
+                if timeout is not None and isinstance(clock, SteppedClock):
+                    if not self._changed.wait(GRACE_S):
+                        clock.advance(timeout)
+                else:
+                    self._changed.wait(timeout)
             return self._crossed.pop(0) if self._crossed else None
 
     def decide(self) -> list[SyncRun]:
@@ -68,9 +81,9 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
     legs: dict[SyncRun, int] = {}
     errors: dict[int, BaseException] = {}
     waiting = sorted(enumerate(effect.legs), key=lambda leg: leg[1][0])
-    winner: SyncRun | None = None
+    crossed: tuple[SyncRun, Chunk | None, BaseException | None] | None = None
+    adopted: SyncRun | None = None
     begun = clock()
-    running = 0
 
     def start(number: int) -> None:
         leg = SyncRun(
@@ -79,6 +92,7 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
             parent.host,
             streaming=parent.streaming and by_chunk,
         )
+        leg.delivered = parent.delivered
         legs[leg] = number
 
         def go() -> None:
@@ -89,68 +103,79 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
                     chunk = leg.advance()
             except BaseException as failure:
                 error = failure
-            if not line.cross(leg, chunk, error):
+            late = not line.cross(leg, chunk, error)
+            del error  # its traceback holds this frame
+            if late:
                 leg.close()
 
-        parent.host.thread(go, "leg")
+        try:
+            parent.host.thread(go, "leg")
+        except BaseException:
+            leg.close()
+            raise
 
     scope.on_cancel(line.cancel)
     try:
         while True:
-            while waiting and (not running or clock() - begun >= waiting[0][1][0]):
-                start(waiting.pop(0)[0])
-                running += 1
             scope.check()
             left = scope.remaining_s()
             if left is not None and left <= 0:
                 raise past_deadline("racing providers")
+            while waiting and (not legs or clock() - begun >= waiting[0][1][0]):
+                start(waiting.pop(0)[0])
             until = waiting[0][1][0] - (clock() - begun) if waiting else None
             spans = [s for s in (left, until) if s is not None]
-            crossed = line.next(max(0.0, min(spans)) if spans else None)
+            crossed = line.next(max(0.0, min(spans)) if spans else None, clock)
             if crossed is None:
                 continue
             leg, chunk, error = crossed
             if error is None:
-                winner = leg
                 if chunk is None:
                     return None, leg.result
-                return _Adopted(leg, chunk), None
-            running -= 1
+                adopted = leg
+                return _Adopted(leg, chunk, scope), None
             errors[legs.pop(leg)] = error
-            if not running and not waiting:
+            scope.off_cancel(leg.scope.cancel)
+            if not legs and not waiting:
                 raise errors[min(errors)]
     finally:
         scope.off_cancel(line.cancel)
         for leg in line.decide():
             leg.close()
         for leg in legs:
-            if leg is not winner:
+            if leg is not adopted:
                 leg.scope.cancel()
                 scope.off_cancel(leg.scope.cancel)
         errors.clear()
+        error = crossed = None  # a traceback must not hold what holds it
 
 
 class _Adopted:
     """The winner, as its parent's source: it was heard once already."""
 
-    __slots__ = ("_first", "_leg")
+    __slots__ = ("_first", "_leg", "_parent")
 
-    def __init__(self, leg: SyncRun, first: Chunk) -> None:
+    def __init__(self, leg: SyncRun, first: Chunk, parent: Scope) -> None:
         self._leg = leg
         self._first: Chunk | None = first
+        self._parent = parent
 
     @property
     def result(self) -> Any:
         return self._leg.result
 
     def advance(self) -> Chunk | None:
-        first = self._first
-        if first is not None:
-            self._first = None
-            return first
-        return self._leg.advance()
+        chunk, self._first = self._first, None
+        if chunk is None:
+            try:
+                chunk = self._leg.advance()
+            finally:
+                if chunk is None:
+                    self._parent.off_cancel(self._leg.scope.cancel)
+        return chunk
 
     def close(self) -> None:
+        self._parent.off_cancel(self._leg.scope.cancel)
         self._leg.close()
 
 
@@ -158,42 +183,52 @@ def gather(parent: SyncRun, effect: Gather[Any]) -> list[Any]:
     """Run all flows, each in its own thread; results in order."""
     from .sync import SyncRun
 
-    forbid_in_event_loop("gathering several calls")
     scope = parent.scope
     line = _Finish()
-    runs = [
+    members = [
         SyncRun(flow, Scope(scope.clock, parent=scope), parent.host, streaming=False) for flow in effect.flows
     ]
+    unbegun = list(members)
+    failure: BaseException | None = None
 
     def go(member: SyncRun) -> None:
         error = None
         try:
             member.advance()
-        except BaseException as failure:
-            error = failure
-        member.close()
-        line.cross(member, None, error)
+        except BaseException as failed:
+            error = failed
+        try:
+            member.close()
+        finally:
+            line.cross(member, None, error)
+            del error  # its traceback holds this frame
 
     scope.on_cancel(line.cancel)
     try:
-        for member in runs:
-            parent.host.thread(lambda member=member: go(member), "gathered")  # type: ignore[misc]
-        pending = len(runs)
+        forbid_in_event_loop("gathering several calls")
+        pending = len(members)
         while pending:
             scope.check()
             left = scope.remaining_s()
             if left is not None and left <= 0:
                 raise past_deadline("gathering several calls")
-            crossed = line.next(left)
+            while unbegun:
+                parent.host.thread(partial(go, unbegun[0]), "gathered")
+                del unbegun[0]
+            crossed = line.next(left, scope.clock)
             if crossed is None:
                 continue
-            if crossed[2] is not None:
-                raise crossed[2]
+            _, _, failure = crossed
+            if failure is not None:
+                raise failure
             pending -= 1
-        return [member.result for member in runs]
+        return [member.result for member in members]
     finally:
         scope.off_cancel(line.cancel)
         line.decide()
-        for member in runs:
+        for member in members:
             member.scope.cancel()
             scope.off_cancel(member.scope.cancel)
+        for member in unbegun:
+            member.close()
+        failure = crossed = None  # a traceback must not hold what holds it

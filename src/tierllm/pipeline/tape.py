@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import copied
+from ..errors import StreamInterruptedError, copied
+from ..types import Response
 
 if TYPE_CHECKING:
-    from ..types import Chunk, Response
+    from ..types import Chunk
+    from .scope import Scope
 
-__all__ = ["FlightLost", "Tape"]
+__all__ = ["FlightLost", "Tape", "TapeHead"]
 
 
 class FlightLost(Exception):
@@ -36,7 +38,7 @@ class Tape:
         self.response: Response | None = None
         self.error: BaseException | None = None
         self._wakes: list[Callable[[], object]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: garbage collection may end a reader right here
 
     def push(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
@@ -44,12 +46,16 @@ class Tape:
             self._wake()
 
     def end(self, response: Response | None = None, error: BaseException | None = None) -> None:
-        """The last word. Called once; later calls are ignored."""
+        """The last word. Called once; later calls are ignored.
+
+        Readers are told of errors only: what ends a thread or a task (a cancellation, an interrupt)
+        ends that one alone, and is ``FlightLost`` to them.
+        """
         with self._lock:
             if self.done:
                 return
             self.response = response
-            self.error = error
+            self.error = error if error is None or isinstance(error, Exception) else FlightLost()
             self.done = True
         self._wake()
 
@@ -64,7 +70,7 @@ class Tape:
         with self._lock:
             self._wakes.append(wake)  # first: ``push`` appends, then looks here, without the lock
             if self.done or len(self.chunks) > seen:
-                self._wakes.remove(wake)
+                self.forget(wake)
                 return True
             return False
 
@@ -82,3 +88,49 @@ class Tape:
                 wake()
             except RuntimeError:  # that reader's event loop is closed
                 continue
+
+
+class TapeHead:
+    """Where one reader stands on a tape. Time in which its consumer holds a chunk is nobody's."""
+
+    __slots__ = ("_given_at", "_live", "result", "scope", "seen", "tape")
+
+    def __init__(self, tape: Tape, scope: Scope, live: bool) -> None:
+        self.tape = tape
+        self.scope = scope
+        self.seen = 0
+        self.result: Response | None = None
+        self._live = live
+        self._given_at = 0.0
+
+    def back(self) -> None:
+        """The reader came back for more."""
+        self.scope.check()
+        root = self.scope.root
+        if self._live and self.seen and root.deadline is not None:
+            root.deadline += self.scope.clock() - self._given_at
+
+    def next(self) -> Chunk | None:
+        """The next chunk, where it is on the tape already."""
+        if self.seen >= len(self.tape.chunks):
+            return None
+        chunk = self.tape.chunks[self.seen]
+        self.seen += 1
+        self._given_at = self.scope.clock()
+        return chunk
+
+    def ended(self) -> bool:
+        """True at the end of the tape, with its ``result``; raises its error."""
+        tape = self.tape
+        if not tape.done or self.seen < len(tape.chunks):
+            return False
+        try:
+            self.result = tape.told()
+        except FlightLost:
+            if not (self._live and self.seen):
+                raise  # whoever follows may start over: nobody has heard anything yet
+            text = "".join(chunk.text for chunk in tape.chunks)
+            raise StreamInterruptedError(
+                "the call that this one followed was cancelled", partial=Response(text=text)
+            ) from None
+        return True

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .scope import Invocation, Scope
 
-__all__ = ["apause", "forbid_in_event_loop", "nap", "pause"]
+__all__ = ["anap", "apause", "forbid_in_event_loop", "nap", "pause"]
 
 
 def forbid_in_event_loop(doing: str) -> None:
@@ -48,25 +48,31 @@ def nap(scope: Scope, seconds: float) -> None:
 
 def pause(invocation: Invocation, seconds: float) -> None:
     """A provider's own wait, cut short by timeout, deadline or cancellation (each raises its error)."""
-    left = invocation.remaining_s()
-    if left is not None and left < seconds:
+    until = invocation.clock() + seconds
+    while (left := invocation.remaining_s()) is not None and left < seconds:
         nap(invocation.scope, left)
-        raise invocation.timed_out()
+        if invocation.remaining_s() == 0:
+            raise invocation.timed_out()
+        seconds = max(0.0, until - invocation.clock())  # the deadline was moved meanwhile
     nap(invocation.scope, seconds)
 
 
 async def apause(invocation: Invocation, seconds: float) -> None:
     """The same on an event loop."""
+    until = invocation.clock() + seconds
+    while (left := invocation.remaining_s()) is not None and left < seconds:
+        await anap(invocation.clock, left)
+        if invocation.remaining_s() == 0:
+            raise invocation.timed_out()
+        seconds = max(0.0, until - invocation.clock())
+    await anap(invocation.clock, seconds)
+
+
+async def anap(clock: Clock, seconds: float) -> None:
+    """Wait ``seconds`` in this task, however short."""
     import asyncio
 
-    clock: Clock = invocation.clock
-    left = invocation.remaining_s()
-    late = left is not None and left < seconds
-    span = left if left is not None and late else seconds
     if isinstance(clock, SteppedClock):
-        clock.advance(span)
-        await asyncio.sleep(0)
-    elif span > 0:
-        await asyncio.sleep(span)
-    if late:
-        raise invocation.timed_out()
+        clock.advance(seconds)
+        seconds = 0
+    await asyncio.sleep(seconds)

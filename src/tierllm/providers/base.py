@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError
 from ..pipeline.waiting import apause, pause
 
 if TYPE_CHECKING:
@@ -18,11 +19,25 @@ __all__ = ["BaseProvider", "PlayedProvider"]
 class BaseProvider:
     """Defaults for a provider: nothing to close, and its sync methods block.
 
-    A subclass sets ``name`` and defines ``complete``, ``acomplete``, ``stream`` and ``astream``.
+    A subclass sets ``name`` and defines ``complete``, ``acomplete``, ``stream`` and ``astream``, or
+    those it can: a whole answer also streams, as one piece.
     """
 
     name = "provider"
     waits = True
+
+    def complete(self, call: Call, scope: Invocation) -> Response:
+        raise UsageError(f"{self.name} answers on an event loop only: use acomplete() or astream()")
+
+    async def acomplete(self, call: Call, scope: Invocation) -> Response:
+        raise UsageError(f"{self.name} answers in threads only: use complete() or stream()")
+
+    def stream(self, call: Call, scope: Invocation) -> Iterator[Chunk]:
+        yield from self.complete(call, scope).chunks()
+
+    async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
+        for chunk in (await self.acomplete(call, scope)).chunks():
+            yield chunk
 
     def close(self) -> None:
         """Release what the provider holds. Safe to call twice."""
@@ -35,8 +50,6 @@ class BaseProvider:
         """Forget connections and locks inherited over a fork."""
 
     def __reduce__(self) -> str:
-        from ..errors import UsageError
-
         raise UsageError(f"{type(self).__name__} holds connections: build one per process, do not pickle it")
 
 

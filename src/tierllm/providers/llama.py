@@ -30,7 +30,7 @@ class Settings:
 
 
 class Model:
-    """Loaded weights; freed with the last reference."""
+    """Loaded weights; freed with the last reference. ``server`` is ``None`` in a forked child."""
 
     __slots__ = ("__weakref__", "server")
 
@@ -74,6 +74,7 @@ class Models:
         self._inherited = True
         for model in self._models.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(model.server))
+            model.server = None
         libc = ctypes.CDLL(None)
         if hasattr(libc, "on_exit"):
             libc.on_exit(libc._exit, None)

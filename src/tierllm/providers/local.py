@@ -85,9 +85,6 @@ class Local(BaseProvider):
         """Let go of the model; it is freed once nobody uses it. A later call loads it again."""
         self._model = None
 
-    def renew(self) -> None:
-        self._model = None
-
     def complete(self, call: Call, scope: Invocation) -> Response:
         for chunk in self.stream(call, scope):
             scope.feed(chunk)
@@ -175,7 +172,7 @@ class Local(BaseProvider):
 
     def _loaded(self) -> Model:
         model = self._model
-        if model is None:
+        if model is None or model.server is None:
             path = smollm2_path() if self._path is None else self._path
             model = self._model = models.get(Settings(path.resolve(), *self._sizes))
         return model

@@ -74,6 +74,8 @@ class OpenAI(BaseProvider):
         }
         if client is not None and is_async(client):
             client, async_client = None, async_client or client
+        if async_client is not None and not is_async(async_client):
+            raise ConfigError("OpenAI(async_client=...): give an openai.AsyncOpenAI")
         both = sorted(n for n, value in settings.items() if value is not None)
         if both and (client is not None or async_client is not None):
             raise ConfigError(
@@ -228,11 +230,9 @@ def _note(headers: Mapping[str, str], scope: Invocation) -> None:
 
 
 def _timeout(scope: Invocation, wired: bool) -> Any:
-    """The SDK's timeouts for one request. A wire bounds each read by itself."""
-    left = scope.remaining_s()
-    return load_sdk().Timeout(
-        None, connect=_least(scope.timeouts.connect_s, left), read=None if wired else _longest_wait_s(scope)
-    )
+    """The SDK's timeouts for one request. A wire bounds each wait but connecting by itself."""
+    every = None if wired else _longest_wait_s(scope)
+    return load_sdk().Timeout(every, connect=_least(scope.timeouts.connect_s, scope.remaining_s()))
 
 
 def _longest_wait_s(scope: Invocation) -> float | None:

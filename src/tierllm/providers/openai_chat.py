@@ -233,7 +233,7 @@ class ChunkReader:
 
 
 def _get(part: Any, name: str) -> Any:
-    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+    return part.get(name) if type(part) is dict else getattr(part, name, None)
 
 
 def _text(part: Any, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
+from ..pipeline.fork import renew_after_fork
 from .sockets import Wire
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def load_sdk() -> ModuleType:
 
 
 def is_async(client: object) -> TypeIs[openai.AsyncOpenAI]:
-    """Whether an SDK client is an asynchronous one."""
-    return any(cls.__name__ == "AsyncAPIClient" for cls in type(client).__mro__)
+    """Whether an SDK client is an asynchronous one. Raises ``ConfigError`` for anything else."""
+    names = {cls.__name__ for cls in type(client).__mro__}
+    if names.isdisjoint({"SyncAPIClient", "AsyncAPIClient"}):
+        raise ConfigError(f"a {type(client).__name__} is no client of the openai SDK")
+    return "AsyncAPIClient" in names
 
 
 class Threaded(NamedTuple):
@@ -75,6 +79,7 @@ class Clients:
         where = own.base_url if own is not None else settings["base_url"] or os.environ.get("OPENAI_BASE_URL")
         self.host = urlsplit(str(where)).hostname if where else "api.openai.com"
         self.renew()
+        renew_after_fork(self)
 
     def renew(self) -> None:
         """Forget all clients and locks, as after a fork."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import MethodType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ProviderError, ProviderUnavailableError, UsageError
+from ..errors import ConfigError, ProviderError, ProviderUnavailableError, RejectedError, UsageError
 from ..types import Chunk, Response, Route, Usage
 from .base import BaseProvider
 from .translate import translate
@@ -17,21 +19,51 @@ if TYPE_CHECKING:
 
 __all__ = ["Signature", "WrappedCall"]
 
+Function = Callable[..., Any]
+
 
 class Signature:
     """What kind of function is wrapped: looked at once, when it is decorated.
 
     ``is_async`` holds for ``async def`` with and without ``yield``, ``streams`` for generators of
-    both kinds, ``takes_route`` for a ``route`` parameter.
+    both kinds, ``takes_route`` for a ``route`` parameter. ``plain`` is the function behind partials,
+    methods, callable objects and ``functools.wraps``: a decorator in between keeps the kind.
     """
 
-    __slots__ = ("is_async", "streams", "takes_route")
+    __slots__ = ("is_async", "plain", "streams", "takes_route")
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        plain = inspect.unwrap(fn)
-        self.streams = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
-        self.is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
-        self.takes_route = "route" in inspect.signature(fn).parameters
+    def __init__(self, fn: Function) -> None:
+        self.plain = plain = _innermost(fn)
+        generates = inspect.isasyncgenfunction(plain)
+        self.streams = generates or inspect.isgeneratorfunction(plain)
+        self.is_async = (
+            generates or inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(fn)
+        )
+        self.takes_route = _takes_route(fn)
+
+
+def _innermost(fn: Any) -> Any:
+    while True:
+        match inspect.unwrap(fn):
+            case functools.partial(func=inner) | MethodType(__func__=inner):
+                fn = inner
+            case plain:
+                method = getattr(type(plain), "__call__", None)  # noqa: B004 - an object's own method
+                if not inspect.isfunction(method):
+                    return plain
+                fn = method
+
+
+def _takes_route(fn: Function) -> bool:
+    try:
+        route = inspect.signature(fn).parameters.get("route")
+    except ValueError:  # some builtins tell nothing
+        return False
+    if route is None or route.kind in (route.VAR_POSITIONAL, route.VAR_KEYWORD):
+        return False
+    if route.kind is route.POSITIONAL_ONLY:
+        raise ConfigError("the parameter route is filled in by keyword: let it stand after the / or a *")
+    return True
 
 
 class WrappedCall(BaseProvider):
@@ -39,14 +71,14 @@ class WrappedCall(BaseProvider):
 
     Known SDKs' and transports' errors are translated, and those in ``retry_on`` count as the
     provider's; any other passes untouched and counts for nothing. What the function returns is the
-    response's ``raw``.
+    response's ``raw``; what a generator yields, the chunks'. ``began`` says that it yielded, or ended.
     """
 
     name = "wrapped"
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Function,
         signature: Signature,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -55,9 +87,10 @@ class WrappedCall(BaseProvider):
         self.fn = fn
         self.args = args
         self.kwargs = kwargs or {}
-        self.retry_on = retry_on
-        self._takes_route = signature.takes_route
         self.waits = not signature.is_async
+        self.began = False
+        self._takes_route = signature.takes_route
+        self._failures = _Failures(retry_on)
 
     def _call(self, call: Call, scope: Invocation) -> Any:
         if not self._takes_route:
@@ -75,59 +108,110 @@ class WrappedCall(BaseProvider):
         )
         return self.fn(*self.args, **{**self.kwargs, "route": route})
 
-    def _translated(self, error: Exception) -> ProviderError | None:
-        if isinstance(error, self.retry_on):
-            return ProviderUnavailableError(f"the wrapped call raised {type(error).__name__}", retryable=True)
-        return translate(error)
-
     def complete(self, call: Call, scope: Invocation) -> Response:
-        try:
-            return _answer(self._call(call, scope))
-        except Exception as error:
-            known = self._translated(error)
-            if known is None:
-                raise
-            raise known from error
+        with self._failures:
+            value = self._call(call, scope)
+        if inspect.isawaitable(value):
+            _discard(value)
+            raise UsageError("the wrapped function returned an awaitable: let it be an async function itself")
+        return _answer(value)
 
     async def acomplete(self, call: Call, scope: Invocation) -> Response:
-        try:
-            return _answer(await self._call(call, scope))
-        except Exception as error:
-            known = self._translated(error)
-            if known is None:
-                raise
-            raise known from error
+        with self._failures:
+            value = self._call(call, scope)
+            if inspect.isawaitable(value):
+                value = await value
+        return _answer(value)
 
     def stream(self, call: Call, scope: Invocation) -> Iterator[Chunk]:
-        try:
-            for item in self._call(call, scope):
-                yield Chunk(raw=item)
-        except Exception as error:
-            known = self._translated(error)
-            if known is None:
-                raise
-            raise known from error
-        yield Chunk(finish_reason="stop")
+        returned = None
+        with self._failures:
+            items = _iterated(iter, self._call(call, scope))
+            try:
+                while True:
+                    try:
+                        item = next(items)
+                    except StopIteration as stop:
+                        returned = stop.value
+                        break
+                    self.began = True
+                    yield Chunk(raw=item)
+            finally:
+                close = getattr(items, "close", None)
+                if close is not None:
+                    close()
+        self.began = True
+        yield Chunk(raw=returned, finish_reason="stop")
 
     async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
-        items = self._call(call, scope)
-        try:
-            async for item in items:
-                yield Chunk(raw=item)
-        except Exception as error:
-            known = self._translated(error)
-            if known is None:
-                raise
-            raise known from error
-        finally:
-            await items.aclose()
+        with self._failures:
+            items = _iterated(aiter, self._call(call, scope))
+            try:
+                async for item in items:
+                    self.began = True
+                    yield Chunk(raw=item)
+            finally:
+                aclose = getattr(items, "aclose", None)
+                if aclose is not None:
+                    await aclose()
+        self.began = True
         yield Chunk(finish_reason="stop")
+
+
+class _Failures:
+    """A block in which a wrapped function's exceptions become a provider's, where they are known."""
+
+    __slots__ = ("_retry_on",)
+
+    def __init__(self, retry_on: tuple[type[Exception], ...]) -> None:
+        self._retry_on = retry_on
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ProviderError | RejectedError):
+            return
+        known = self._told(error)
+        try:
+            if known is not None:
+                raise known from error
+        finally:
+            del known  # an exception must not keep this frame alive through its traceback
+
+    def _told(self, error: Exception) -> ProviderError | None:
+        known = translate(error)
+        if not isinstance(error, self._retry_on) or (known is not None and known.retryable):
+            return known
+        counted = ProviderUnavailableError(f"the wrapped call raised {type(error).__name__}", retryable=True)
+        if known is not None:
+            counted.status, counted.retry_after_s = known.status, known.retry_after_s
+            counted.request_id, counted.detail = known.request_id, known.detail
+        return counted
+
+
+def _iterated(begin: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return begin(value)
+    except TypeError as error:
+        raise UsageError(
+            f"a function that wraps a generator function returned {type(value).__name__}, "
+            "which does not stream: decorate the generator function itself"
+        ) from error
 
 
 def _answer(value: Any) -> Response:
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         raise UsageError("the wrapped function returned a generator: let it be a generator function itself")
     return Response(raw=value, finish_reason="stop", usage=_usage_of(value))
+
+
+def _discard(awaitable: Any) -> None:
+    close = getattr(awaitable, "close", None)
+    if close is not None:
+        close()  # a coroutine that is dropped unawaited complains
 
 
 def _usage_of(value: Any) -> Usage | None:

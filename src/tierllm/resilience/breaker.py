@@ -13,7 +13,7 @@ from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast, overload
 
-from ..errors import CircuitOpenError
+from ..errors import CircuitOpenError, DeadlineExceededError
 from ..events import Event, Listener, emitter
 from ..pipeline.effects import Blocking, Flow, Handler
 from ..pipeline.fork import renew_after_fork
@@ -137,15 +137,18 @@ class CircuitBreaker:
         clock: Clock | None = None,
         emit: Callable[[Event], object] | None = None,
     ) -> None:
-        """Fill in what was left unset at construction; to be called before the first call."""
+        """Fill in a name and a clock left unset at construction, and add a listener.
+
+        To be called before the first call.
+        """
         with self._lock:
             if name and not self.machine.name:
                 self.machine.name = name
             if clock is not None and self._clock is None:
                 self._clock = clock
                 self.machine.rebase(clock)
-            if emit is not None and not self._listeners:
-                self._listeners = (emit,)
+            if emit is not None and emit not in self._listeners:
+                self._listeners = (*self._listeners, emit)
                 self._emit = emitter(self._listeners)
 
     def renew(self) -> None:
@@ -248,7 +251,11 @@ class CircuitBreaker:
             else:
                 first_s = progress.first_token_s
                 waited_s = progress.elapsed_s if first_s is None else first_s
-                self._settle(admission, *self.settings.judge(error, waited_s, alone=False))
+                failed, slow = self.settings.judge(error, waited_s, alone=False)
+                if isinstance(error, DeadlineExceededError) and first_s is None:
+                    # the caller's patience ended, and so would have most others'
+                    failed = True if waited_s >= call.patience_s else failed
+                self._settle(admission, failed, slow)
             stays = error is None or isinstance(error, Exception)
             error = None  # or it would hold this frame, and the frame it
             if link is not None and stays and link.due:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -84,13 +85,13 @@ class FallbackChain:
         """Whether ``error`` at one place leads to the next one, by ``tier``'s own rule if it has one."""
         if not call.request.repeatable and isinstance(error, ProviderError):
             return False
+        if isinstance(error, StreamInterruptedError):
+            return False  # text has been delivered
         rule = self.rules.get(tier, self)
-        if rule.on is not None:
+        if rule.on is not None and not isinstance(error, NotInTime):
             decided = rule.on(error)
             if decided is not None:
                 return decided
-        if isinstance(error, StreamInterruptedError):
-            return False  # text has been delivered
         if isinstance(error, ContextWindowExceededError):
             return True
         if isinstance(error, InvalidRequestError):
@@ -116,7 +117,8 @@ class FallbackChain:
                     raise
                 if number + 1 < len(tiers):
                     self._stepped(call, tier, tiers[number + 1], error)
-                    if self.mode == "enforce":
+                    if self.rules.get(tier, self).mode == "enforce":
+                        window = step.min_window
                         if isinstance(error, ContextWindowExceededError):
                             window = max(window, error.window or 0)
                         continue
@@ -146,16 +148,24 @@ class FallbackChain:
 def verdict(errors: list[TierLLMError], call: Call) -> TierLLMError:
     """The one error that tells the caller how all places failed."""
     last = errors[-1]
-    if isinstance(last, ContextWindowExceededError | ContentFilteredError):
+    if isinstance(last, ContentFilteredError):
         return last
     attempts = call.trace.attempts if call.trace is not None else []
-    met = [a.error for a in attempts if a.error is not None] or errors
-    if all(isinstance(e, NotInTime) for e in (*met, *errors)):
+    met = [*errors, *(a.error for a in attempts if a.error is not None)]
+    if isinstance(last, ContextWindowExceededError):
+        ends = {(a.tier, a.deployment): a.error for a in attempts if a.error is not None}
+        if all(isinstance(e, ContextWindowExceededError) for e in ends.values()):
+            return last  # and no place with a larger window was merely out of order
+    if all(isinstance(e, NotInTime) for e in met):
         return DeadlineExceededError(str(last))
-    kind = type(last)
-    if kind in RAISED_THEMSELVES and all(type(e) is kind for e in met):
-        return last
+    if type(last) in RAISED_THEMSELVES and all(type(e) is type(last) for e in met):
+        return min((e for e in met if isinstance(e, RejectedError)), key=_until)
     return AllTiersFailedError(_told(attempts), attempts=attempts)
+
+
+def _until(refusal: RejectedError) -> float:
+    """When it is over; who does not say so comes last."""
+    return math.inf if refusal.retry_after_s is None else refusal.retry_after_s
 
 
 def _told(attempts: list[Attempt]) -> str:
@@ -163,7 +173,7 @@ def _told(attempts: list[Attempt]) -> str:
     for attempt in attempts:
         status = getattr(attempt.error, "status", None)
         words = type(attempt.error).__name__ + (f" {status}" if status else "")
-        places[f"{attempt.tier}/{attempt.deployment}"] = words
+        places["/".join(filter(None, (attempt.tier, attempt.deployment)))] = words
     return "every admissible place failed: " + "; ".join(f"{p}: {w}" for p, w in places.items())
 
 

@@ -5,6 +5,8 @@ A stale cached answer, then a simple reply of the application's own, then the er
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ladder", "Rung", "SimpleReply", "StaleAnswer"]
 
+log = logging.getLogger("tierllm")
+
 WHEN_ALL_IS_OUT = (AllTiersFailedError, DeadlineExceededError, ThrottledError, CircuitOpenError)
 
 
@@ -38,7 +42,8 @@ class Ladder:
     """Hands a call for which no tier answered down its rungs; with none left, the error stands.
 
     Nothing is offered once text was delivered, nor to a call with ``fallback=False``. The answer's
-    ``degraded`` names the rung. A rung may do short blocking I/O.
+    ``degraded`` names the rung. A rung may do short blocking I/O; one that raises is logged and
+    passed over, so that the caller gets the next answer, or the error of the tiers themselves.
     """
 
     def __init__(self, rungs: Sequence[Rung]) -> None:
@@ -57,7 +62,12 @@ class Ladder:
 
     async def _answer(self, call: Call) -> Response | None:
         for rung in self.rungs:
-            answer = await Blocking(_asking(rung, call.request))
+            try:
+                answer = await Blocking(_asking(rung, call.request))
+            except Exception as error:
+                # the application's own code, and its message may quote the prompt: log the kind only
+                log.error("the ladder's rung %r raised %s", rung.name, type(error).__name__)
+                continue
             if answer is None or not _admissible(answer, call):
                 continue
             if rung.name not in answer.degraded:
@@ -73,9 +83,15 @@ def _asking(rung: Rung, request: Request) -> Callable[[], Response | None]:
 
 
 def _admissible(answer: Response, call: Call) -> bool:
-    """Whether the call may get this: what a tier once made must come from one this call may use."""
+    """Whether the call may get this: what a tier once made must come from one this call may use.
+
+    Where it came from is not always known; a call with a floor then goes without.
+    """
+    request = call.request
     if call.target is not None and answer.raw is None:
         return False  # a wrapped call returns what its function returns, never a bare text
+    if answer.cached and (request.require or (request.min_tier is not None and answer.tier is None)):
+        return False
     return answer.tier is None or call.plan is None or answer.tier in call.plan.tiers
 
 
@@ -121,7 +137,7 @@ def _checked(reply: Any, where: str) -> None:
     if isinstance(reply, Mapping):
         for key, inner in reply.items():
             _checked(inner, f"{where}[{key!r}]")
-    elif not isinstance(reply, str) and not callable(reply):
+    elif not isinstance(reply, str) and (not callable(reply) or inspect.iscoroutinefunction(reply)):
         raise ConfigError(
             f"{where}: give a text, a function of the request, or a mapping by route and language, "
             f"not {type(reply).__name__}"

@@ -22,7 +22,6 @@ from ..errors import (
     CircuitOpenError,
     ContextWindowExceededError,
     ProviderError,
-    RateLimitError,
     RejectedError,
     ThrottledError,
 )
@@ -48,8 +47,14 @@ log = logging.getLogger("tierllm")
 MAX_HOLD_S = 300.0
 """However long a Retry-After is, a place is looked at again after this."""
 
+LOOK_AGAIN_S = 30.0
+"""How long a place may go untried for being too slow: it may have become faster since."""
+
 RECENT = 100
 """How many outcomes a place remembers for ``status()``."""
+
+
+Obstacle = RejectedError | ContextWindowExceededError
 
 
 class DeploymentLine:
@@ -76,6 +81,7 @@ class DeploymentLine:
         self.timeouts = timeouts
         self.history = DurationHistory()
         self.held_until = float("-inf")
+        self.tried_at = float("-inf")
         self.recent: deque[str] = deque(maxlen=RECENT)
         self.served = 0
         self.failed = 0
@@ -88,7 +94,7 @@ class DeploymentLine:
 
     # -- before ----------------------------------------------------------------
 
-    def obstacle(self, call: Call) -> RejectedError | ContextWindowExceededError | None:
+    def obstacle(self, call: Call) -> Obstacle | None:
         """Why this place would not serve the call now; ``None`` where it would. Changes nothing."""
         now = self.clock()
         if now < self.held_until:
@@ -114,7 +120,7 @@ class DeploymentLine:
         left_s = call.scope.remaining_s() if call.scope is not None else None
         if left_s is not None:
             fast = self.history.quantile(0.1)
-            if fast is not None and fast > left_s:
+            if fast is not None and fast > left_s and now - self.tried_at < LOOK_AGAIN_S:
                 return NotInTime(
                     f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s (P10 {fast:.3g} s)"
                 )
@@ -126,6 +132,10 @@ class DeploymentLine:
         fit.deployment = self.name
         fit.model = self.deployment.model
         fit.timeouts = self.timeouts
+        if call.scope is not None and call.scope.deadline_at is not None:
+            usual = self.history.quantile(0.95)
+            if usual is not None:
+                fit.patience_s = usual
         request = call.request
         fit.messages = self._worded(request.messages)
         fit.params = self._fitted(request.params) if request.params else self._base
@@ -146,7 +156,7 @@ class DeploymentLine:
     async def _recorded(self, call: Call, /) -> Response:
         """One attempt, written down however it ends."""
         clock, trace = self.clock, call.trace
-        began = clock()
+        began = self.tried_at = clock()
         call.again()
         attempt = Attempt(self.tier.name, self.name, call.model, began - call.begun_at)
         if trace is not None:
@@ -189,8 +199,9 @@ class DeploymentLine:
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
         self.failed += 1
         self.recent.append(type(error).__name__)
-        if isinstance(error, RateLimitError) and error.retry_after_s:
-            self.held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)
+        if error.retry_after_s:
+            held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)
+            self.held_until = max(self.held_until, held_until)
         if isinstance(error, ContextWindowExceededError) and error.window is None:
             error.window = self.deployment.context_window
         if isinstance(error, AuthenticationError):
@@ -250,10 +261,17 @@ class TierLine:
 
     async def _glance(self, call: Call, /) -> Response:
         """Where no place is open, say so before a permit is taken or waited for."""
+        obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
-            if call.request.require <= line.deployment.labels and line.obstacle(call) is None:
-                return await self._inside(call)
-        return await self._choose(call)
+            if call.request.require <= line.deployment.labels:
+                obstacle = line.obstacle(call)
+                if obstacle is None:
+                    call.ahead = line
+                    return await self._inside(call)
+                obstacles.append((line, obstacle))
+        for line, obstacle in obstacles:
+            self._barred(call, line, obstacle)
+        raise obstacles[-1][1] if obstacles else self._nowhere()
 
     async def _choose(self, call: Call, /) -> Response:
         """The first deployment that answers; each one passed over leaves its reason in the trace."""
@@ -263,12 +281,14 @@ class TierLine:
             if not call.request.require <= line.deployment.labels:
                 self._passed_over(call, line, "labels")
                 continue
-            obstacle = line.obstacle(call)
+            obstacle = None if line is call.ahead else line.obstacle(call)
             if obstacle is None:
                 try:
                     response = await line.handler(line.fitted(call))
                 except (ProviderError, RejectedError) as error:
                     self._passed_over(call, line, _reason(error))
+                    if call.permit is not None and call.permit.lost:
+                        raise
                     if not self.rule.goes_on(error, call, self.tier.name):
                         raise
                     if isinstance(error, RejectedError):
@@ -280,13 +300,15 @@ class TierLine:
                     continue
                 self._passed_over(call, line, None)
                 return response
-            self._passed_over(call, line, _reason(obstacle))
+            self._barred(call, line, obstacle)
             if isinstance(obstacle, RejectedError):
-                self._refused(call, line, obstacle)
                 refusal = obstacle
             elif failure is None:
                 failure = obstacle
-        raise failure or refusal or NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
+        raise failure or refusal or self._nowhere()
+
+    def _nowhere(self) -> RejectedError:
+        return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
 
     def _ordered(self) -> Iterable[DeploymentLine]:
         if self.tier.choose == "ordered" or len(self.lines) == 1:
@@ -299,11 +321,14 @@ class TierLine:
         if call.trace is not None:
             call.trace.candidates.append(Candidate(self.tier.name, line.name, reason))
 
-    def _refused(self, call: Call, line: DeploymentLine, error: RejectedError) -> None:
-        if call.trace is not None:
+    def _barred(self, call: Call, line: DeploymentLine, obstacle: Obstacle) -> None:
+        """Write down that ``line`` was not tried."""
+        self._passed_over(call, line, _reason(obstacle))
+        if call.trace is not None and isinstance(obstacle, RejectedError):
             at = line.clock() - call.begun_at
+            model = line.deployment.model
             call.trace.attempts.append(
-                Attempt(self.tier.name, line.name, line.deployment.model, at, outcome="rejected", error=error)
+                Attempt(self.tier.name, line.name, model, at, outcome="rejected", error=obstacle)
             )
 
     def renew(self) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..errors import ConfigError, ProviderError
+from ..errors import (
+    AuthenticationError,
+    ConfigError,
+    InvalidRequestError,
+    ProviderError,
+    StreamInterruptedError,
+)
 from ..events import Event, RetryScheduled
 from ..pipeline.effects import Handler, Sleep
 from ..types import Waited
@@ -23,6 +30,8 @@ __all__ = ["Retry", "RetryBudget"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NEVER = (InvalidRequestError, AuthenticationError, StreamInterruptedError)
 
 GIVE_UP_THE_SEAT_S = 0.5
 """A longer back-off lets another call have the place in the pool meanwhile."""
@@ -43,7 +52,7 @@ class RetryBudget:
         window_s: int = 10,
         clock: Clock = time.monotonic,
     ) -> None:
-        if not share >= 0 or floor_per_s < 0 or window_s < 1:
+        if not (0 <= share < math.inf and 0 <= floor_per_s < math.inf and _whole(window_s)):
             raise ConfigError(
                 f"RetryBudget(share={share}, floor_per_s={floor_per_s}, window_s={window_s}): "
                 "give numbers of 0 or more, and a window of at least a second"
@@ -103,7 +112,8 @@ class Retry:
     ``wait_exponential()``, ``retry_if_exception(...)``) in place of these rules. They are asked
     after a failure only, so that the first attempt costs nothing.
 
-    Client errors are never retried. A back-off that would pass the deadline is not begun.
+    An invalid request, a refused key and a stream that broke after its first chunk are never
+    retried, whatever ``retry`` says. A back-off that would pass the deadline is not begun.
     """
 
     def __init__(
@@ -120,9 +130,9 @@ class Retry:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        if attempts < 1:
+        if not _whole(attempts):
             raise ConfigError(f"Retry(attempts={attempts}): give at least 1, the first attempt itself")
-        if base_s < 0 or max_s < 0 or max_retry_after_s < 0:
+        if not (base_s >= 0 and max_s >= 0 and max_retry_after_s >= 0):
             raise ConfigError("Retry: base_s, max_s and max_retry_after_s are seconds of 0 or more")
         self.attempts = attempts
         self.base_s = base_s
@@ -164,12 +174,13 @@ class Retry:
         if self.budget is not None:
             self.budget.called()
         story: _Story | None = None
+        began = 0.0 if self.stop is None else (self._clock or time.monotonic)()
         while True:
             try:
                 return await call_next(call)
             except ProviderError as error:
                 if story is None:
-                    story = _Story(call.begun_at)
+                    story = _Story(began or call.begun_at)
                 delay = self._delay(error, story, call)
                 if delay is None:
                     raise
@@ -196,7 +207,7 @@ class Retry:
     def _delay(self, error: ProviderError, story: _Story, call: Call) -> float | None:
         """Seconds to wait before the next attempt; ``None`` to give this place up."""
         asked = error.retry_after_s or 0.0
-        if not call.request.repeatable:
+        if not call.request.repeatable or isinstance(error, NEVER):
             return None
         if asked > self.max_retry_after_s:
             return None
@@ -265,3 +276,7 @@ class _Story:
         state.idle_for = self.idle_s
         state.outcome = Future.construct(self.number, error, has_exception=True)
         return state
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

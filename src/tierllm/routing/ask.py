@@ -215,7 +215,7 @@ def _check_params(params: Mapping[str, Any]) -> None:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def unknown_option(name: str) -> UnknownOptionError:

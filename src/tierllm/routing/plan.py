@@ -50,14 +50,14 @@ def plan(request: Request, tiers: Sequence[Tier]) -> Plan:
         start = min(start, floor)
     if not request.fallback:
         floor = start
-    admissible = []
+    admissible: list[str] = []
+    without: list[str] = []
     for tier in tiers[start : floor + 1]:
-        admissible.append(tier.name)
+        able = any(request.require <= deployment.labels for deployment in tier.deployments)
+        (admissible if able else without).append(tier.name)
         if tier.fallback is False:
             break
-    if request.require and not any(
-        request.require <= d.labels for t in tiers if t.name in admissible for d in t.deployments
-    ):
+    if not admissible:
         labels = ", ".join(sorted(request.require))
-        raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(admissible)} has these labels")
-    return Plan(names[start], tuple(admissible))
+        raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(without)} has these labels")
+    return Plan(admissible[0], tuple(admissible))

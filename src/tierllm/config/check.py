@@ -1,0 +1,36 @@
+"""What is doubtful about a configuration that can be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from . import rules_of_fallback, rules_of_time, rules_of_use
+from .finding import Finding, warning
+
+if TYPE_CHECKING:
+    from .file import Config
+
+__all__ = ["check"]
+
+RULES = (*rules_of_fallback.RULES, *rules_of_time.RULES, *rules_of_use.RULES)
+
+
+def check(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """What may go wrong with ``config`` when it is used, each with what to do about it.
+
+    ``environ`` is looked at for the keys that the file names. Nothing is called and nothing built.
+    """
+    return [finding for rule in RULES for finding in rule(config)] + list(_keys_not_set(config, environ))
+
+
+def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    for name, source in config.used().items():
+        for variable in source.variables:
+            if not environ.get(variable):
+                yield warning(
+                    f"providers.{name}.api_key_env",
+                    f"the environment variable {variable} is not set here",
+                    "set it where the client is built",
+                )

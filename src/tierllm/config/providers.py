@@ -1,0 +1,144 @@
+"""The ``[providers.…]`` tables: where models are, and which environment variables hold the keys."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from .sections import Count, Table
+
+if TYPE_CHECKING:
+    from ..pipeline.provider import Provider
+
+__all__ = ["KINDS", "FakeTable", "LocalTable", "OpenAITable", "ProviderTable"]
+
+KEYLESS = "none-needed"
+"""Sent to a server that asks for no key: an SDK left to itself would send OpenAI's."""
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # capitals only: what else is in here may be a key
+        raise ValueError(
+            "should be the name of an environment variable in capitals, such as OPENAI_API_KEY; "
+            "a key itself has no place in this file"
+        )
+    return name
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname
+    except ValueError:
+        named = None
+    if not named:
+        raise ValueError("should be an address such as https://host/v1")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("should hold no user or password; name the key's variable in api_key_env")
+    return url
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+
+
+class Source(Table):
+    """A provider's table: each of its ``variables`` holds the key of an account of its own."""
+
+    @property
+    def variables(self) -> list[str]:
+        return []
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """What fails together."""
+
+    @abstractmethod
+    def build(self, name: str, key: str | None) -> Provider: ...
+
+    def keywords(self) -> dict[str, Any]:
+        return {k: v for k, v in self.given().items() if k not in ("kind", "api_key_env")}
+
+
+class OpenAITable(Source):
+    """OpenAI, or a server that speaks like it; at an address of your own no key is assumed."""
+
+    kind: Literal["openai"]
+    api_key_env: Annotated[list[Variable], BeforeValidator(_listed)] | None = None
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    organization: str | None = None
+    project: str | None = None
+    stream_usage: bool = True
+    max_tokens_param: Literal["max_tokens", "max_completion_tokens"] | None = None
+
+    @property
+    def variables(self) -> list[str]:
+        if self.api_key_env is not None:
+            return self.api_key_env
+        return [] if self.base_url is not None else ["OPENAI_API_KEY"]
+
+    @property
+    def place(self) -> str:
+        return urlsplit(self.base_url).netloc if self.base_url else "api.openai.com"
+
+    def build(self, name: str, key: str | None) -> Provider:
+        from ..providers.openai import OpenAI
+
+        return OpenAI(key or KEYLESS, name=name, **self.keywords())
+
+
+class LocalTable(Source):
+    """A model in this process."""
+
+    kind: Literal["local"]
+    model_path: str | None = None
+    n_ctx: Count = 2048
+    n_threads: Count = 1
+    n_parallel: Count = 1
+    seed: int | None = None
+
+    @property
+    def place(self) -> str:
+        return "this process"
+
+    def build(self, name: str, key: str | None) -> Provider:
+        from ..providers.local import Local
+
+        return Local(name=name, **self.keywords())
+
+
+class FakeTable(Source):
+    """Made-up answers, for trying things out."""
+
+    kind: Literal["fake"]
+    latency_s: Annotated[float, Field(ge=0)] = 0.0
+    seed: int = 0
+
+    @property
+    def place(self) -> str:
+        return "nowhere"
+
+    def build(self, name: str, key: str | None) -> Provider:
+        # named, not imported: the testing room lies above this one
+        testing = importlib.import_module("tierllm.testing")
+        provider: Provider = testing.FakeProvider(name=name, **self.keywords())
+        return provider
+
+
+ProviderTable = Annotated[OpenAITable | LocalTable | FakeTable, Field(discriminator="kind")]
+
+KINDS: dict[str, Source] = {
+    "openai": OpenAITable(kind="openai"),
+    "local": LocalTable(kind="local"),
+    "fake": FakeTable(kind="fake"),
+}
+"""What a deployment's ``provider`` may name without a table of its own."""

@@ -1,0 +1,217 @@
+"""The tables of ``tierllm.toml``: their keys and types.
+
+Whether numbers make sense is judged by what they are for: a table builds its ``Retry``,
+``CircuitBreaker``, … as soon as it is read, and what that refuses is the table's error.
+TOML knows no null; ``false`` switches off what has a default.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from ..cost.price import Price
+from ..resilience.breaker import CircuitBreaker
+from ..resilience.fallback import FallbackChain
+from ..resilience.retry import Retry, RetryBudget
+from ..types import Objective, Timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..pipeline.clock import Clock
+
+__all__ = [
+    "BreakerTable",
+    "ClientTable",
+    "DeploymentTable",
+    "FallbackTable",
+    "ObjectiveTable",
+    "PriceTable",
+    "RetryBudgetTable",
+    "RetryTable",
+    "Rule",
+    "Table",
+    "TierTable",
+    "TimeoutsTable",
+    "layered",
+]
+
+
+class Table(BaseModel):
+    """Keys that are not known are refused; errors never repeat what was written."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    def given(self) -> dict[str, Any]:
+        """What the file says; what it leaves out keeps the default of what is built from this."""
+        fields = type(self).model_fields
+        return {name: getattr(self, name) for name in fields if name in self.model_fields_set}
+
+
+class Rule(Table):
+    """A table that one object is built from, with the same keywords."""
+
+    @abstractmethod
+    def build(self) -> object:
+        """Raises ``ConfigError`` for settings that make no sense."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        self.build()
+        return self
+
+
+def _off(value: object) -> object:
+    return None if value is False else value
+
+
+def _switch(value: object) -> str:
+    return "switch" if isinstance(value, bool) else "table"
+
+
+R = TypeVar("R", bound=Rule)
+OffOrFloat = Annotated[float | None, BeforeValidator(_off)]
+OffOrInt = Annotated[int | None, BeforeValidator(_off)]
+OrOff = Annotated[
+    Annotated[R, Tag("table")] | Annotated[Literal[False], Tag("switch")], Discriminator(_switch)
+]
+Money = float | str
+Count = Annotated[int, Field(gt=0)]
+
+
+class TimeoutsTable(Rule):
+    connect_s: OffOrFloat = None
+    first_token_s: OffOrFloat = None
+    between_tokens_s: OffOrFloat = None
+    total_s: OffOrFloat = None
+
+    def build(self) -> Timeouts:
+        return Timeouts(**self.given())
+
+
+class RetryTable(Rule):
+    attempts: int = 3
+    base_s: float = 0.25
+    max_s: float = 8.0
+    max_retry_after_s: float = 10.0
+
+    def build(self) -> Retry:
+        return Retry(**self.given())
+
+
+class RetryBudgetTable(Rule):
+    share: float = 0.2
+    floor_per_s: float = 1.0
+    window_s: int = 10
+
+    def build(self, clock: Clock = time.monotonic) -> RetryBudget:
+        return RetryBudget(**self.given(), clock=clock)
+
+
+class BreakerTable(Rule):
+    failure_rate: OffOrFloat = None
+    window: int = 20
+    window_s: float | None = None
+    min_calls: int = 10
+    consecutive_failures: OffOrInt = None
+    slow_call_s: float | None = None
+    slow_call_rate: float = 0.8
+    open_s: float = 30.0
+    open_backoff: float = 2.0
+    max_open_s: float = 300.0
+    half_open_probes: int = 1
+    probe_timeout_s: float = 60.0
+    mode: Literal["enforce", "observe"] = "enforce"
+
+    def build(self) -> CircuitBreaker:
+        return CircuitBreaker(**self.given())
+
+
+class FallbackTable(Rule):
+    content_filter: Literal["raise", "next"] = "raise"
+    mode: Literal["enforce", "observe"] = "enforce"
+
+    def build(self) -> FallbackChain:
+        return FallbackChain(**self.given())
+
+
+class ObjectiveTable(Rule):
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p99_s: float | None = None
+    first_token_p95_s: float | None = None
+    availability: float | None = None
+    cost_usd: float | None = None
+
+    def build(self) -> Objective:
+        return Objective(**self.given())
+
+
+class PriceTable(Rule):
+    input_usd_per_mtok: Money
+    output_usd_per_mtok: Money
+    cached_input_usd_per_mtok: Money | None = None
+    cache_write_usd_per_mtok: Money | None = None
+
+    def build(self) -> Price:
+        return Price(**self.given())
+
+
+class ClientTable(Table):
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    simple_reply: str | dict[str, str | dict[str, str]] | None = None
+
+
+class DeploymentTable(Table):
+    model: Annotated[str, Field(min_length=1)]
+    provider: str | None = None
+    name: Annotated[str, Field(min_length=1)] | None = None
+    price: PriceTable | None = None
+    context_window: Count | None = None
+    params: dict[str, Any] = {}
+    drop: list[str] = []
+    labels: list[str] = []
+    weight: Annotated[float, Field(gt=0)] | None = None
+    timeouts: TimeoutsTable | None = None
+    breaker: OrOff[BreakerTable] | None = None
+    retry: OrOff[RetryTable] | None = None
+
+
+class TierTable(Table):
+    name: Annotated[str, Field(min_length=1)]
+    deployments: Annotated[list[DeploymentTable], Field(min_length=1)]
+    objective: ObjectiveTable | None = None
+    prompt: str | None = None
+    defaults: dict[str, Any] = {}
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    choose: Literal["ordered", "weighted"] = "ordered"
+    max_concurrency: Count | None = None
+    max_waiting: Annotated[int, Field(ge=0)] | None = None
+    max_wait_s: Annotated[float, Field(ge=0)] | None = None
+    timeouts: TimeoutsTable | None = None
+    breaker: OrOff[BreakerTable] | None = None
+    retry: OrOff[RetryTable] | None = None
+    fallback: (
+        Annotated[
+            Annotated[FallbackTable, Tag("table")] | Annotated[bool, Tag("switch")], Discriminator(_switch)
+        ]
+        | None
+    ) = None
+
+
+def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:
+    """One setting from several levels, the outermost first: a nearer table changes the keys it names."""
+    found: R | Literal[False] | None = None
+    for level in levels:
+        if level is None:
+            continue
+        found = level.model_copy(update={**found.given(), **level.given()}) if level and found else level
+    return found
