@@ -12,8 +12,9 @@ def answer(question: str, *, route: Route = Route.INJECTED) -> ChatCompletion:
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from typing_extensions import Unpack
 
@@ -21,15 +22,19 @@ from .client import TieredClient
 from .errors import ConfigError
 from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
 from .providers.wrapped import Signature, WrappedCall
-from .routing.ask import OPTIONS, CallOptions, ask, unknown_option
-from .types import Message, Response, Route
+from .routing.ask import CallOptions, ask
+from .types import Message, Request, Response, Route
 
 __all__ = ["AsyncTieredFunction", "Route", "TieredFunction", "WrappedFunction", "configure", "tiered"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 Prompt = str | Sequence[Message]
+
+LIKE_A_FUNCTION = ("__code__", "__defaults__", "__kwdefaults__", "__globals__")
+"""By these ``inspect.iscoroutinefunction`` and frameworks know what kind of function it is."""
 
 _default: TieredClient | None = None  # the one documented piece of module state
 
@@ -37,82 +42,147 @@ _default: TieredClient | None = None  # the one documented piece of module state
 def configure(client: TieredClient | None) -> None:
     """Set the client of every ``@tiered`` function that names none; ``None`` takes it back."""
     global _default
+    _default = _checked("configure(client)", client)
+
+
+def _checked(where: str, client: Any) -> TieredClient | None:
     if client is not None and not isinstance(client, TieredClient):
-        raise ConfigError(f"configure({type(client).__name__}): give a TieredClient")
-    _default = client
+        raise ConfigError(f"{where}: give a TieredClient, not {type(client).__name__}")
+    return client
+
+
+# -- decorated functions ---------------------------------------------------------
+
+
+class _Wrapping(NamedTuple):
+    """How an existing call is wrapped."""
+
+    prompt: Callable[..., Prompt] | None = None
+    retry_on: tuple[type[Exception], ...] = ()
+    repeatable: bool = True
 
 
 class _Decorated:
-    """What decorated functions share: their options, their client, their looks."""
+    """What decorated functions share: their options, their client, their looks.
+
+    They are immutable: a method's binding and other options make twins.
+    """
 
     def __init__(
         self,
         fn: Callable[..., Any],
+        signature: Signature,
         client: TieredClient | None,
         options: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        wrapping: _Wrapping = _Wrapping(),  # noqa: B008 - immutable
     ) -> None:
-        for name in options:
-            if name not in OPTIONS:
-                raise unknown_option(name)
-        functools.update_wrapper(self, fn)  # type: ignore[arg-type]
+        self._resemble(fn, signature.plain)
+        self.__wrapped__ = fn
         self._fn = fn
-        self._client = client
-        self._options = {"route": getattr(fn, "__name__", None), **options}
-        self._settings = settings
-        self._signature = Signature(fn)
+        self._signature = signature
+        self._client = _checked("@tiered(client=...)", client)
+        self._options: Mapping[str, Any] = {"route": self.__name__, **options}
+        self._wrapping = wrapping
+        self._made: tuple[Any, ...] | None = None
+        self._check_options()
+
+    __name__: str
+    __qualname__: str
+
+    def _resemble(self, fn: Any, plain: Any) -> None:
+        if isinstance(fn, functools.partial):
+            fn = plain
+        looks = {name: getattr(plain, name) for name in LIKE_A_FUNCTION if hasattr(plain, name)}
+        looks |= {n: v for n, v in getattr(fn, "__dict__", {}).items() if not hasattr(type(self), n)}
+        looks |= {name: getattr(fn, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(fn, name)}
+        looks.setdefault("__name__", type(fn).__name__)
+        looks.setdefault("__qualname__", type(fn).__qualname__)
+        self.__dict__.update(looks)
+
+    def _check_options(self) -> None:
+        """Mistakes are told where the decorator stands, not at the first call."""
+        request = ask(None, self._options)
+        if self._client is not None:
+            self._client.ready(request)
 
     @property
     def client(self) -> TieredClient:
         """The client in charge: the function's own, or the default."""
-        client = self._client or _default
+        client = self._client if self._client is not None else _default
         if client is None:
             raise ConfigError(
-                f"{self._name} has no client: give @tiered(client=...), or call tierllm.configure(client)"
+                f"{self.__qualname__} has no client: "
+                "give @tiered(client=...), or call tierllm.configure(client)"
             )
         return client
 
-    @property
-    def _name(self) -> str:
-        return getattr(self._fn, "__qualname__", type(self._fn).__name__)
-
     def with_options(self, **options: Unpack[CallOptions]) -> Self:
         """The same function with other options: ``summarise.with_options(sla="bronze")(text)``."""
-        return type(self)(self._fn, self._client, {**self._options, **options}, self._settings)
+        twin = self._twin((_with_options, (self, options)), _options={**self._options, **options})
+        twin._check_options()
+        return twin
 
-    def __get__(self, instance: object, owner: type | None = None) -> Self:
-        if instance is None:
+    def _bound(self, instance: object, owner: type | None) -> Self:
+        """The method of an instance."""
+        bind = getattr(self._fn, "__get__", None)
+        if instance is None or bind is None:
             return self
-        return type(self)(self._fn.__get__(instance, owner), self._client, self._options, self._settings)
+        method = bind(instance, owner)
+        return self._twin((_bind, (self, instance, owner)), _fn=method, __wrapped__=method)
 
-    def __reduce__(self) -> str:
-        return self._name  # by reference, like any function
+    def _twin(self, made: tuple[Any, ...], **changes: Any) -> Self:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _made=made, **changes)
+        return twin
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self._made or self.__qualname__  # by reference, like any function
 
     def __repr__(self) -> str:
-        return f"<tiered {self._name}>"
+        return f"<tiered {self.__qualname__}>"
+
+
+def _with_options(decorated: _Decorated, options: CallOptions) -> _Decorated:
+    return decorated.with_options(**options)
+
+
+def _bind(decorated: _Decorated, instance: object, owner: type | None) -> _Decorated:
+    return decorated._bound(instance, owner)
 
 
 class TieredFunction(_Decorated, Generic[P]):
     """A function that returns a prompt, called for its answer."""
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReadyCall:
-        return self.client.ready(ask(self._fn(*args, **kwargs), self._options))
+        client = self.client
+        return client.ready(ask(self._fn(*args, **kwargs), self._options))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Response:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Response:
         """The answer to the prompt that the function makes of these arguments."""
         return self._ready(args, kwargs).run()
 
-    async def acomplete(self, *args: P.args, **kwargs: P.kwargs) -> Response:
+    async def acomplete(self, /, *args: P.args, **kwargs: P.kwargs) -> Response:
         """The same on an event loop."""
         return await self._ready(args, kwargs).arun()
 
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> ResponseStream:
+    def stream(self, /, *args: P.args, **kwargs: P.kwargs) -> ResponseStream:
         """The answer as it arrives, as of ``client.stream``."""
         return ResponseStream(self._ready(args, kwargs))
 
-    def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResponseStream:
+    def astream(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResponseStream:
         """The same on an event loop."""
         return AsyncResponseStream(self._ready(args, kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: TieredFunction[Concatenate[Any, Q]], instance: object, owner: type | None = None, /
+    ) -> TieredFunction[Q]: ...
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        return self._bound(instance, owner)
 
 
 class AsyncTieredFunction(_Decorated, Generic[P]):
@@ -120,15 +190,29 @@ class AsyncTieredFunction(_Decorated, Generic[P]):
 
     async def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReadyCall:
         client = self.client
-        return client.ready(ask(await self._fn(*args, **kwargs), self._options))
+        prompt = self._fn(*args, **kwargs)
+        if inspect.isawaitable(prompt):
+            prompt = await prompt
+        return client.ready(ask(prompt, self._options))
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Response:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Response:
         """The answer to the prompt that the function makes of these arguments."""
         return await (await self._ready(args, kwargs)).arun()
 
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResponseStream:
+    def stream(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResponseStream:
         """The answer as it arrives, as of ``client.astream``."""
         return _PromptedStream(lambda: self._ready(args, kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: AsyncTieredFunction[Concatenate[Any, Q]], instance: object, owner: type | None = None, /
+    ) -> AsyncTieredFunction[Q]: ...
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        return self._bound(instance, owner)
 
 
 class _PromptedStream(AsyncResponseStream):
@@ -154,43 +238,75 @@ class WrappedFunction(_Decorated, Generic[P, R]):
     until the first item has come, and is closed when its consumer leaves.
     """
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         signature = self._signature
-        ready = self._ready(args, kwargs)
         result: Any
         if signature.streams:
-            result = _aitems(ready) if signature.is_async else _items(ready)
+            deliver = _adeliver if signature.is_async else _deliver
+            result = deliver(self.client, self._request(args, kwargs), self._target(args, kwargs))
         elif signature.is_async:
-            result = _araw(ready)
+            result = self._awaited(args, kwargs)
         else:
-            result = ready.run().raw
+            result = self._ready(args, kwargs).run().raw
         return result  # type: ignore[no-any-return]
 
+    async def _awaited(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return (await self._ready(args, kwargs).arun()).raw
+
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReadyCall:
-        settings = self._settings
-        prompt = settings["prompt"]
-        messages = None if prompt is None else prompt(*args, **kwargs)
-        request = ask(messages, self._options, repeatable=settings["repeatable"])
-        target = WrappedCall(self._fn, self._signature, args, kwargs, settings["retry_on"])
-        return self.client.ready(request, target)
+        return self.client.ready(self._request(args, kwargs), self._target(args, kwargs))
+
+    def _request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
+        wrapping = self._wrapping
+        messages = None if wrapping.prompt is None else wrapping.prompt(*args, **kwargs)
+        return ask(messages, self._options, repeatable=wrapping.repeatable)
+
+    def _target(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> WrappedCall:
+        if self._signature.takes_route and kwargs.get("route", Route.INJECTED) is not Route.INJECTED:
+            raise ConfigError(
+                f"{self.__qualname__}(route=...): tierllm fills it in. Choose a tier by with_options(sla=...), "
+                "or call the function's __wrapped__ to go without service levels"
+            )
+        return WrappedCall(self._fn, self._signature, args, kwargs, self._wrapping.retry_on)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: WrappedFunction[Concatenate[Any, Q], R], instance: object, owner: type | None = None, /
+    ) -> WrappedFunction[Q, R]: ...
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        return self._bound(instance, owner)
 
 
-async def _araw(ready: ReadyCall) -> Any:
-    return (await ready.arun()).raw
-
-
-def _items(ready: ReadyCall) -> Iterator[Any]:
-    with ResponseStream(ready) as chunks:
+def _deliver(client: TieredClient, request: Request, target: WrappedCall) -> Generator[Any, None, Any]:
+    """The items of a wrapped generator; an answer from elsewhere (a stale one) is items in its ``raw``."""
+    returned = None
+    with ResponseStream(client.ready(request, target)) as chunks:
         for chunk in chunks:
-            if chunk.finish_reason is None:
+            if chunk.finish_reason is not None:
+                returned = chunk.raw
+            elif target.began:
                 yield chunk.raw
+        if not target.began:
+            yield from chunks.response.raw or ()
+    return returned
 
 
-async def _aitems(ready: ReadyCall) -> AsyncIterator[Any]:
-    async with AsyncResponseStream(ready) as chunks:
+async def _adeliver(client: TieredClient, request: Request, target: WrappedCall) -> AsyncIterator[Any]:
+    """The same for an async generator."""
+    async with AsyncResponseStream(client.ready(request, target)) as chunks:
         async for chunk in chunks:
-            if chunk.finish_reason is None:
+            if chunk.finish_reason is None and target.began:
                 yield chunk.raw
+        if not target.began:
+            for item in chunks.response.raw or ():
+                yield item
+
+
+# -- the decorator ---------------------------------------------------------------
 
 
 class _Tiered:
@@ -219,34 +335,55 @@ class _Tiered:
 
         A function with a ``route`` parameter is taken as by ``tiered.call``. Without ``client``, the
         default one set by ``configure`` is used at each call. Options are those of ``complete``.
+
+        Raises ``ConfigError`` where the function or an option makes no sense.
         """
         decorate = _PromptDecorator(client, options)
         return decorate if fn is None else decorate(fn)
 
+    @overload
+    def call(self, fn: Callable[P, R], /) -> WrappedFunction[P, R]: ...
+
+    @overload
     def call(
         self,
+        /,
         *,
         client: TieredClient | None = None,
         prompt: Callable[..., Prompt] | None = None,
         retry_on: tuple[type[Exception], ...] | type[Exception] = (),
         repeatable: bool = True,
         **options: Unpack[CallOptions],
-    ) -> Callable[[Callable[P, R]], WrappedFunction[P, R]]:
+    ) -> _CallDecorator: ...
+
+    def call(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        client: TieredClient | None = None,
+        prompt: Callable[..., Prompt] | None = None,
+        retry_on: tuple[type[Exception], ...] | type[Exception] = (),
+        repeatable: bool = True,
+        **options: Any,
+    ) -> Any:
         """Decorate an existing call: it is made through the tiers and returns what it returns.
 
         Errors of known SDKs and transports, and those in ``retry_on``, drive retry and fallback; any
         other passes untouched. ``repeatable=False`` makes one attempt. ``prompt`` makes the messages
         of the arguments, for what needs to know them (a cache, a budget, a simple reply).
+
+        Raises ``ConfigError`` where the function or an option makes no sense.
         """
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         if not all(isinstance(k, type) and issubclass(k, Exception) for k in kinds):
-            raise ConfigError("tiered.call(retry_on=...): give exception classes")
-        settings = {"prompt": prompt, "retry_on": kinds, "repeatable": repeatable}
-
-        def decorate(fn: Callable[P, R]) -> WrappedFunction[P, R]:
-            return WrappedFunction(_function(fn), client, options, settings)
-
-        return decorate
+            raise ConfigError(
+                f"tiered.call(retry_on={retry_on!r}): give an exception class or a tuple of them"
+            )
+        if prompt is not None and not callable(prompt):
+            raise ConfigError("tiered.call(prompt=...): give a function of the call's arguments")
+        decorate = _CallDecorator(client, options, _Wrapping(prompt, kinds, repeatable))
+        return decorate if fn is None else decorate(fn)
 
 
 class _PromptDecorator:
@@ -263,20 +400,36 @@ class _PromptDecorator:
     def __call__(self, fn: Callable[P, Prompt], /) -> TieredFunction[P]: ...
 
     def __call__(self, fn: Callable[..., Any], /) -> Any:
-        signature = Signature(_function(fn))
-        if signature.takes_route or signature.streams:
-            settings = {"prompt": None, "retry_on": (), "repeatable": True}
-            return WrappedFunction(fn, self._client, self._options, settings)
+        signature = _signature(fn)
+        if signature.takes_route:
+            return WrappedFunction(fn, signature, self._client, self._options)
+        if signature.streams:
+            raise ConfigError("@tiered: a generator function makes no prompt; wrap it with @tiered.call")
         kind = AsyncTieredFunction if signature.is_async else TieredFunction
-        return kind(fn, self._client, self._options, {})
+        return kind(fn, signature, self._client, self._options)
 
 
-def _function(fn: Any) -> Any:
-    if not callable(fn):
-        raise ConfigError(
-            f"@tiered decorates a function, not {type(fn).__name__}; options are keywords: @tiered(sla=...)"
-        )
-    return fn
+class _CallDecorator:
+    """``@tiered.call(...)`` with its options, waiting for the function."""
+
+    def __init__(self, client: TieredClient | None, options: Mapping[str, Any], wrapping: _Wrapping) -> None:
+        self._client = client
+        self._options = options
+        self._wrapping = wrapping
+
+    def __call__(self, fn: Callable[P, R], /) -> WrappedFunction[P, R]:
+        return WrappedFunction(fn, _signature(fn), self._client, self._options, self._wrapping)
+
+
+def _signature(fn: Any) -> Signature:
+    if isinstance(fn, classmethod):
+        raise ConfigError("@tiered: put @classmethod above it, not below")
+    if isinstance(fn, _Decorated):
+        raise ConfigError(f"{fn!r} is decorated already: use with_options(...) to change its options")
+    if not callable(fn) or isinstance(fn, type):
+        what = "a class" if isinstance(fn, type) else type(fn).__name__
+        raise ConfigError(f"@tiered decorates a function, not {what}; options are keywords: @tiered(sla=...)")
+    return Signature(fn)
 
 
 tiered = _Tiered()

@@ -63,7 +63,12 @@ class Admission:
         self.mode = mode
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        seat = call.permit = Seat(self, await self.admit(call))
+        pool = self.pool
+        if pool.idle and self.mode == "enforce":
+            permit: Permit | None = await Wait(pool, self.max_wait_s, call)
+        else:
+            permit = await self.admit(call)
+        seat = call.permit = Seat(self, permit)
         try:
             return await call_next(call)
         finally:
@@ -73,8 +78,6 @@ class Admission:
         pool = self.pool
         if self.mode == "observe":
             return pool.take([])
-        if pool.idle:
-            return await Wait(pool, self.max_wait_s, call)
         if pool.full:
             raise self._refusal(call, f"the pool and its queue of {pool.max_waiting} are full")
         asked = self.clock()

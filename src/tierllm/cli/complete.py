@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "complete",
         help="ask a question",
-        description=f"Asks the tiers of {HERE} in the working directory; where there is none, the local model.",
+        description=f"Asks the tiers of {HERE} in the working directory, or else the local model.",
     )
     parser.add_argument("prompt", help="the question; - reads it from stdin")
     parser.add_argument("--sla", metavar="TIER", help="the tier to ask; default: the first")
@@ -36,7 +36,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--deadline", type=above_zero, metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="the answer with usage, cost and place as JSON")
-    parser.add_argument("--trace", action="store_true", help="the call's trace as JSON, on stderr without --json")
+    parser.add_argument(
+        "--trace", action="store_true", help="the call's trace as JSON, on stderr without --json"
+    )
     parser.set_defaults(run=run)
 
 

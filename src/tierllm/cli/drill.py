@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "drill",
         help="rehearse an outage with your own configuration",
-        description="Replaces the providers by fakes and lets tiers fail, in virtual time: nothing is called. "
+        description="Lets tiers fail, with fakes for providers and in virtual time: nothing is called. "
         "Exit code 1 where a call ended without an answer, or a tier did not come back.",
     )
     parser.add_argument("config", nargs="?", default="tierllm.toml", help="default: tierllm.toml")
@@ -34,7 +34,9 @@ def add(commands: Commands) -> None:
         help="a tier (or tier/deployment) that fails; may be repeated",
     )
     parser.add_argument("--with", dest="fault", choices=FAULTS, default="5xx", help="how (default: 5xx)")
-    parser.add_argument("--sla", action="append", metavar="TIER", help="what calls ask for; default: what is down")
+    parser.add_argument(
+        "--sla", action="append", metavar="TIER", help="what calls ask for; default: what is down"
+    )
     parser.add_argument("--calls", type=count, default=60, metavar="N", help="calls a phase (default: 60)")
     parser.add_argument(
         "--every", type=above_zero, default=1.0, metavar="SECONDS", help="between calls (default: 1)"
@@ -76,13 +78,13 @@ def _told(rehearsal: Rehearsal, arguments: argparse.Namespace) -> Iterator[str]:
     rows: list[Sequence[str]] = [("phase", "calls", "answered by", "no answer", "p50", "p95")]
     for phase in rehearsal.phases():
         answered = ", ".join(f"{tier} {n}" for tier, n in phase.answered.items()) or "nobody"
-        times = (f"{phase.latency_s(q):.1f} s" for q in (0.5, 0.95))
+        times = ("-" if s is None else f"{s:.1f} s" for s in (phase.latency_s(0.5), phase.latency_s(0.95)))
         rows.append((phase.name, str(phase.calls), answered, str(phase.lost or "-"), *times))
     yield from _aligned(rows)
     yield ""
     for phase in rehearsal.phases():
-        for reason, times_met in phase.reasons.most_common():
-            yield f"{phase.name}: {reason}, {times_met} calls"
+        for reason, number in phase.reasons.most_common():
+            yield f"{phase.name}: {reason}, {number} times"
     yield ""
     for moment in rehearsal.timeline:
         yield f"{moment.at_s:>8.1f} s  {moment.text}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, TierLLMError
+from ..errors import ConfigError
 from ..events import BreakerChanged, Event
 from ..pipeline.virtual import VirtualRun, VirtualTime
 from ..routing.ask import ask
@@ -69,9 +69,10 @@ class Phase:
     reasons: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
 
-    def latency_s(self, quantile: float) -> float:
+    def latency_s(self, quantile: float) -> float | None:
+        """A quantile of the answered calls' latencies; ``None`` without any."""
         ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+        return round(ordered[int(quantile * (len(ordered) - 1))], 3) if ordered else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -80,8 +81,8 @@ class Phase:
             "answered": dict(self.answered),
             "lost": self.lost,
             "reasons": dict(self.reasons),
-            "latency_p50_s": round(self.latency_s(0.5), 3),
-            "latency_p95_s": round(self.latency_s(0.95), 3),
+            "latency_p50_s": self.latency_s(0.5),
+            "latency_p95_s": self.latency_s(0.95),
         }
 
 
@@ -116,6 +117,9 @@ class Rehearsal:
         self._streaming = streaming
         self._phase = PHASES[0]
         self._began_s = 0.0
+        self._over = False
+        self._hit: set[str] = set()
+        self._stepped: set[tuple[str, str]] = set()
         fake = FakeProvider(latency_s=USUAL)
         fake.script("*", FAULTS[fault], forever=True, when=self._is_out)
         self._client = config.build(
@@ -140,15 +144,24 @@ class Rehearsal:
 
     def _is_out(self, call: Call) -> bool:
         place = f"{call.tier}/{call.deployment}"
-        return self._phase == "outage" and (call.tier in self.down or place in self.down)
+        out = self._phase == "outage" and (call.tier in self.down or place in self.down)
+        if out:
+            self._hit.add(call.tier)
+        return out
 
     # -- the course of events --------------------------------------------------
 
     def run(self) -> None:
         """Live through all three phases."""
         self._tick()
-        self.world.run()
+        while not self._over:
+            self.world.run(until=self.world.now + self._every_s)
+        self.world.run(until=self.world.now + self.patience_s)
         self._client.close()
+        for call in self.calls:
+            if call.served is None and call.error is None:
+                call.error = "no end in sight (set a timeout or a deadline)"
+                self.errors[call.error] += 1
         self.timeline.sort(key=lambda moment: moment.at_s)
 
     def _tick(self) -> None:
@@ -166,7 +179,8 @@ class Rehearsal:
             streaming=self._streaming,
             on_end=lambda run: self._ended(asked, run, ready.call.trace),
         )
-        if self._goes_on():
+        self._over = not self._goes_on()
+        if not self._over:
             self.world.after(self._every_s, self._tick)
 
     def _enter(self, phase: str) -> None:
@@ -177,13 +191,8 @@ class Rehearsal:
         if phase == "outage":
             self._note(f"{names} {verb} ({self.fault})")
         else:
-            hit = {tier for call in self.calls for tier in self._hit(call)}
-            self.recovered_s = {tier: None for tier in self.asks if tier in hit}
+            self.recovered_s = {tier: None for tier in self.asks if tier in self._hit}
             self._note(f"{names}: the outage is over")
-
-    def _hit(self, call: Asked) -> set[str]:
-        """Tiers that this call found failing."""
-        return {reason.partition("/")[0] for reason in call.reasons} | ({call.tier} if call.error else set())
 
     def _goes_on(self) -> bool:
         if self._phase != PHASES[-1] or len(self.calls) < len(PHASES) * self._phase_calls:
@@ -194,18 +203,20 @@ class Rehearsal:
     def _ended(self, asked: Asked, run: VirtualRun, trace: Trace | None) -> None:
         asked.latency_s = self.world.now - asked.at_s
         assert trace is not None
-        asked.reasons = tuple(dict.fromkeys(f"{c.tier}/{c.deployment}: {c.reason}" for c in trace.candidates if c.reason))
+        passed_over = (f"{c.tier}/{c.deployment}: {c.reason}" for c in trace.candidates if c.reason)
+        asked.reasons = tuple(dict.fromkeys(passed_over))
         if run.error is not None:
-            known = isinstance(run.error, TierLLMError)
-            asked.error = type(run.error).__name__ if known else "no end (set a timeout or a deadline)"
+            asked.error = type(run.error).__name__
             self.errors[asked.error] += 1
             if self.errors[asked.error] == 1:
                 self._note(f"a call to {asked.tier} ends without an answer: {asked.error}")
             return
         response: Response = run.result
         asked.served = response.tier or "/".join(response.degraded)
-        if asked.served != asked.tier and not any(c.served == asked.served != c.tier for c in self.calls if c is not asked):
-            self._note(f"a call to {asked.tier} is answered by {asked.served}, {asked.latency_s:.1f} s after it was asked")
+        if asked.served != asked.tier and (asked.tier, asked.served) not in self._stepped:
+            self._stepped.add((asked.tier, asked.served))
+            after = f"{asked.latency_s:.1f} s after it was asked"
+            self._note(f"a call to {asked.tier} is answered by {asked.served}, {after}")
         if asked.phase == "recovery" and self.recovered_s.get(asked.served, 0.0) is None:
             self.recovered_s[asked.served] = self.world.now - self._began_s
             self._note(f"{asked.served} answers again")
@@ -232,10 +243,10 @@ class Rehearsal:
                 if call.phase == name:
                     phase.calls += 1
                     phase.lost += call.served is None
-                    phase.latencies.append(call.latency_s)
                     phase.reasons.update(call.reasons)
                     if call.served is not None:
                         phase.answered[call.served] += 1
+                        phase.latencies.append(call.latency_s)
             yield phase
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,7 +258,7 @@ class Rehearsal:
             "calls": len(self.calls),
             "lost": sum(self.errors.values()),
             "errors": dict(self.errors),
-            "recovered_after_s": {tier: None if s is None else round(s, 3) for tier, s in self.recovered_s.items()},
+            "recovered_after_s": {t: None if s is None else round(s, 3) for t, s in self.recovered_s.items()},
             "phases": [phase.to_dict() for phase in self.phases()],
             "timeline": [{"at_s": round(m.at_s, 3), "text": m.text} for m in self.timeline],
         }

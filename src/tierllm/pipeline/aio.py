@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from .aio_sources import AsyncSource, ProviderStream, TapeReader, Watchdog
 from .clock import SteppedClock
 from .effects import (
     Blocking,
@@ -24,14 +25,16 @@ from .effects import (
     Wait,
 )
 from .run import Run, past_deadline
-from .scope import Cancelled, Invocation, Scope
-from .tape import FlightLost, Tape
+from .scope import Cancelled, Scope
+from .tape import FlightLost
+from .waiting import anap
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from ..types import Chunk, Response
     from .effects import Flow
     from .host import Host
-    from .provider import Provider
 
 __all__ = ["AsyncRun", "arun"]
 
@@ -39,32 +42,23 @@ G = TypeVar("G", bound=Grant)
 T = TypeVar("T")
 
 
-class AsyncSource(Protocol):
-    """Where chunks come from while a flow waits: a provider, a race's winner, a tape."""
-
-    @property
-    def result(self) -> Any: ...
-
-    async def advance(self) -> Chunk | None: ...
-
-    async def aclose(self) -> None: ...
-
-
 class AsyncRun(Run):
     """A flow driven by whichever task awaits ``advance``; different tasks may take turns.
 
     ``task`` is that task while it does: a cancelled scope and a provider that is too slow both end
-    its wait by cancelling it, and own up to that with ``uncancel``.
+    its wait by cancelling it, and own up to that with ``uncancel``. ``before`` counts the
+    cancellations that were requested of it before this wait, and are none of our business.
     """
 
-    __slots__ = ("_interrupted", "_loop", "_source", "task")
+    __slots__ = ("_interrupted", "_source", "before", "loop", "task")
 
     def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
         super().__init__(flow, scope, host, streaming)
         self._source: AsyncSource | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._interrupted = False
         self.task: asyncio.Task[Any] | None = None
+        self.before = 0
         scope.on_cancel(self._interrupt)
 
     async def advance(self) -> Chunk | None:
@@ -76,7 +70,8 @@ class AsyncRun(Run):
         step: Callable[[Any], Any] = send  # a policy of the user's may await anything
         value: Any = None
         source = self._source
-        self.task = asyncio.current_task()
+        self.task = task = asyncio.current_task()
+        self.before = 0 if task is None else task.cancelling()
         try:
             while True:
                 if source is not None:
@@ -115,12 +110,19 @@ class AsyncRun(Run):
                 except BaseException as error:
                     step, value = throw, self._own(error)
         finally:
+            if self._interrupted and task is not None:  # somebody swallowed it on its way
+                self._interrupted = False
+                task.uncancel()
             self.task = None
             del step, value  # an exception must not keep this frame alive through its traceback
 
+    def detach(self) -> None:
+        """The flow has ended: its scope need not know it any more."""
+        self.scope.off_cancel(self._interrupt)
+
     async def aclose(self) -> None:
         """The consumer has left: end the flow where it stands."""
-        self.scope.off_cancel(self._interrupt)
+        self.detach()
         source, self._source = self._source, None
         try:
             if source is not None:
@@ -136,7 +138,7 @@ class AsyncRun(Run):
     def _interrupt(self) -> None:
         """The scope was cancelled, in whatever thread."""
         try:
-            self._loop.call_soon_threadsafe(self._cancel_task)
+            self.loop.call_soon_threadsafe(self._cancel_task)
         except RuntimeError:
             pass  # the loop is closed, and the flow with it
 
@@ -149,7 +151,7 @@ class AsyncRun(Run):
         """The scope's cancellation came as the task's: say so, and leave the task alive."""
         if self._interrupted and isinstance(error, asyncio.CancelledError):
             self._interrupted = False
-            if self.task is not None and self.task.uncancel() > 0:
+            if self.task is not None and self.task.uncancel() > self.before:
                 return error
             return Cancelled()
         return error
@@ -159,11 +161,11 @@ class AsyncRun(Run):
     async def _invoke(self, effect: Invoke) -> Response | None:
         invocation = self.open(effect)
         provider = effect.provider
-        if invocation.streaming:
-            self._source = _ProviderStream(self, provider, invocation)
-            return None
-        watchdog = _Watchdog(self, invocation)
+        watchdog = Watchdog(self, invocation)
         try:
+            if invocation.streaming:
+                self._source = ProviderStream(provider, invocation, watchdog)
+                return None
             watchdog.watch()
             return invocation.answered(await provider.acomplete(effect.call, invocation))
         except BaseException as error:
@@ -172,13 +174,9 @@ class AsyncRun(Run):
             watchdog.stop()
 
     async def _queue(self, effect: Wait[G]) -> G:
-        scope, on = self.scope, effect.on
+        scope, on, clock = self.scope, effect.on, self.scope.clock
         scope.check()
-        timeout = effect.timeout_s
-        left = scope.remaining_s()
-        clamped = left is not None and (timeout is None or left < timeout)
-        span = left if clamped else timeout
-        loop, here = self._loop, threading.get_ident()
+        loop, here = self.loop, threading.get_ident()
         woken: asyncio.Future[None] = loop.create_future()
 
         def rouse() -> None:
@@ -196,26 +194,28 @@ class AsyncRun(Run):
             return True
 
         ticket = Ticket(wake)
-        timer = None
         try:
-            if not on.enter(ticket, effect.call):
-                if span is not None:
-                    if isinstance(scope.clock, SteppedClock):
-                        scope.clock.advance(max(0.0, span))  # nobody else moves a stepped clock
-                        rouse()
-                    timer = loop.call_later(max(0.0, span), rouse)
-                await woken
-            if ticket.grant is None:
-                raise past_deadline("waiting in a queue") if clamped else TimeoutError
+            until = None if effect.timeout_s is None else clock() + effect.timeout_s
+            on.enter(ticket, effect.call)
+            while ticket.grant is None:
+                span = self.patience(until, "waiting in a queue")
+                if span is not None and isinstance(clock, SteppedClock):
+                    await anap(clock, span)  # nobody else moves a stepped clock
+                elif span is None:
+                    await woken
+                else:
+                    timer = loop.call_later(span, rouse)
+                    try:
+                        await woken
+                    finally:
+                        timer.cancel()
+                    woken = loop.create_future()
             granted: G = ticket.grant
             self.permits.append(granted)
             return granted
         except BaseException:
             on.leave(ticket)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     async def _perform(self, effect: Any) -> Any:
         match effect:
@@ -235,7 +235,7 @@ class AsyncRun(Run):
             case Spawn():
                 return spawn(self.host, self.scope, effect)
             case Follow():
-                reader = _TapeReader(effect.tape, self.scope)
+                reader = TapeReader(effect.tape, self.scope, self.follows())
                 if self.streaming:
                     self._source = reader
                     return None
@@ -250,36 +250,40 @@ class AsyncRun(Run):
         left = scope.remaining_s()
         if left is not None and left < seconds:
             raise past_deadline("waiting to try again")
-        if isinstance(scope.clock, SteppedClock):
-            scope.clock.advance(seconds)
-            seconds = 0
-        await asyncio.sleep(seconds)
+        await anap(scope.clock, seconds)
 
     async def _block(self, effect: Blocking[T]) -> T:
         """Never cut short: when the call is cancelled, ``fn`` ends, then ``undo`` runs."""
-        work: asyncio.Future[T]
+        self.scope.check()
+        host, undo = self.host, effect.undo
+        job: concurrent.futures.Future[T] | asyncio.Task[T]
         if effect.afn is not None:
-            work = task = asyncio.ensure_future(_awaited(effect.afn()))
-            self.host.keep(task)
+            job = asyncio.ensure_future(_awaited(effect.afn()))
+            host.keep(job)
+            work: asyncio.Future[T] = job
         else:
-            fn = contextvars.copy_context().run
-            work = self._loop.run_in_executor(self.host.executor, fn, effect.fn)
+            job = host.submit(effect.fn)
+            work = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            undo = effect.undo
             if undo is not None:
-                executor = self.host.executor
+                in_loop = effect.afn is not None
 
-                def regret(done: asyncio.Future[T]) -> None:
-                    if not done.cancelled() and done.exception() is None:
-                        executor.submit(undo, done.result())
+                def regret(done: Any) -> None:
+                    if done.cancelled() or done.exception() is not None:
+                        return
+                    if in_loop:
+                        host.submit(partial(undo, done.result()))
+                    else:
+                        undo(done.result())
 
-                work.add_done_callback(regret)
+                job.add_done_callback(regret)  # not ``work``'s: this event loop may end before ``fn`` does
             raise
 
     async def _pass_through(self, awaited: Any) -> Any:
         """An awaitable of the event loop's, awaited in a user's own policy."""
+        self.scope.check()
         left = self.scope.remaining_s()
         if left is None:
             return await _Raw(awaited)
@@ -308,164 +312,6 @@ async def _awaited(work: Any) -> Any:
     return await work
 
 
-class _Watchdog:
-    """One timer for one invocation; it looks at a timestamp instead of being set at each chunk.
-
-    It bites by cancelling the task that waits for the provider, if one does.
-    """
-
-    __slots__ = ("_bitten", "_invocation", "_run", "_timer")
-
-    def __init__(self, run: AsyncRun, invocation: Invocation) -> None:
-        self._run = run
-        self._invocation = invocation
-        self._timer: asyncio.TimerHandle | None = None
-        self._bitten = False
-
-    def watch(self) -> None:
-        """A wait begins: be there when it is due, which may be sooner than the present timer."""
-        left = self._invocation.remaining_s()
-        if left is None:
-            return
-        loop = self._run._loop
-        at = loop.time() + left
-        if self._timer is not None:
-            if self._timer.when() <= at:
-                return
-            self._timer.cancel()
-        self._timer = loop.call_at(at, self._look)
-
-    @property
-    def asleep(self) -> bool:
-        return self._timer is None
-
-    def _look(self) -> None:
-        self._timer = None
-        task, left = self._run.task, self._invocation.remaining_s()
-        if task is None or left is None:
-            return  # a consumer has the time; the next wait sets the timer again
-        if left > 0:
-            self._timer = self._run._loop.call_later(left, self._look)
-            return
-        self._bitten = True
-        task.cancel()
-
-    def judge(self, error: BaseException) -> BaseException:
-        """A cancellation by this watchdog is a timeout; anything else stays what it is."""
-        if self._bitten:
-            self._bitten = False
-            task = self._run.task
-            if task is not None and task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
-                return self._invocation.timed_out()
-        return error
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._bitten and self._run.task is not None:  # the provider swallowed it and answered
-            self._bitten = False
-            self._run.task.uncancel()
-
-
-class _ProviderStream:
-    """An invocation that streams."""
-
-    __slots__ = ("_chunks", "_invocation", "_watchdog", "result")
-
-    def __init__(self, run: AsyncRun, provider: Provider, invocation: Invocation) -> None:
-        self._invocation = invocation
-        self._chunks: AsyncIterator[Chunk] = provider.astream(invocation.call, invocation)
-        self._watchdog = _Watchdog(run, invocation)
-        self.result: Response | None = None
-
-    async def advance(self) -> Chunk | None:
-        invocation, watchdog = self._invocation, self._watchdog
-        first = invocation.first_at is None
-        invocation.back()
-        try:
-            if watchdog.asleep:
-                watchdog.watch()
-            try:
-                chunk = await anext(self._chunks)
-            except StopAsyncIteration:
-                self.result = invocation.finished()
-                watchdog.stop()
-                return None
-            invocation.feed(chunk)
-            if first:
-                watchdog.watch()  # the bound between tokens may come sooner than the first token's
-            return chunk
-        except BaseException as error:
-            failure = invocation.failed(watchdog.judge(error))
-            await self.aclose()
-            raise failure  # noqa: B904 - usually the same error
-
-    async def aclose(self) -> None:
-        self._watchdog.stop()
-        invocation = self._invocation
-        if invocation.ended_at is None:
-            invocation.ended_at = invocation.clock()
-        aclose = getattr(self._chunks, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-
-class _TapeReader:
-    """A reader of a tape, as a source of chunks."""
-
-    __slots__ = ("_scope", "_seen", "_tape", "result")
-
-    def __init__(self, tape: Tape, scope: Scope) -> None:
-        self._tape = tape
-        self._scope = scope
-        self._seen = 0
-        self.result: Response | None = None
-
-    async def advance(self) -> Chunk | None:
-        tape = self._tape
-        while True:
-            if self._seen < len(tape.chunks):
-                chunk = tape.chunks[self._seen]
-                self._seen += 1
-                return chunk
-            if tape.done and self._seen >= len(tape.chunks):
-                self.result = tape.told()
-                return None
-            await self._wait_for_more()
-
-    async def _wait_for_more(self) -> None:
-        loop, here = asyncio.get_running_loop(), threading.get_ident()
-        woken: asyncio.Future[None] = loop.create_future()
-
-        def rouse() -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        def wake() -> None:
-            if threading.get_ident() == here:
-                rouse()
-            else:
-                loop.call_soon_threadsafe(rouse)
-
-        self._scope.check()
-        if self._tape.wake_later(self._seen, wake):
-            return
-        left = self._scope.remaining_s()
-        timer = None if left is None else loop.call_later(max(0.0, left), rouse)
-        try:
-            await woken
-        finally:
-            self._tape.forget(wake)
-            if timer is not None:
-                timer.cancel()
-        if left is not None and self._seen >= len(self._tape.chunks) and not self._tape.done:
-            raise past_deadline("following an identical call")
-
-    async def aclose(self) -> None:
-        """The tape belongs to others."""
-
-
 class _SpawnedTask:
     __slots__ = ("scope",)
 
@@ -481,30 +327,40 @@ def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
     scope = Scope(host.clock, parent.deadline_at)
     tape = effect.tape
     flow = AsyncRun(effect.flow, scope, host, streaming=tape is not None)
-    host.begin(scope)
 
     async def pump() -> None:
-        response: Response | None = None
         error: BaseException | None = None
         try:
             while (chunk := await flow.advance()) is not None:
                 if tape is not None:
                     tape.push(chunk)
-            response = flow.result
-        except Cancelled:
-            error = FlightLost()
-        except asyncio.CancelledError:
-            error = FlightLost()
-            raise
+        except (Exception, Cancelled) as failure:
+            error = failure
         except BaseException as failure:
             error = failure
+            raise
         finally:
             host.end(scope)
             if tape is not None:
-                tape.end(response, error)
+                tape.end(flow.result, error)
+            del error  # its traceback holds this frame
             await flow.aclose()
 
-    host.keep(asyncio.ensure_future(pump()))
+    def over(task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # perhaps before its first step
+            host.end(scope)
+            flow.flow.close()
+            if tape is not None:
+                tape.end(error=FlightLost())
+
+    try:
+        host.begin(scope)
+    except BaseException:
+        flow.flow.close()
+        raise
+    task = asyncio.ensure_future(pump())
+    task.add_done_callback(over)
+    host.keep(task)
     return _SpawnedTask(scope)
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .clock import SteppedClock
 from .effects import Gather, Race
 from .run import past_deadline
 from .scope import Scope
 
 if TYPE_CHECKING:
     from ..types import Chunk
-    from .aio import AsyncRun, AsyncSource
+    from .aio import AsyncRun
+    from .aio_sources import AsyncSource
+    from .clock import Clock
 
 __all__ = ["gather", "race"]
+
+GRACE_S = 0.01
+"""How long tasks get for real before a stepped clock is moved on."""
 
 
 async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]:
@@ -25,7 +32,9 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
     running: dict[asyncio.Task[Chunk | None], tuple[int, AsyncRun]] = {}
     errors: dict[int, BaseException] = {}
     waiting = sorted(enumerate(effect.legs), key=lambda leg: leg[1][0])
-    winner: asyncio.Task[Chunk | None] | None = None
+    winner: _Adopted | None = None
+    task: asyncio.Task[Chunk | None] | None = None
+    done: set[asyncio.Task[Chunk | None]] = set()
     begun = clock()
 
     async def go(leg: AsyncRun) -> Chunk | None:
@@ -41,74 +50,105 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
             parent.host,
             streaming=parent.streaming and by_chunk,
         )
+        leg.delivered = parent.delivered
         task = asyncio.ensure_future(go(leg))
         parent.host.keep(task)
         running[task] = (number, leg)
 
     try:
         while True:
-            while waiting and (not running or clock() - begun >= waiting[0][1][0]):
-                start(waiting.pop(0)[0])
             left = scope.remaining_s()
             if left is not None and left <= 0:
                 raise past_deadline("racing providers")
+            while waiting and (not running or clock() - begun >= waiting[0][1][0]):
+                start(waiting.pop(0)[0])
             until = waiting[0][1][0] - (clock() - begun) if waiting else None
             spans = [s for s in (left, until) if s is not None]
-            done, _ = await asyncio.wait(
-                running, timeout=max(0.0, min(spans)) if spans else None, return_when=asyncio.FIRST_COMPLETED
-            )
+            done = await _first(running, max(0.0, min(spans)) if spans else None, clock)
             for task in sorted(done, key=lambda task: running[task][0]):
-                if task.cancelled() or task.exception() is not None:
-                    number, leg = running.pop(task)
-                    await leg.aclose()
-                    errors[number] = asyncio.CancelledError() if task.cancelled() else task.exception()  # type: ignore[assignment]
-                elif winner is None:
-                    winner = task
-            if winner is not None:
-                leg = running.pop(winner)[1]
-                chunk = winner.result()
-                if chunk is None:
+                number, leg = running.pop(task)
+                if task.cancelled():
+                    errors[number] = asyncio.CancelledError()
+                elif (error := task.exception()) is not None:
+                    errors[number] = error
+                else:
+                    chunk = task.result()
+                    if chunk is not None:
+                        winner = _Adopted(leg, chunk, scope)
+                        return winner, None
+                leg.detach()
+                scope.off_cancel(leg.scope.cancel)
+                if number not in errors:
                     return None, leg.result
-                return _Adopted(leg, chunk), None
             if not running and not waiting:
                 raise errors[min(errors)]
     finally:
-        errors.clear()
-        for task, (_, leg) in running.items():
-            task.cancel()
-            parent.host.keep(asyncio.ensure_future(_dismissed(task, leg)))
+        for loser, (_, leg) in running.items():
+            loser.cancel()
+            parent.host.keep(asyncio.ensure_future(_dismissed(loser, leg)))
             scope.off_cancel(leg.scope.cancel)
+        errors.clear()
+        done.clear()
+        task = error = None  # a traceback must not hold what holds it
         if running:
-            await asyncio.sleep(0)  # let the losers give back what they hold
+            try:
+                await asyncio.sleep(0)  # let the losers give back what they hold
+            except BaseException:
+                if winner is not None:
+                    await winner.aclose()
+                raise
 
 
-async def _dismissed(task: asyncio.Task[Chunk | None], leg: AsyncRun) -> None:
-    """End a leg that lost, whether it has spoken or not."""
-    await asyncio.wait([task])
-    await leg.aclose()
+async def _first(
+    running: Iterable[asyncio.Task[Chunk | None]], timeout: float | None, clock: Clock
+) -> set[asyncio.Task[Chunk | None]]:
+    """Those that have ended, as soon as one has; none when there was none in time."""
+    stepped = timeout is not None and isinstance(clock, SteppedClock)
+    done, _ = await asyncio.wait(
+        running, timeout=GRACE_S if stepped else timeout, return_when=asyncio.FIRST_COMPLETED
+    )
+    if not done and timeout is not None and isinstance(clock, SteppedClock):
+        clock.advance(timeout)
+    return done
+
+
+async def _dismissed(task: asyncio.Task[Any], leg: AsyncRun) -> None:
+    """End a leg that lost, whether it has spoken, is still at it or has not begun."""
+    try:
+        if not task.done():
+            await asyncio.wait([task])
+    finally:
+        if task.done():
+            await leg.aclose()
 
 
 class _Adopted:
     """The winner, as its parent's source: it was heard once already."""
 
-    __slots__ = ("_first", "_leg")
+    __slots__ = ("_first", "_leg", "_parent")
 
-    def __init__(self, leg: AsyncRun, first: Chunk) -> None:
+    def __init__(self, leg: AsyncRun, first: Chunk, parent: Scope) -> None:
         self._leg = leg
         self._first: Chunk | None = first
+        self._parent = parent
 
     @property
     def result(self) -> Any:
         return self._leg.result
 
     async def advance(self) -> Chunk | None:
-        first = self._first
-        if first is not None:
-            self._first = None
-            return first
-        return await self._leg.advance()
+        chunk, self._first = self._first, None
+        if chunk is None:
+            try:
+                chunk = await self._leg.advance()
+            finally:
+                if chunk is None:
+                    self._leg.detach()
+                    self._parent.off_cancel(self._leg.scope.cancel)
+        return chunk
 
     async def aclose(self) -> None:
+        self._parent.off_cancel(self._leg.scope.cancel)
         await self._leg.aclose()
 
 
@@ -116,8 +156,10 @@ async def gather(parent: AsyncRun, effect: Gather[Any]) -> list[Any]:
     """Run all flows, each in its own task; results in order."""
     from .aio import AsyncRun
 
+    if not effect.flows:
+        return []
     scope = parent.scope
-    runs = [
+    members = [
         AsyncRun(flow, Scope(scope.clock, parent=scope), parent.host, streaming=False)
         for flow in effect.flows
     ]
@@ -128,22 +170,26 @@ async def gather(parent: AsyncRun, effect: Gather[Any]) -> list[Any]:
         finally:
             await member.aclose()
 
-    tasks = [asyncio.ensure_future(go(member)) for member in runs]
+    tasks = [asyncio.ensure_future(go(member)) for member in members]
     for task in tasks:
         parent.host.keep(task)
+    pending = set(tasks)
     try:
-        left = scope.remaining_s()
-        done, pending = await asyncio.wait(
-            tasks, timeout=None if left is None else max(0.0, left), return_when=asyncio.FIRST_EXCEPTION
-        )
-        for task in tasks:
-            if task in done:
+        while pending:
+            left = scope.remaining_s()
+            if left is not None and left <= 0:
+                raise past_deadline("gathering several calls")
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
                 task.result()
-        if pending:
-            raise past_deadline("gathering several calls")
-        return [member.result for member in runs]
+        return [member.result for member in members]
     finally:
-        for member, task in zip(runs, tasks, strict=True):
-            task.cancel()
+        for member, task in zip(members, tasks, strict=True):
             scope.off_cancel(member.scope.cancel)
-        await asyncio.sleep(0)  # let the others give back what they hold
+            if not task.done():
+                task.cancel()
+                parent.host.keep(asyncio.ensure_future(_dismissed(task, member)))
+        tasks.clear()
+        done = task = None  # type: ignore[assignment]  # a traceback must not hold what holds it
+        if pending:
+            await asyncio.sleep(0)  # let the others give back what they hold

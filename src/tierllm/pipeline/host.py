@@ -6,18 +6,20 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ClientClosedError
 
 if TYPE_CHECKING:
     import asyncio
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from .clock import Clock
     from .scope import Scope
 
 __all__ = ["Host"]
+
+T = TypeVar("T")
 
 
 class Host:
@@ -61,15 +63,18 @@ class Host:
         if not task.cancelled():
             task.exception()  # seen: whoever cared has it from the flow itself
 
-    @property
-    def executor(self) -> ThreadPoolExecutor:
-        """Threads for ``Blocking``: its functions are short and wait for no other flow."""
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Do short blocking I/O, which waits for no other flow, in one of a few threads."""
         from concurrent.futures import ThreadPoolExecutor
 
         with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(8, thread_name_prefix="tierllm-io")
-            return self._executor
+            executor = self._executor or ThreadPoolExecutor(8, thread_name_prefix="tierllm-io")
+            self._executor = None if self.closed else executor
+            try:
+                return executor.submit(contextvars.copy_context().run, work)
+            finally:
+                if self.closed:  # something is still being undone
+                    executor.shutdown(wait=False)
 
     def close(self) -> None:
         """Cancel every flow under way and refuse new ones. Safe to call twice and from any thread."""

@@ -69,6 +69,22 @@ class Run:
             raise delivered_already("followed another call")
         return self.streaming
 
+    def patience(self, until: float | None, doing: str) -> float | None:
+        """How many seconds a wait ``until`` then may still take; ``None`` without bound.
+
+        Raises when there are none left. Asked anew after each wait, since a deadline may be moved.
+        """
+        scope = self.scope
+        left = scope.remaining_s()
+        spare = None if until is None else until - scope.clock()
+        if left is not None and (spare is None or left < spare):
+            if left <= 0:
+                raise past_deadline(doing)
+            return left
+        if spare is not None and spare <= 0:
+            raise TimeoutError
+        return spare
+
     def release(self) -> None:
         """Give back what the flow left over."""
         for permit in self.permits:

@@ -22,7 +22,7 @@ from .effects import (
 )
 from .run import Run, Step, foreign, loopless, past_deadline
 from .scope import Cancelled, Invocation, Scope
-from .tape import Tape, TapeHead
+from .tape import TapeHead
 from .waiting import forbid_in_event_loop, nap
 
 if TYPE_CHECKING:
@@ -164,22 +164,13 @@ class SyncRun(Run):
     def _queue(self, timeout: float | None, ticket: Ticket, woken: threading.Event) -> None:
         scope, clock = self.scope, self.scope.clock
         until = None if timeout is None else clock() + timeout
-        while True:
-            left = scope.remaining_s()  # anew each time: a deadline may be moved
-            spare = None if until is None else until - clock()
-            clamped = left is not None and (spare is None or left < spare)
-            span = left if clamped else spare
+        while ticket.grant is None and not scope.cancelled:
+            span = self.patience(until, "waiting in a queue")
             if span is not None and isinstance(clock, SteppedClock):
-                clock.advance(max(0.0, span))  # nobody else moves a stepped clock
+                clock.advance(span)  # nobody else moves a stepped clock
             else:
                 forbid_in_event_loop("waiting in a queue")
-                woken.wait(span if span is None else max(0.0, span))
-            if ticket.grant is not None or scope.cancelled:
-                return
-            if not clamped:
-                raise TimeoutError
-            if (scope.remaining_s() or 0.0) <= 0:
-                raise past_deadline("waiting in a queue")
+                woken.wait(span)
 
     def _perform(self, effect: Any) -> Any:
         """The effects that are rare enough not to be looked for first."""
@@ -190,6 +181,7 @@ class SyncRun(Run):
                     raise past_deadline("waiting to try again")
                 return nap(self.scope, effect.seconds)
             case Blocking():
+                self.scope.check()
                 done = effect.fn()
                 if self.scope.cancelled:
                     if effect.undo is not None:
@@ -242,7 +234,10 @@ class _ProviderStream:
             invocation.feed(chunk)
             return chunk
         except BaseException as error:
-            self.close()
+            try:
+                self.close()
+            except Exception:  # the failure matters more than what its cleaning up met
+                pass
             raise invocation.failed(error)  # noqa: B904 - usually the same error
 
     def close(self) -> None:

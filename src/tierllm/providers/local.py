@@ -20,8 +20,10 @@ from ..errors import (
 )
 from ..pipeline.scope import Cancelled
 from .base import BaseProvider
+from .crossing import within
 from .llama import Model, Settings, models
-from .openai_chat import ChunkReader, parsed
+from .openai_chat import ChunkReader
+from .parsing import parsed
 from .weights import smollm2_path
 
 if TYPE_CHECKING:
@@ -131,11 +133,7 @@ class Local(BaseProvider):
         run.start()
         try:
             while True:
-                try:
-                    async with asyncio.timeout(scope.remaining_s()):
-                        said = await inbox.get()
-                except TimeoutError:
-                    raise scope.timed_out() from None
+                said = await within(scope, inbox.get())
                 if said is None:
                     break
                 for chunk in reader.read(_checked(said)):

@@ -17,12 +17,13 @@ from ..errors import (
     ProviderUnavailableError,
 )
 from ..types import Chunk, Response, ToolCall, Usage
+from .parsing import parsed
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
 
-__all__ = ["ChunkReader", "expect_stream", "parsed", "read_answer", "request_fields", "usage_of"]
+__all__ = ["ChunkReader", "expect_stream", "read_answer", "request_fields", "usage_of"]
 
 USAGE_PATIENCE_S = 2.0
 """How long an answer that is whole waits for its usage."""
@@ -81,24 +82,6 @@ def _schema_of(model: type) -> dict[str, Any]:
         "type": "json_schema",
         "json_schema": {"name": model.__name__, "schema": schema, "strict": True},
     }
-
-
-def parsed(text: str, response_format: object) -> Any:
-    """``text`` as what ``response_format`` asked for, or ``None`` where it is not that.
-
-    A pydantic model class gives its instance, ``json_object`` and ``json_schema`` plain data.
-    """
-    if isinstance(response_format, type):
-        validate = getattr(response_format, "model_validate_json", None)
-    else:
-        kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-        validate = json.loads if kind in ("json_object", "json_schema") else None
-    if validate is None or not text:
-        return None
-    try:
-        return validate(text)
-    except ValueError:  # pydantic's ValidationError is one
-        return None
 
 
 # -- whole answers ------------------------------------------------------------------

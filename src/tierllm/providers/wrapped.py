@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import MethodType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, ProviderError, ProviderUnavailableError, RejectedError, UsageError
+from ..errors import (
+    ConfigError,
+    ProviderError,
+    ProviderUnavailableError,
+    RejectedError,
+    UsageError,
+)
 from ..types import Chunk, Response, Route, Usage
 from .base import BaseProvider
 from .translate import translate
@@ -19,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Signature", "WrappedCall"]
 
-Function = Callable[..., Any]
+_OWN = (ProviderError, RejectedError, ConfigError, UsageError)
+"""What tierllm itself said inside a wrapped function already means what it says."""
 
 
 class Signature:
@@ -32,13 +39,11 @@ class Signature:
 
     __slots__ = ("is_async", "plain", "streams", "takes_route")
 
-    def __init__(self, fn: Function) -> None:
+    def __init__(self, fn: Callable[..., Any]) -> None:
         self.plain = plain = _innermost(fn)
         generates = inspect.isasyncgenfunction(plain)
         self.streams = generates or inspect.isgeneratorfunction(plain)
-        self.is_async = (
-            generates or inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(fn)
-        )
+        self.is_async = generates or inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(fn)
         self.takes_route = _takes_route(fn)
 
 
@@ -54,7 +59,7 @@ def _innermost(fn: Any) -> Any:
                 fn = method
 
 
-def _takes_route(fn: Function) -> bool:
+def _takes_route(fn: Callable[..., Any]) -> bool:
     try:
         route = inspect.signature(fn).parameters.get("route")
     except ValueError:  # some builtins tell nothing
@@ -78,7 +83,7 @@ class WrappedCall(BaseProvider):
 
     def __init__(
         self,
-        fn: Function,
+        fn: Callable[..., Any],
         signature: Signature,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -172,7 +177,7 @@ class _Failures:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, ProviderError | RejectedError):
+        if not isinstance(error, Exception) or isinstance(error, _OWN):
             return
         known = self._told(error)
         try:

@@ -24,6 +24,7 @@ from .breaker_store import BreakerLink, BreakerStore
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
+    from ..pipeline.scope import Invocation
     from ..types import Call, Response
 
 __all__ = ["BreakerSettings", "CircuitBreaker"]
@@ -237,7 +238,7 @@ class CircuitBreaker:
         link = self._link
         if link is not None and link.due:
             await Blocking(link.sync)
-        admission, earlier = self._admit(), call.progress
+        admission, earlier = self.machine.standing or self._admit(), call.progress
         error: BaseException | None = None
         try:
             return await call_next(call)
@@ -245,21 +246,27 @@ class CircuitBreaker:
             error = caught
             raise
         finally:
-            progress = call.progress
-            if progress is None or progress is earlier:  # the provider was never reached
-                self.machine.release(admission)
-            else:
-                first_s = progress.first_token_s
-                waited_s = progress.elapsed_s if first_s is None else first_s
-                failed, slow = self.settings.judge(error, waited_s, alone=False)
-                if isinstance(error, DeadlineExceededError) and first_s is None:
-                    # the caller's patience ended, and so would have most others'
-                    failed = True if waited_s >= call.patience_s else failed
-                self._settle(admission, failed, slow)
+            if error is not None or not (admission.shared and admission.generation.clean):
+                self._note(admission, call, earlier, error)
             stays = error is None or isinstance(error, Exception)
             error = None  # or it would hold this frame, and the frame it
             if link is not None and stays and link.due:
                 await Blocking(link.sync)
+
+    def _note(
+        self, admission: Admission, call: Call, earlier: Invocation | None, error: BaseException | None
+    ) -> None:
+        """Take in how a call of the pipeline ended."""
+        progress = call.progress
+        if progress is None or progress is earlier:  # the provider was never reached
+            self.machine.release(admission)
+            return
+        first_s = progress.first_token_s
+        waited_s = progress.elapsed_s if first_s is None else first_s
+        failed, slow = self.settings.judge(error, waited_s, alone=False)
+        if isinstance(error, DeadlineExceededError) and first_s is None and waited_s >= call.patience_s:
+            failed = True  # the caller's deadline came first, but the place was silent unusually long
+        self._settle(admission, failed, slow)
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn`` once behind this breaker, without decorating it."""

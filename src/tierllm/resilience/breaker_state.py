@@ -84,6 +84,7 @@ class BreakerState:
         self._enough = settings.min_calls
         if settings.window_s is None:
             self._enough = min(settings.min_calls, settings.window)
+        self.consecutive = 0
         self.generation: Generation
         self.passing: Generation | None  # the generation, while all calls may pass
         self.standing: Admission | None  # theirs, where nothing is to be noted of a single call

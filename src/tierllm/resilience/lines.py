@@ -27,13 +27,14 @@ from ..errors import (
 )
 from ..events import AttemptFailed, Event, ProviderMisconfigured
 from ..pipeline.compose import compose, invoking
+from ..providers.parsing import parsed
 from ..types import Attempt, Candidate
 from .fallback import NotInTime
 from .timeouts import DurationHistory
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
-    from ..pipeline.effects import Handler, Policy
+    from ..pipeline.effects import Flow, Handler, Policy
     from ..routing.tier import Deployment, Tier
     from ..types import Call, Message, Response, Timeouts
     from .breaker import CircuitBreaker
@@ -119,7 +120,7 @@ class DeploymentLine:
             return error
         left_s = call.scope.remaining_s() if call.scope is not None else None
         if left_s is not None:
-            fast = self.history.quantile(0.1)
+            fast = self.history.p10_s
             if fast is not None and fast > left_s and now - self.tried_at < LOOK_AGAIN_S:
                 return NotInTime(
                     f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s (P10 {fast:.3g} s)"
@@ -133,7 +134,7 @@ class DeploymentLine:
         fit.model = self.deployment.model
         fit.timeouts = self.timeouts
         if call.scope is not None and call.scope.deadline_at is not None:
-            usual = self.history.quantile(0.95)
+            usual = self.history.p95_s
             if usual is not None:
                 fit.patience_s = usual
         request = call.request
@@ -192,6 +193,9 @@ class DeploymentLine:
         response.deployment = self.name
         if response.model is None:
             response.model = call.model
+        wanted = call.params.get("response_format")
+        if wanted is not None and response.parsed is None:
+            response.parsed = parsed(response.text, wanted)
         price = self.deployment.price
         if price is not None and response.usage is not None:
             response.cost_usd = price.cost_usd(response.usage)
@@ -259,7 +263,7 @@ class TierLine:
         self._inside = compose(policies, self._choose)
         self.handler: Handler = self._inside if not policies else self._glance
 
-    async def _glance(self, call: Call, /) -> Response:
+    def _glance(self, call: Call, /) -> Flow[Response]:
         """Where no place is open, say so before a permit is taken or waited for."""
         obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
@@ -267,7 +271,7 @@ class TierLine:
                 obstacle = line.obstacle(call)
                 if obstacle is None:
                     call.ahead = line
-                    return await self._inside(call)
+                    return self._inside(call)
                 obstacles.append((line, obstacle))
         for line, obstacle in obstacles:
             self._barred(call, line, obstacle)

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from ..errors import ConfigError, UnknownOptionError
 from ..types import Message, Request
 
-__all__ = ["CallOptions", "ask", "scope", "unknown_option"]
+__all__ = ["CallOptions", "ask", "check_params", "read_messages", "scope", "unknown_option"]
 
 
 class CallOptions(TypedDict, total=False):
@@ -75,6 +75,23 @@ PARAMS = frozenset(
         "top_logprobs",
     }
 )
+RANGES = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+WHOLE = {"max_tokens": 1, "top_logprobs": 0, "seed": -(2**63)}
+KINDS: dict[str, type] = {
+    "reasoning_effort": str,
+    "logit_bias": Mapping,
+    "logprobs": bool,
+    "parallel_tool_calls": bool,
+}
+NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping)
+FOREVER_S = 4e6
+"""46 days: as long as every platform's timers can wait."""
+
 NAMES = frozenset({"sla", "user", "tenant", "plan", "session", "min_tier", "route", "language"})
 OPTIONS = frozenset(CallOptions.__annotations__)
 
@@ -110,7 +127,7 @@ def ask(
     defaults = _defaults.get()
     if defaults:
         options = {**defaults, **options}
-    messages: tuple[Message, ...] = () if prompt is None else _messages(prompt)
+    messages: tuple[Message, ...] = () if prompt is None else read_messages(prompt)
     if not options and repeatable:
         return Request(messages=messages)
     fields: dict[str, Any] = {} if repeatable else {"repeatable": False}
@@ -129,19 +146,20 @@ def ask(
         else:
             raise unknown_option(name)
     if params:
-        _check_params(params)
+        check_params(params)
         fields["params"] = params
     return Request(messages=messages, **fields)
 
 
-def _messages(prompt: Any) -> tuple[Message, ...]:
+def read_messages(prompt: Any, what: str = "the prompt") -> tuple[Message, ...]:
+    """``prompt`` as messages. Raises ``ConfigError`` where it is neither a text nor messages."""
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise ConfigError("the prompt is empty: give the model something to answer")
+            raise ConfigError(f"{what} is empty: give the model something to answer")
         return ({"role": "user", "content": prompt},)
     if not isinstance(prompt, Sequence):
         raise ConfigError(
-            f"the prompt is a {type(prompt).__name__}: give a str, or a list of "
+            f"{what} is a {type(prompt).__name__}: give a str, or a list of "
             '{"role": ..., "content": ...} messages'
         )
     if not prompt:
@@ -157,14 +175,29 @@ def _messages(prompt: Any) -> tuple[Message, ...]:
         if "content" not in message and "tool_calls" not in message:
             raise ConfigError(f'message {at} (role {role!r}) has neither "content" nor "tool_calls"')
         content = message.get("content")
-        if content is not None and not isinstance(content, str | Sequence):
-            raise ConfigError(
-                f"message {at} (role {role!r}): the content is a {type(content).__name__}; "
-                "give a str or a list of parts"
-            )
-        if content is None and not message.get("tool_calls"):
+        _check_content(content, f"message {at} (role {role!r})")
+        tool_calls = message.get("tool_calls")
+        if tool_calls and (isinstance(tool_calls, NOT_LISTS) or not isinstance(tool_calls, Sequence)):
+            raise ConfigError(f"message {at} (role {role!r}): give a list of tool calls")
+        if (content is None or (len(content) == 0 and not isinstance(content, str))) and not tool_calls:
             raise ConfigError(f"message {at} (role {role!r}) has no content")
     return tuple(prompt)
+
+
+def _check_content(content: Any, where: str) -> None:
+    """A text, or a list of parts; a part may be a vendor's own object, but no plain value."""
+    if content is None or isinstance(content, str):
+        return
+    if isinstance(content, NOT_LISTS) or not isinstance(content, Sequence):
+        raise ConfigError(
+            f"{where}: the content is a {type(content).__name__}; give a str or a list of parts"
+        )
+    for part in content:
+        if part is None or isinstance(part, int | float | bytes | bytearray | list | tuple | set):
+            raise ConfigError(
+                f"{where}: a part of the content is a {type(part).__name__}; "
+                'give {"type": "text", "text": ...} and the like'
+            )
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -176,7 +209,7 @@ def _checked(name: str, value: Any) -> Any:
         case "deadline_s":
             if not _number(value) or value <= 0:
                 raise ConfigError(f"deadline_s={value!r}: give seconds above 0")
-            return float(value)
+            return float(min(value, FOREVER_S))
         case "fallback":
             if not isinstance(value, bool):
                 raise ConfigError(f"fallback={value!r}: give True or False")
@@ -193,7 +226,7 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _names(option: str, value: Any) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, NOT_LISTS) or not isinstance(value, Sequence | set | frozenset):
         raise ConfigError(f"{option}={value!r}: give several names, such as [{value!r}]")
     names = list(value)
     if not all(isinstance(n, str) and n for n in names):
@@ -201,17 +234,24 @@ def _names(option: str, value: Any) -> list[str]:
     return names
 
 
-def _check_params(params: Mapping[str, Any]) -> None:
-    tokens = params.get("max_tokens")
-    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
-        raise ConfigError(f"max_tokens={tokens!r}: give a whole number above 0")
-    for name, least, most in (("temperature", 0.0, 2.0), ("top_p", 0.0, 1.0)):
-        value = params.get(name)
-        if value is not None and (not _number(value) or not least <= value <= most):
-            raise ConfigError(f"{name}={value!r}: give a number from {least:g} to {most:g}")
-    tools = params.get("tools")
-    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Sequence)):
-        raise ConfigError("tools: give a list of tool definitions")
+def check_params(params: Mapping[str, Any]) -> None:
+    """Raises ``ConfigError`` for generation parameters that no model takes."""
+    for name, value in params.items():
+        if name in RANGES:
+            least, most = RANGES[name]
+            if not _number(value) or not least <= value <= most:
+                raise ConfigError(f"{name}={value!r}: give a number from {least:g} to {most:g}")
+        elif name in WHOLE:
+            if isinstance(value, bool) or not isinstance(value, int) or value < WHOLE[name]:
+                raise ConfigError(f"{name}={value!r}: give a whole number of at least {WHOLE[name]}")
+        elif name in KINDS and not isinstance(value, KINDS[name]):
+            raise ConfigError(f"{name}: {type(value).__name__} will not do, give a {KINDS[name].__name__}")
+        elif name == "tools" and (
+            not isinstance(value, list | tuple) or not all(isinstance(t, Mapping) for t in value)
+        ):
+            raise ConfigError("tools: give a list of tool definitions, each a mapping")
+        elif name == "stop" and not isinstance(value, str):
+            _names(name, value)
 
 
 def _number(value: Any) -> bool:

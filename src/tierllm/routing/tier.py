@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
 from ..types import Message, Objective, Timeouts
+from .ask import check_params, read_messages
 
 if TYPE_CHECKING:
     from ..cost.price import Price
@@ -74,13 +76,21 @@ class Deployment:
                     f"Deployment({model!r}): the second argument must be a provider, such as OpenAI(), "
                     f"not {type(provider).__name__} (it has no {method}())"
                 )
-        if context_window is not None and context_window < 1:
-            raise ConfigError(f"Deployment({model!r}, context_window={context_window}): give tokens above 0")
-        if not weight > 0:
-            raise ConfigError(f"Deployment({model!r}, weight={weight}): give a weight above 0")
+        where = f"Deployment({model!r}"
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError(f"{where}, name={name!r}): give a name, or leave it out")
+        _check_whole(where, context_window=context_window)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigError(f"{where}, weight={weight!r}): give a weight above 0")
         for option, names in (("drop", drop), ("labels", labels)):
             if isinstance(names, str):
-                raise ConfigError(f"Deployment({model!r}, {option}={names!r}): give a set, {{{names!r}}}")
+                raise ConfigError(f"{where}, {option}={names!r}): give a set, {{{names!r}}}")
+            if not isinstance(names, Iterable) or not all(isinstance(n, str) and n for n in names):
+                raise ConfigError(f"{where}, {option}={names!r}): give a set of names")
+        if price is not None and not hasattr(price, "cost_usd"):
+            raise ConfigError(f"{where}, price={price!r}): give a Price")
+        _check_params(where, "params", params)
+        _check_rules(where, timeouts, breaker, retry, policies)
         self.model = model
         self.provider = provider
         self.name = name or model
@@ -117,7 +127,7 @@ class Ceilings:
         if self.reasoning_effort is not None:
             asked = params.get("reasoning_effort")
             ceiling = EFFORTS.index(self.reasoning_effort)
-            if asked is None or (asked in EFFORTS and EFFORTS.index(asked) > ceiling):
+            if asked not in EFFORTS or EFFORTS.index(asked) > ceiling:  # an unknown word is no way past it
                 params["reasoning_effort"] = self.reasoning_effort
 
 
@@ -176,26 +186,32 @@ class Tier:
         if not isinstance(name, str) or not name:
             raise ConfigError("Tier(name): give the tier a name, such as 'gold'")
         where = f"Tier({name!r}"
+        if isinstance(deployments, Deployment) or not isinstance(deployments, Iterable):
+            raise ConfigError(f"{where}): give a list of Deployment, [Deployment(...)]")
         deployments = tuple(deployments)
         if not deployments:
             raise ConfigError(f"{where}): give it at least one Deployment")
         for deployment in deployments:
             if not isinstance(deployment, Deployment):
                 raise ConfigError(f"{where}): {type(deployment).__name__} is not a Deployment")
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"{where}, max_tokens={max_tokens}): give tokens above 0")
-        if temperature is not None and temperature < 0:
+        _check_whole(where, max_tokens=max_tokens, max_concurrency=max_concurrency)
+        _check_whole(where, least=0, max_waiting=max_waiting)
+        if temperature is not None and (isinstance(temperature, bool) or not 0 <= temperature < math.inf):
             raise ConfigError(f"{where}, temperature={temperature}): give 0 or more")
         if reasoning_effort is not None and reasoning_effort not in EFFORTS:
             raise ConfigError(f"{where}, reasoning_effort={reasoning_effort!r}): one of {', '.join(EFFORTS)}")
         if choose not in ("ordered", "weighted"):
             raise ConfigError(f"{where}, choose={choose!r}): 'ordered' or 'weighted'")
-        if max_concurrency is not None and max_concurrency < 1:
-            raise ConfigError(f"{where}, max_concurrency={max_concurrency}): give 1 or more")
-        if max_waiting is not None and max_waiting < 0:
-            raise ConfigError(f"{where}, max_waiting={max_waiting}): give 0 or more")
-        if max_wait_s is not None and max_wait_s < 0:
+        if max_wait_s is not None and not max_wait_s >= 0:
             raise ConfigError(f"{where}, max_wait_s={max_wait_s}): give 0 or more seconds")
+        if prompt is not None and not isinstance(prompt, str) and not callable(prompt):
+            raise ConfigError(f"{where}, prompt=...): give a system text, or a function of the messages")
+        if objective is not None and not isinstance(objective, Objective):
+            raise ConfigError(f"{where}, objective={objective!r}): give an Objective")
+        if not isinstance(fallback, bool) and not hasattr(fallback, "goes_on"):
+            raise ConfigError(f"{where}, fallback={fallback!r}): give True, False or a FallbackChain")
+        _check_params(where, "defaults", defaults)
+        _check_rules(where, timeouts, breaker, retry, policies)
         self.name = name
         self.deployments = deployments
         self.objective = objective
@@ -223,9 +239,39 @@ class Tier:
         if not isinstance(prompt, str):
             made = prompt(messages)
             if not isinstance(made, str):
-                return tuple(made)
+                return read_messages(made, f"the prompt of tier {self.name!r}")
             prompt = made
         first = messages[0] if messages else {}
         if first.get("role") == "system" and isinstance(first.get("content"), str):
             return ({**first, "content": f"{prompt}\n\n{first['content']}"}, *messages[1:])
         return ({"role": "system", "content": prompt}, *messages)
+
+
+def _check_whole(where: str, *, least: int = 1, **options: object) -> None:
+    for option, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{where}, {option}={value!r}): give a whole number of at least {least}")
+
+
+def _check_params(where: str, option: str, params: object) -> None:
+    if params is None:
+        return
+    if not isinstance(params, Mapping):
+        raise ConfigError(f'{where}, {option}={params!r}): give a mapping, such as {{"temperature": 0}}')
+    try:
+        check_params(params)
+    except ConfigError as error:
+        raise ConfigError(f"{where}, {option}=...): {error}") from None
+
+
+def _check_rules(where: str, timeouts: object, breaker: object, retry: object, policies: object) -> None:
+    if timeouts is not None and not isinstance(timeouts, Timeouts):
+        raise ConfigError(f"{where}, timeouts={timeouts!r}): give Timeouts(...)")
+    if breaker is not None and breaker is not False and not hasattr(breaker, "bind"):
+        raise ConfigError(f"{where}, breaker={breaker!r}): give a CircuitBreaker, or False for none")
+    if retry is not None and retry is not False and not hasattr(retry, "bound"):
+        raise ConfigError(f"{where}, retry={retry!r}): give a Retry, or False for none")
+    if not isinstance(policies, Iterable) or not all(callable(policy) for policy in policies):
+        raise ConfigError(f"{where}, policies=...): give a list of policies")
