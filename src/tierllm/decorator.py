@@ -125,10 +125,12 @@ class _Decorated:
     def _bound(self, instance: object, owner: type | None) -> Self:
         """The method of an instance."""
         bind = getattr(self._fn, "__get__", None)
-        if instance is None or bind is None:
+        by_class = isinstance(self._fn, classmethod)
+        if bind is None or (instance is None and not by_class):
             return self
         method = bind(instance, owner)
-        return self._twin((_bind, (self, instance, owner)), _fn=method, __wrapped__=method)
+        made = (getattr, (owner, self.__name__)) if by_class else (_bind, (self, instance, owner))
+        return self._twin(made, _fn=method, __wrapped__=method)
 
     def _twin(self, made: tuple[Any, ...], **changes: Any) -> Self:
         twin = object.__new__(type(self))
@@ -264,8 +266,8 @@ class WrappedFunction(_Decorated, Generic[P, R]):
     def _target(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> WrappedCall:
         if self._signature.takes_route and kwargs.get("route", Route.INJECTED) is not Route.INJECTED:
             raise ConfigError(
-                f"{self.__qualname__}(route=...): tierllm fills it in. Choose a tier by with_options(sla=...), "
-                "or call the function's __wrapped__ to go without service levels"
+                f"{self.__qualname__}(route=...): tierllm fills it in; choose a tier by with_options(sla=...). "
+                "To go without service levels, call the function's __wrapped__"
             )
         return WrappedCall(self._fn, self._signature, args, kwargs, self._wrapping.retry_on)
 
@@ -423,7 +425,7 @@ class _CallDecorator:
 
 def _signature(fn: Any) -> Signature:
     if isinstance(fn, classmethod):
-        raise ConfigError("@tiered: put @classmethod above it, not below")
+        fn = fn.__func__
     if isinstance(fn, _Decorated):
         raise ConfigError(f"{fn!r} is decorated already: use with_options(...) to change its options")
     if not callable(fn) or isinstance(fn, type):

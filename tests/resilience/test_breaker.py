@@ -647,19 +647,23 @@ def test_fresh_twins_share_settings_only(clock: Manual) -> None:
 
 
 def test_bind_fills_in_only_what_was_left_unset(clock: Manual) -> None:
+    breaker = CircuitBreaker(consecutive_failures=1)
+    breaker.bind(name="m-eu", clock=clock)
+    breaker.bind(name="other", clock=Manual(99.0))
+    failing(breaker)
+    assert breaker.name == "m-eu"
+    assert breaker.peek() == 30.0
+
+
+def test_bind_adds_a_listener_once(clock: Manual) -> None:
     own: list[Event] = []
     clients: list[Event] = []
-    breaker = CircuitBreaker(consecutive_failures=1)
-    breaker.bind(name="m-eu", clock=clock, emit=clients.append)
-    breaker.bind(name="other", clock=Manual(99.0), emit=own.append)
-    failing(breaker)
-    assert (breaker.name, len(clients), own) == ("m-eu", 1, [])
-    assert breaker.peek() == 30.0
+    tell = clients.append
     breaker = CircuitBreaker("mine", consecutive_failures=1, clock=clock, listeners=[own.append])
-    breaker.bind(name="m-eu", clock=Manual(99.0), emit=clients.append)
+    breaker.bind(emit=tell)
+    breaker.bind(emit=tell)
     failing(breaker)
     assert (breaker.name, len(clients), len(own)) == ("mine", 1, 1)
-
 
 def test_status_is_plain_data(opened: CircuitBreaker) -> None:
     status = opened.status()

@@ -128,7 +128,7 @@ class ProviderStream:
             except Exception:  # the failure matters more than what its cleaning up met
                 pass
             try:
-                raise failure  # noqa: B904 - usually the same error
+                raise failure
             finally:
                 del failure  # its traceback holds this frame
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..types import Call, Response
     from .provider import Provider
@@ -185,6 +187,8 @@ class Race(Effect["Response"]):
     __slots__ = ("legs", "win")
 
     def __init__(self, legs: Sequence[Leg], win: Literal["chunk", "result"] = "chunk") -> None:
+        if not legs:
+            raise UsageError("a race needs at least one leg")
         self.legs = legs
         self.win = win
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from . import virtual_race
 from .effects import Blocking, Follow, Gather, Grant, Invoke, Race, Sleep, Spawn, Ticket, Wait
 from .host import Host
-from .run import Run, Step, foreign, past_deadline
+from .run import Run, Step, foreign, loopless, past_deadline
 from .scope import Cancelled, Scope
-from .tape import FlightLost
+from .tape import TapeHead
 
 if TYPE_CHECKING:
     from ..types import Chunk, Response
@@ -43,16 +44,20 @@ class VirtualTime:
     def at(self, moment: float, do: Callable[[], object]) -> None:
         """Do something at a moment; at once if it is past. Equal moments keep the order of asking."""
         self._count += 1
-        heapq.heappush(self._heap, (max(moment, self.now), self._count, do))
+        heapq.heappush(self._heap, (moment if moment > self.now else self.now, self._count, do))
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
         self.at(self.now + seconds, do)
 
+    def soon(self, do: Callable[[], object]) -> None:
+        """Do something at this moment, after what is planned for it already."""
+        self.at(self.now, do)
+
     def run(self, until: float | None = None) -> None:
         """Let time pass to the moment ``until``, or until nothing more is planned."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and (until is None or heap[0][0] <= until):
-            self.now, _, do = heapq.heappop(heap)
+            self.now, _, do = pop(heap)
             do()
         if until is not None and self.now < until:
             self.now = until
@@ -80,7 +85,7 @@ class VirtualRun(Run):
     number, so that whatever else would have woken it is ignored.
     """
 
-    __slots__ = ("_leave", "_on_chunk", "_on_end", "_parked", "_world", "ended", "error")
+    __slots__ = ("_leave", "_on_chunk", "_on_end", "_parked", "ended", "error", "world")
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class VirtualRun(Run):
         on_end: OnEnd | None = None,
     ) -> None:
         super().__init__(flow, scope, host, streaming)
-        self._world = world
+        self.world = world
         self._on_chunk = on_chunk
         self._on_end = on_end
         self._parked = 0
@@ -108,7 +113,7 @@ class VirtualRun(Run):
     def close(self) -> None:
         """The consumer has left: end the flow where it stands."""
         if not self.ended:
-            self._unpark()
+            self.unpark()
             self.flow.close()
             self._end()
 
@@ -128,21 +133,32 @@ class VirtualRun(Run):
                 except StopIteration as stop:
                     self.result = stop.value
                     return self._end()
-                except Exception as error:
-                    self.error = error
-                    return self._end()
-                except (Cancelled, GeneratorExit) as error:
-                    self.error = error
-                    return self._end()
+                except BaseException as error:
+                    return self._failed(error)
                 try:
                     done, value = self._perform(effect)
                     step = send
-                except Exception as error:
+                except BaseException as error:
                     done, step, value = True, throw, error
                 if not done:
                     return None
         finally:
             del step, value
+
+    def _failed(self, error: BaseException) -> None:
+        """The flow has raised: an end like any other, save for what is meant for the whole program."""
+        if isinstance(error, RuntimeError):
+            clearer = loopless(error)
+            if clearer is not None:
+                clearer.__cause__ = error
+                error = clearer
+        here = error.__traceback__
+        if here is not None:
+            error.__traceback__ = here.tb_next  # this run keeps the error, and must not keep itself
+        self.error = error
+        self._end()
+        if not isinstance(error, Exception | Cancelled | GeneratorExit):
+            raise error
 
     def _end(self) -> None:
         self.ended = True
@@ -152,29 +168,35 @@ class VirtualRun(Run):
             self._on_end(self)
 
     def _cancelled(self) -> None:
-        if not self.ended and self._parked:
-            self._unpark()
+        if self._parked and not self.ended:
+            self.unpark()
             self._go(self.flow.throw, Cancelled())
 
-    def _unpark(self) -> None:
+    def park(self, leave: Callable[[], object] | None = None) -> int:
+        """Wait for something. ``leave`` is called where the wait is given up."""
+        self._parked += 1
+        self._leave = leave
+        return self._parked
+
+    def unpark(self) -> None:
+        """Give up the present wait."""
         self._parked += 1
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
 
-    def _park(self, leave: Callable[[], object] | None = None) -> int:
-        self._parked += 1
-        self._leave = leave
-        return self._parked
+    def waits_for(self, ticket: int) -> bool:
+        return ticket == self._parked and not self.ended
 
-    def _send(self, ticket: int, value: Any) -> None:
+    def send(self, ticket: int, value: Any) -> None:
         if ticket == self._parked and not self.ended:
+            self._parked += 1
             self._leave = None
             self._go(self.flow.send, value)
 
-    def _throw(self, ticket: int, error: BaseException) -> None:
+    def throw(self, ticket: int, error: BaseException) -> None:
         if ticket == self._parked and not self.ended:
-            self._leave = None
+            self.unpark()
             self._go(self.flow.throw, error)
 
     # -- effects: (True, value) when done at once, (False, None) when parked -----
@@ -188,16 +210,25 @@ class VirtualRun(Run):
         if kind is Sleep:
             return self._sleep(effect.seconds)
         if kind is Blocking:
-            return True, effect.fn()
+            return True, self._block(effect)
         if kind is Race:
-            return _Race(self, effect, self._world).begin()
+            return virtual_race.race(self, effect)
         if kind is Gather:
-            return self._gather(effect)
+            return virtual_race.gather(self, effect)
         if kind is Spawn:
-            return True, self._spawn(effect)
+            return True, virtual_race.spawn(self, effect)
         if kind is Follow:
             return self._follow(effect)
         raise foreign(self.flow, effect)
+
+    def _block(self, effect: Blocking[Any]) -> Any:
+        self.scope.check()
+        done = effect.fn()
+        if self.scope.cancelled:
+            if effect.undo is not None:
+                effect.undo(done)
+            raise Cancelled
+        return done
 
     def _invoke(self, effect: Invoke) -> tuple[bool, Any]:
         play = getattr(effect.provider, "play", None)
@@ -207,28 +238,26 @@ class VirtualRun(Run):
                 "such as tierllm.testing.FakeProvider"
             )
         invocation = self.open(effect)
-        steps: Steps = play(effect.call, invocation)
+        try:
+            steps: Steps = play(effect.call, invocation)
+        except BaseException as error:
+            raise invocation.failed(error)  # noqa: B904 - usually the same error
         close: Callable[[], object] = getattr(steps, "close", _nothing)
 
         def leave() -> None:
             if invocation.ended_at is None:
-                invocation.ended_at = self._world.now
+                invocation.ended_at = self.world.now
             close()
 
-        ticket = self._park(leave)
+        ticket = self.park(leave)
         return self._play(invocation, steps, ticket)
 
     def _play(self, invocation: Invocation, steps: Steps, ticket: int) -> tuple[bool, Any]:
         """Take steps until one has to be waited for."""
-        world = self._world
         try:
             for step in steps:
                 if isinstance(step, float):
-                    due = invocation.due_at
-                    if due is not None and world.now + step > due:
-                        world.at(due, lambda: self._late(invocation, ticket))
-                        return False, None
-                    world.at(world.now + step, lambda: self._resume_play(invocation, steps, ticket))
+                    self._until(self.world.now + step, invocation, steps, ticket)
                     return False, None
                 invocation.feed(step)
                 if invocation.streaming:
@@ -236,68 +265,77 @@ class VirtualRun(Run):
                     if ticket != self._parked:  # the consumer has left
                         return False, None
             response = invocation.finished()
-        except Exception as error:
-            self._parked += 1
-            self._leave = None
+        except BaseException as error:
+            self.unpark()
             raise invocation.failed(error)  # noqa: B904 - usually the same error
         self._parked += 1
         self._leave = None
         return True, response
 
-    def _resume_play(self, invocation: Invocation, steps: Steps, ticket: int) -> None:
+    def _until(self, moment: float, invocation: Invocation, steps: Steps, ticket: int) -> None:
+        """Go on with the steps at ``moment``, or time out if that comes first."""
+        due = invocation.due_at
+        if due is not None and due < moment:
+            self.world.at(due, lambda: self._late(moment, invocation, steps, ticket))
+        else:
+            self.world.at(moment, lambda: self._resume(invocation, steps, ticket))
+
+    def _resume(self, invocation: Invocation, steps: Steps, ticket: int) -> None:
         if ticket != self._parked or self.ended:
             return
         try:
             done, value = self._play(invocation, steps, ticket)
-        except Exception as error:
+        except BaseException as error:
             self._go(self.flow.throw, error)
             return
         if done:
             self._go(self.flow.send, value)
 
-    def _late(self, invocation: Invocation, ticket: int) -> None:
+    def _late(self, moment: float, invocation: Invocation, steps: Steps, ticket: int) -> None:
         if ticket != self._parked or self.ended:
             return
         due = invocation.due_at
-        if due is not None and due > self._world.now:  # the deadline was moved meanwhile
-            self._world.at(due, lambda: self._late(invocation, ticket))
+        if due is None or due > self.world.now:  # the deadline was moved meanwhile
+            self._until(moment, invocation, steps, ticket)
             return
-        self._unpark()
-        self._go(self.flow.throw, invocation.failed(invocation.timed_out()))
+        late = invocation.timed_out()
+        self.throw(ticket, invocation.failed(late))
 
     def _wait(self, effect: Wait[Grant]) -> tuple[bool, Any]:
         grant = effect.on.take(self.permits)
         if grant is not None:
             return True, grant
         self.scope.check()
-        world = self._world
+        world = self.world
         number = 0
+        until = None if effect.timeout_s is None else world.now + effect.timeout_s
 
         def wake() -> bool:
-            world.at(world.now, granted)
+            world.soon(granted)
             return True
 
         def granted() -> None:
-            if number == self._parked and ticket.grant is not None:
+            if self.waits_for(number) and ticket.grant is not None:
                 self.permits.append(ticket.grant)
-                self._send(number, ticket.grant)
+                self.send(number, ticket.grant)
+
+        def look() -> None:
+            if not self.waits_for(number) or ticket.grant is not None:
+                return
+            try:
+                span = self.patience(until, "waiting in a queue")
+            except Exception as error:
+                self.throw(number, error)
+                return
+            if span is not None:
+                world.after(span, look)
 
         ticket = Ticket(wake)
         if effect.on.enter(ticket, effect.call):
             self.permits.append(ticket.grant)
             return True, ticket.grant
-        number = self._park(lambda: effect.on.leave(ticket))
-        left = self.scope.remaining_s()
-        clamped = left is not None and (effect.timeout_s is None or left < effect.timeout_s)
-        span = left if clamped else effect.timeout_s
-        if span is not None:
-
-            def late() -> None:
-                if number == self._parked and ticket.grant is None:
-                    effect.on.leave(ticket)
-                    self._throw(number, past_deadline("waiting in a queue") if clamped else TimeoutError())
-
-            world.after(max(0.0, span), late)
+        number = self.park(lambda: effect.on.leave(ticket))
+        look() if until is None and self.scope.root.deadline is None else world.soon(look)
         return False, None
 
     def _sleep(self, seconds: float) -> tuple[bool, Any]:
@@ -305,194 +343,65 @@ class VirtualRun(Run):
         left = self.scope.remaining_s()
         if left is not None and left < seconds:
             raise past_deadline("waiting to try again")
-        ticket = self._park()
-        self._world.after(seconds, lambda: self._send(ticket, None))
+        ticket = self.park()
+        self.world.after(seconds, lambda: self.send(ticket, None))
         return False, None
 
-    def _child(
+    def child(
         self, flow: Flow[Response], streaming: bool, on_chunk: OnChunk | None, on_end: OnEnd
     ) -> VirtualRun:
-        scope = Scope(self._world.clock, parent=self.scope)
-        return VirtualRun(self._world, flow, scope, self.host, streaming, on_chunk, on_end)
-
-    def _gather(self, effect: Gather[Any]) -> tuple[bool, Any]:
-        members: list[VirtualRun] = []
-        pending = len(effect.flows)
-
-        def leave() -> None:
-            for member in members:
-                member.scope.cancel()
-
-        ticket = self._park(leave)
-
-        def ended(member: VirtualRun) -> None:
-            nonlocal pending
-            self.scope.off_cancel(member.scope.cancel)
-            pending -= 1
-            if ticket != self._parked:
-                return
-            if member.error is not None:
-                self._unpark()
-                self._world.at(self._world.now, lambda error=member.error: self._go(self.flow.throw, error))  # type: ignore[misc]
-            elif not pending:
-                self._world.at(self._world.now, lambda: self._send(ticket, [m.result for m in members]))
-
-        members += [self._child(flow, False, None, ended) for flow in effect.flows]
-        for member in members:
-            self._world.at(self._world.now, member.begin)
-        return False, None
-
-    def _spawn(self, effect: Spawn) -> _SpawnedRun:
-        scope = Scope(self._world.clock, self.scope.deadline_at)
-        tape = effect.tape
-        self.host.begin(scope)
-
-        def ended(run: VirtualRun) -> None:
-            self.host.end(scope)
-            if tape is not None:
-                error = FlightLost() if isinstance(run.error, Cancelled) else run.error
-                tape.end(run.result, error)
-
-        run = VirtualRun(
-            self._world,
-            effect.flow,
-            scope,
-            self.host,
-            tape is not None,
-            tape.push if tape is not None else None,
-            ended,
-        )
-        self._world.at(self._world.now, run.begin)
-        return _SpawnedRun(scope)
+        """A run whose scope is within this one's."""
+        scope = Scope(self.world.clock, parent=self.scope)
+        run = VirtualRun(self.world, flow, scope, self.host, streaming, on_chunk, on_end)
+        run.delivered = self.delivered
+        return run
 
     def _follow(self, effect: Follow) -> tuple[bool, Any]:
-        tape, seen = effect.tape, 0
-        world = self._world
+        world, tape = self.world, effect.tape
+        head = TapeHead(tape, self.scope, self.follows())
+        head.back()
 
         def read() -> tuple[bool, Any]:
-            nonlocal seen
-            while seen < len(tape.chunks):
-                seen += 1
-                if self.streaming:
-                    self.deliver(tape.chunks[seen - 1])
-                    if ticket != self._parked:
+            """Whether the end is reached, and the result."""
+            while not head.ended():
+                chunk = head.next()
+                if chunk is None:
+                    if not tape.wake_later(head.seen, wake):
                         return False, None
-            if tape.done:
-                return True, tape.told()
-            if tape.wake_later(seen, wake):
-                return read()
-            return False, None
+                elif self.streaming:
+                    self.deliver(chunk)
+                    if ticket != self._parked:  # the consumer has left
+                        return False, None
+            return True, head.result
 
         def wake() -> None:
-            world.at(world.now, woken)
+            world.soon(woken)
 
         def woken() -> None:
-            if ticket != self._parked or self.ended:
+            if not self.waits_for(ticket):
                 return
             try:
                 done, value = read()
-            except BaseException as error:
-                self._throw(ticket, error)
+            except Exception as error:
+                self.throw(ticket, error)
                 return
             if done:
-                self._send(ticket, value)
+                self.send(ticket, value)
 
-        ticket = self._park(lambda: tape.forget(wake))
-        left = self.scope.remaining_s()
-        if left is not None:
-            world.after(
-                max(0.0, left), lambda: self._throw(ticket, past_deadline("following an identical call"))
-            )
-        return read()
+        def look() -> None:
+            if not self.waits_for(ticket):
+                return
+            try:
+                span = self.patience(None, "following another call")
+            except Exception as error:
+                self.throw(ticket, error)
+                return
+            if span is not None:
+                world.after(span, look)
 
-
-class _Race:
-    """One race in virtual time."""
-
-    def __init__(self, parent: VirtualRun, effect: Race, world: VirtualTime) -> None:
-        self._parent = parent
-        self._effect = effect
-        self._world = world
-        self._legs: dict[int, VirtualRun] = {}
-        self._errors: dict[int, BaseException] = {}
-        self._winner: int | None = None
-        self._ticket = 0
-
-    def begin(self) -> tuple[bool, Any]:
-        self._ticket = self._parent._park(self._cancel)
-        for number, (delay, _) in enumerate(self._effect.legs):
-            self._world.after(delay, lambda number=number: self._start(number))  # type: ignore[misc]
-        return False, None
-
-    def _over(self) -> bool:
-        return self._winner is not None or self._ticket != self._parent._parked
-
-    def _start(self, number: int) -> None:
-        if self._over() or number in self._legs or number in self._errors:
-            return
-        by_chunk = self._effect.win == "chunk"
-        leg = self._parent._child(
-            self._effect.legs[number][1](),
-            self._parent.streaming and by_chunk,
-            lambda chunk: self._spoke(number, chunk),
-            lambda run: self._ended(number, run),
-        )
-        self._legs[number] = leg
-        leg.begin()
-
-    def _win(self, number: int) -> None:
-        self._winner = number
-        for other, leg in tuple(self._legs.items()):
-            if other != number:
-                leg.scope.cancel()
-                self._parent.scope.off_cancel(leg.scope.cancel)
-
-    def _spoke(self, number: int, chunk: Chunk) -> None:
-        if self._winner is None:
-            self._win(number)
-        if self._winner == number:
-            self._parent.deliver(chunk)
-
-    def _ended(self, number: int, run: VirtualRun) -> None:
-        self._parent.scope.off_cancel(run.scope.cancel)
-        self._legs.pop(number, None)
-        if self._winner not in (None, number) or self._ticket != self._parent._parked:
-            return
-        error = run.error
-        if error is None or self._winner == number:
-            if self._winner is None:
-                self._win(number)
-            self._world.at(self._world.now, lambda: self._report(run))
-            return
-        self._errors[number] = error
-        begun = set(self._legs) | set(self._errors)
-        later = [n for n in range(len(self._effect.legs)) if n not in begun]
-        if later and not self._legs:
-            following = min(later, key=lambda n: self._effect.legs[n][0])
-            self._world.at(self._world.now, lambda: self._start(following))
-        elif not self._legs:
-            first = self._errors[min(self._errors)]
-            self._world.at(self._world.now, lambda: self._parent._throw(self._ticket, first))
-
-    def _report(self, run: VirtualRun) -> None:
-        if run.error is not None:
-            self._parent._throw(self._ticket, run.error)
-        else:
-            self._parent._send(self._ticket, run.result)
-
-    def _cancel(self) -> None:
-        for leg in tuple(self._legs.values()):
-            leg.scope.cancel()
-
-
-class _SpawnedRun:
-    __slots__ = ("scope",)
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-
-    def cancel(self) -> None:
-        self.scope.cancel()
+        ticket = self.park(lambda: tape.forget(wake))
+        look()
+        return read() if self.waits_for(ticket) else (False, None)
 
 
 def _nothing() -> None:
