@@ -152,12 +152,20 @@ def _bind(decorated: _Decorated, instance: object, owner: type | None) -> _Decor
     return decorated._bound(instance, owner)
 
 
-class TieredFunction(_Decorated, Generic[P]):
+class _Prompting(_Decorated):
+    """A function that returns a prompt."""
+
+    def _asking(self, client: TieredClient, prompt: Prompt | None) -> ReadyCall:
+        if prompt is None:
+            raise ConfigError(f"{self.__qualname__} returned None: let it return the prompt")
+        return client.ready(ask(prompt, self._options))
+
+
+class TieredFunction(_Prompting, Generic[P]):
     """A function that returns a prompt, called for its answer."""
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReadyCall:
-        client = self.client
-        return client.ready(ask(self._fn(*args, **kwargs), self._options))
+        return self._asking(self.client, self._fn(*args, **kwargs))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Response:
         """The answer to the prompt that the function makes of these arguments."""
@@ -187,7 +195,7 @@ class TieredFunction(_Decorated, Generic[P]):
         return self._bound(instance, owner)
 
 
-class AsyncTieredFunction(_Decorated, Generic[P]):
+class AsyncTieredFunction(_Prompting, Generic[P]):
     """A coroutine function that returns a prompt, awaited for its answer."""
 
     async def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReadyCall:
@@ -195,7 +203,7 @@ class AsyncTieredFunction(_Decorated, Generic[P]):
         prompt = self._fn(*args, **kwargs)
         if inspect.isawaitable(prompt):
             prompt = await prompt
-        return client.ready(ask(prompt, self._options))
+        return self._asking(client, prompt)
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Response:
         """The answer to the prompt that the function makes of these arguments."""
@@ -266,8 +274,8 @@ class WrappedFunction(_Decorated, Generic[P, R]):
     def _target(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> WrappedCall:
         if self._signature.takes_route and kwargs.get("route", Route.INJECTED) is not Route.INJECTED:
             raise ConfigError(
-                f"{self.__qualname__}(route=...): tierllm fills it in; choose a tier by with_options(sla=...). "
-                "To go without service levels, call the function's __wrapped__"
+                f"{self.__qualname__}(route=...): tierllm fills it in. To choose a tier, use "
+                "with_options(sla=...); to go without service levels, call the function's __wrapped__"
             )
         return WrappedCall(self._fn, self._signature, args, kwargs, self._wrapping.retry_on)
 

@@ -1,5 +1,7 @@
 """The public names as a type checker sees them: checked by mypy and pyright, never run."""
 
+# pyright: strict, enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -143,9 +145,12 @@ async def async_prompts() -> None:
     await translate("text")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-@tiered  # type: ignore[type-var,call-overload,arg-type,unused-ignore]  # pyright: ignore
 def no_prompt(text: str) -> int:
     return len(text)
+
+
+tiered(no_prompt)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+tiered(sla="gold")(no_prompt)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # -- @tiered.call: existing calls ------------------------------------------------

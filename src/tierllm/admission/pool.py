@@ -52,8 +52,8 @@ class Pool:
         self.max_waiting = max_waiting
         self.peak = 0
         self._held: set[Permit] = set()
-        self._queue: OrderedDict[Ticket, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._queue: OrderedDict[Ticket, Permit] = OrderedDict()
+        self._lock = threading.RLock()  # reentrant: garbage collection may end a flow right here
 
     @property
     def in_use(self) -> int:
@@ -92,16 +92,15 @@ class Pool:
 
     def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
         with self._lock:
-            self._queue[ticket] = None
+            self._queue[ticket] = Permit(self)
         self._hand_out()
         return ticket.grant is not None
 
     def leave(self, ticket: Ticket) -> None:
         with self._lock:
-            self._queue.pop(ticket, None)
-            grant = ticket.grant
-        if grant is not None:
-            grant.release()
+            permit = self._queue.pop(ticket, ticket.grant)
+        if permit is not None:
+            permit.release()
 
     def _release(self, permit: Permit) -> None:
         self._held.discard(permit)
@@ -109,20 +108,28 @@ class Pool:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give free permits to those who wait. A waiter who cannot be woken any more is skipped."""
+        """Give free permits to those who wait. A waiter who cannot be woken any more is skipped.
+
+        Each one stays in the queue, with the permit that is meant for it, until it has been told:
+        wherever an interrupt strikes, the next release takes up the work from there.
+        """
+        held, queue = self._held, self._queue
         while True:
             with self._lock:
-                if not self._queue or len(self._held) >= self.size:
+                if not queue:
                     return
-                ticket, _ = self._queue.popitem(last=False)
-                permit = Permit(self)
-                self._held.add(permit)
-                self.peak = max(self.peak, len(self._held))
+                ticket, permit = next(iter(queue.items()))
+                if ticket.grant is None:
+                    if permit not in held and len(held) >= self.size:
+                        return
+                    held.add(permit)
+                    self.peak = max(self.peak, len(held))
                 if not ticket.give(permit):
-                    self._held.discard(permit)
+                    held.discard(permit)
+                queue.pop(ticket, None)
 
     def renew(self) -> None:
         """After a fork: the parent's permits and waiters do not exist here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held = set()
         self._queue = OrderedDict()

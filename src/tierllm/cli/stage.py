@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from abc import abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,8 +17,9 @@ INTRO = """\
 Three tiers on the same weights, each with its own prompt and length of answer; every call asks for gold.
 The outages are scripted. Retries, breakers, fallback and recovery are the real thing."""
 COLORS = {"gold": "yellow", "silver": "bright_white", "bronze": "orange3", "-": "red"}
-LAMPS = {"closed": ("●", "green"), "open": ("●", "red"), "half_open": ("◐", "yellow")}
+LAMPS = {"closed": ("●", "green"), "open": ("○", "red"), "half_open": ("◐", "yellow")}
 NARROW = 100
+REFRESH_S = 0.08
 
 
 class Stage:
@@ -100,7 +102,7 @@ class _Rich(Stage):
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._story: Story | None = None
-        self._chapter = ""
+        self._refreshed_at = 0.0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -127,16 +129,20 @@ class _Rich(Stage):
     def chapter(self, at_s: float, told: str) -> None:
         from rich.rule import Rule
 
-        self._chapter = told
         self._live.console.print(Rule(f"[bold]{told}[/]", style="cyan", align="left"))
-        self.speaking("")
+        self._refresh("")
 
     def speaking(self, text: str) -> None:
+        if time.monotonic() >= self._refreshed_at + REFRESH_S:
+            self._refresh(text)
+
+    def _refresh(self, text: str) -> None:
         from rich.panel import Panel
         from rich.text import Text
 
         story = self._story
         assert story is not None
+        self._refreshed_at = time.monotonic()
         done = min(1.0, story.at_s() / story.seconds)
         bar = "━" * round(done * 30) + "╌" * (30 - round(done * 30))
         lamps = "   ".join(

@@ -191,7 +191,7 @@ class Story:
             response = stream.response
             line.tier = response.tier or "-"
             line.deployment = response.deployment or "-"
-            line.model = response.model or "-"
+            line.model = response.trace.attempts[-1].model if response.trace else "-"
             self._moments.setdefault(f"{line.tier} in {line.phase}", self.at_s())
         except TierLLMError as error:
             self._lost += 1

@@ -259,6 +259,7 @@ def _text(path: Path) -> str:
     except IsADirectoryError:
         raise ConfigError(f"this is a directory; give the file in it: {path / 'tierllm.toml'}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"this is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"this is not UTF-8 (line {line}); save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or type(error).__name__}") from None

@@ -62,7 +62,7 @@ class AsyncRun(Run):
         scope.on_cancel(self._interrupt)
 
     async def advance(self) -> Chunk | None:
-        """The next chunk, or ``None`` once the flow has ended well (see ``result``).
+        """The next chunk, or ``None`` once the flow has ended well (see ``result``) or was closed.
 
         Raises what the flow raises.
         """
@@ -90,7 +90,9 @@ class AsyncRun(Run):
                     self.result = stop.value
                     self.release()
                     return None
-                except BaseException:
+                except BaseException as error:
+                    if self.closed and isinstance(error, RuntimeError):
+                        return None
                     self.release()
                     raise
                 try:
@@ -122,6 +124,7 @@ class AsyncRun(Run):
 
     async def aclose(self) -> None:
         """The consumer has left: end the flow where it stands."""
+        self.closed = True
         self.detach()
         source, self._source = self._source, None
         try:

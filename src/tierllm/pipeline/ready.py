@@ -96,6 +96,7 @@ class ResponseStream:
             try:
                 self._run.close()
             finally:
+                self._chunks = iter(())  # what it was refers to this stream
                 self._ready.host.end(self._ready.scope)
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -115,7 +116,7 @@ class ResponseStream:
                 yield chunk
         except Cancelled:
             raise self._ready.closed() from None
-        if not driven.delivered:  # answered without a provider's stream: from a cache, say
+        if not (driven.delivered or driven.closed):  # answered without a stream: from a cache, say
             yield from driven.result.chunks()
 
     @property
@@ -171,12 +172,16 @@ class AsyncResponseStream:
         if self._replay is None:
             try:
                 chunk = await driven.advance()
-            except Cancelled:
-                raise self._ready.closed() from None
+            except BaseException as error:
+                self._replay = iter(())
+                if isinstance(error, Cancelled):
+                    raise self._ready.closed() from None
+                raise
             if chunk is not None:
                 return chunk
             # answered without a provider's stream (from a cache, say): told as one
-            self._replay = iter(()) if driven.delivered else driven.result.chunks()
+            replayed = not (driven.delivered or driven.closed)
+            self._replay = driven.result.chunks() if replayed else iter(())
         for chunk in self._replay:
             return chunk
         raise StopAsyncIteration

@@ -29,10 +29,11 @@ class Run:
 
     ``streaming``: chunks of live invocations go to whoever drives the run. ``delivered`` counts
     them. ``permits`` lists what ``Wait`` granted: whatever is still held when the flow ends is
-    given back then. ``result`` is the flow's value once it has ended.
+    given back then. ``result`` is the flow's value once it has ended. ``closed``: the consumer has
+    left.
     """
 
-    __slots__ = ("delivered", "flow", "host", "permits", "result", "scope", "streaming")
+    __slots__ = ("closed", "delivered", "flow", "host", "permits", "result", "scope", "streaming")
 
     def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
         self.flow = flow
@@ -42,6 +43,7 @@ class Run:
         self.delivered = 0
         self.permits: list[Grant] = []
         self.result: Any = None
+        self.closed = False
 
     def open(self, effect: Invoke) -> Invocation:
         """Begin an invocation, if the delivery rule allows it."""

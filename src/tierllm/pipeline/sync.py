@@ -57,7 +57,7 @@ class SyncRun(Run):
         self._source: Source | None = None
 
     def advance(self) -> Chunk | None:
-        """The next chunk, or ``None`` once the flow has ended well (see ``result``).
+        """The next chunk, or ``None`` once the flow has ended well (see ``result``) or was closed.
 
         Raises what the flow raises.
         """
@@ -84,6 +84,8 @@ class SyncRun(Run):
                     self.release()
                     return None
                 except RuntimeError as error:
+                    if self.closed:
+                        return None
                     self.release()
                     clearer = loopless(error)
                     if clearer is not None:
@@ -109,6 +111,7 @@ class SyncRun(Run):
 
     def close(self) -> None:
         """The consumer has left: end the flow where it stands."""
+        self.closed = True
         source, self._source = self._source, None
         try:
             if source is not None:

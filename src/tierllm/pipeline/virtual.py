@@ -108,7 +108,8 @@ class VirtualRun(Run):
         scope.on_cancel(self._cancelled)
 
     def begin(self) -> None:
-        self._go(self.flow.send, None)
+        if not self.ended:
+            self._go(self.flow.send, None)
 
     def close(self) -> None:
         """The consumer has left: end the flow where it stands."""
@@ -147,14 +148,12 @@ class VirtualRun(Run):
 
     def _failed(self, error: BaseException) -> None:
         """The flow has raised: an end like any other, save for what is meant for the whole program."""
-        if isinstance(error, RuntimeError):
-            clearer = loopless(error)
-            if clearer is not None:
-                clearer.__cause__ = error
-                error = clearer
         here = error.__traceback__
         if here is not None:
             error.__traceback__ = here.tb_next  # this run keeps the error, and must not keep itself
+        clearer = loopless(error) if isinstance(error, RuntimeError) else None
+        if clearer is not None:
+            clearer.__cause__, error = error, clearer
         self.error = error
         self._end()
         if not isinstance(error, Exception | Cancelled | GeneratorExit):
@@ -335,7 +334,9 @@ class VirtualRun(Run):
             self.permits.append(ticket.grant)
             return True, ticket.grant
         number = self.park(lambda: effect.on.leave(ticket))
-        look() if until is None and self.scope.root.deadline is None else world.soon(look)
+        bounds = [b for b in (until, self.scope.root.deadline) if b is not None]
+        if bounds:
+            world.at(min(bounds), look)
         return False, None
 
     def _sleep(self, seconds: float) -> tuple[bool, Any]:
@@ -351,10 +352,14 @@ class VirtualRun(Run):
         self, flow: Flow[Response], streaming: bool, on_chunk: OnChunk | None, on_end: OnEnd
     ) -> VirtualRun:
         """A run whose scope is within this one's."""
-        scope = Scope(self.world.clock, parent=self.scope)
-        run = VirtualRun(self.world, flow, scope, self.host, streaming, on_chunk, on_end)
+        run = self.beside(flow, Scope(self.world.clock, parent=self.scope), streaming, on_chunk, on_end)
         run.delivered = self.delivered
         return run
+
+    def beside(
+        self, flow: Flow[Response], scope: Scope, streaming: bool, on_chunk: OnChunk | None, on_end: OnEnd
+    ) -> VirtualRun:
+        return VirtualRun(self.world, flow, scope, self.host, streaming, on_chunk, on_end)
 
     def _follow(self, effect: Follow) -> tuple[bool, Any]:
         world, tape = self.world, effect.tape
@@ -400,8 +405,9 @@ class VirtualRun(Run):
                 world.after(span, look)
 
         ticket = self.park(lambda: tape.forget(wake))
-        look()
-        return read() if self.waits_for(ticket) else (False, None)
+        if self.scope.root.deadline is not None:
+            world.at(self.scope.root.deadline, look)
+        return read()
 
 
 def _nothing() -> None:

@@ -159,7 +159,7 @@ def spawn(parent: VirtualRun, effect: Spawn) -> _SpawnedRun:
             tape.end(run.result, run.error)
 
     on_chunk = tape.push if tape is not None else None
-    run = type(parent)(world, effect.flow, scope, host, tape is not None, on_chunk, ended)
+    run = parent.beside(effect.flow, scope, tape is not None, on_chunk, ended)
     try:
         host.begin(scope)
     except BaseException:

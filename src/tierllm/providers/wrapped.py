@@ -62,13 +62,14 @@ def _innermost(fn: Any) -> Any:
 def _takes_route(fn: Callable[..., Any]) -> bool:
     try:
         route = inspect.signature(fn).parameters.get("route")
+        own = inspect.signature(fn, follow_wrapped=False).parameters.values()
     except ValueError:  # some builtins tell nothing
         return False
     if route is None or route.kind in (route.VAR_POSITIONAL, route.VAR_KEYWORD):
         return False
     if route.kind is route.POSITIONAL_ONLY:
-        raise ConfigError("the parameter route is filled in by keyword: let it stand after the / or a *")
-    return True
+        raise ConfigError("the parameter route is filled in by keyword: let it stand after the /")
+    return any(p.name == "route" or p.kind is p.VAR_KEYWORD for p in own)
 
 
 class WrappedCall(BaseProvider):

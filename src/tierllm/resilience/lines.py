@@ -21,6 +21,7 @@ from ..errors import (
     AuthenticationError,
     CircuitOpenError,
     ContextWindowExceededError,
+    DeadlineExceededError,
     ProviderError,
     RejectedError,
     ThrottledError,
@@ -50,6 +51,9 @@ MAX_HOLD_S = 300.0
 
 LOOK_AGAIN_S = 30.0
 """How long a place may go untried for being too slow: it may have become faster since."""
+
+MISSES = 3
+"""After so many deadlines in a row without a first token, calls as impatient as those go elsewhere."""
 
 RECENT = 100
 """How many outcomes a place remembers for ``status()``."""
@@ -83,6 +87,8 @@ class DeploymentLine:
         self.history = DurationHistory()
         self.held_until = float("-inf")
         self.tried_at = float("-inf")
+        self.misses = 0
+        self.missed_s = 0.0
         self.recent: deque[str] = deque(maxlen=RECENT)
         self.served = 0
         self.failed = 0
@@ -121,9 +127,12 @@ class DeploymentLine:
         left_s = call.scope.remaining_s() if call.scope is not None else None
         if left_s is not None:
             fast = self.history.p10_s
-            if fast is not None and fast > left_s and now - self.tried_at < LOOK_AGAIN_S:
+            slow = fast is not None and fast > left_s
+            silent = self.misses >= MISSES and left_s < 1.5 * self.missed_s
+            if (slow or silent) and now - self.tried_at < LOOK_AGAIN_S:
+                why = f"P10 {fast:.3g} s" if slow else f"silent in the last {self.misses} calls"
                 return NotInTime(
-                    f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s (P10 {fast:.3g} s)"
+                    f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s ({why})"
                 )
         return None
 
@@ -173,6 +182,8 @@ class DeploymentLine:
             raise
         except BaseException as error:
             attempt.outcome, attempt.error = "cancelled", error if isinstance(error, Exception) else None
+            if isinstance(error, DeadlineExceededError):
+                self._missed(call)
             raise
         else:
             attempt.outcome = "ok"
@@ -184,10 +195,11 @@ class DeploymentLine:
             if progress is not None:
                 attempt.first_token_s = progress.first_token_s
                 if attempt.outcome == "ok":
-                    self.history.add(attempt.latency_s)
+                    self._took(attempt.latency_s, call)
 
     def _answered(self, response: Response, call: Call) -> None:
         self.served += 1
+        self.misses = 0
         self.recent.append("ok")
         response.tier = self.tier.name
         response.deployment = self.name
@@ -200,8 +212,23 @@ class DeploymentLine:
         if price is not None and response.usage is not None:
             response.cost_usd = price.cost_usd(response.usage)
 
+    def _took(self, latency_s: float, call: Call) -> None:
+        fast, left_s = self.history.p10_s, None if call.scope is None else call.scope.remaining_s()
+        if fast is not None and left_s is not None and left_s + latency_s < fast:
+            self.history = DurationHistory()  # a second look, and it has become faster
+        self.history.add(latency_s)
+
+    def _missed(self, call: Call) -> None:
+        """A caller's deadline came before the first token."""
+        progress = call.progress
+        if progress is not None and progress.first_at is None:
+            waited_s = progress.elapsed_s
+            self.missed_s = min(self.missed_s, waited_s) if self.misses else waited_s
+            self.misses += 1
+
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
         self.failed += 1
+        self.misses = 0
         self.recent.append(type(error).__name__)
         if error.retry_after_s:
             held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)

@@ -41,6 +41,8 @@ class DurationHistory:
                 del self._sorted[at]
         self._added += 1
         if self._added & 7 == 0 or self._added == self.min_samples:
+            if len(self._sorted) != len(self._arrived):  # two threads were in each other's way
+                self._sorted = sorted(self._arrived)
             self.p10_s = self.quantile(0.1)
             self.p95_s = self.quantile(0.95)
 

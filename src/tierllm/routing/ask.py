@@ -237,6 +237,8 @@ def _names(option: str, value: Any) -> list[str]:
 def check_params(params: Mapping[str, Any]) -> None:
     """Raises ``ConfigError`` for generation parameters that no model takes."""
     for name, value in params.items():
+        if value is None:
+            continue
         if name in RANGES:
             least, most = RANGES[name]
             if not _number(value) or not least <= value <= most:

@@ -1,0 +1,220 @@
+"""What is asked: the caller's request, and the carrier on which it walks down the pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from ..pipeline.provider import Provider
+    from ..pipeline.scope import Invocation, Scope
+    from ..routing.plan import Plan
+    from .happened import Trace
+    from .settings import Timeouts
+
+__all__ = ["Call", "Message", "Request", "Route", "text_of"]
+
+Message = Mapping[str, Any]
+"""One chat message, ``{"role": ..., "content": ...}``; content that is not text passes through."""
+
+
+class _Nothing(dict[str, Any]):
+    """An empty mapping that a dataclass takes for a default."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_NOTHING: Mapping[str, Any] = _Nothing()
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Request:
+    """What a caller asked for; never changed on its way.
+
+    Made of keywords, of which ``messages`` is the only one required.
+
+    ``params`` holds the generation parameters that were given (``max_tokens``, ``temperature``,
+    ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
+    (a decorated function's name), ``language`` the language of a simple reply. A call that is not
+    ``repeatable`` reaches a provider once at most.
+    """
+
+    messages: tuple[Message, ...]
+    sla: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    plan: str | None = None
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    session: str | None = None
+    deadline_s: float | None = None
+    min_tier: str | None = None
+    fallback: bool = True
+    repeatable: bool = True
+    max_cost_usd: Decimal | None = None
+    require: frozenset[str] = frozenset()
+    route: str | None = None
+    language: str | None = None
+    params: Mapping[str, Any] = _NOTHING
+    extra: Mapping[str, Mapping[str, Any]] = _NOTHING
+
+    def __init__(self, *, messages: tuple[Message, ...], **given: Any) -> None:
+        # what is not given stays a default of the class: a third of the cost of setting every field
+        given["messages"] = messages
+        self.__dict__.update(given)
+
+    def __repr__(self) -> str:  # never the messages
+        shown = {n: v for n, v in self.__dict__.items() if n not in ("messages", "params", "extra")}
+        return (
+            f"Request({', '.join(f'{n}={v!r}' for n, v in shown.items())}, <{len(self.messages)} messages>)"
+        )
+
+    @property
+    def text(self) -> str:
+        """The text of the last message, for rules and simple replies that look at the question."""
+        return text_of(self.messages[-1]) if self.messages else ""
+
+
+def text_of(message: Message) -> str:
+    """The text parts of a message, joined; parts that are not text are left out."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        return ""
+    parts = (p.get("text", "") if isinstance(p, Mapping) else "" for p in content)
+    return "".join(p for p in parts if isinstance(p, str))
+
+
+class Call:
+    """A request on its way down the pipeline.
+
+    Each level that changes something does so on its own ``copy()``; a policy that calls
+    ``call_next`` more than once *at the same time* gives each its own copy too, since ``progress``
+    belongs to one ``Invoke``.
+
+    ``messages``, ``params``, ``model`` and ``timeouts`` are what a provider reads. ``tier`` and
+    ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
+    stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
+    client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
+    open, ``min_window`` a context window that has proven too small. ``patience_s`` is what 95 % of
+    the calls to this place take, once known: a provider that is silent for longer has failed, even
+    where the caller's deadline cuts it off first. ``progress`` is set by the driver when the
+    provider is called.
+    """
+
+    __slots__ = (
+        "ahead",
+        "attempt",
+        "begun_at",
+        "deployment",
+        "messages",
+        "min_window",
+        "model",
+        "params",
+        "patience_s",
+        "permit",
+        "plan",
+        "priority",
+        "progress",
+        "request",
+        "scope",
+        "target",
+        "tier",
+        "timeouts",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        trace: Trace | None = None,
+        scope: Scope | None = None,
+        target: Provider | None = None,
+        model: str = "",
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.request = request
+        self.messages: tuple[Message, ...] = request.messages
+        self.params: Mapping[str, Any] = request.params
+        self.priority = request.priority
+        self.trace = trace
+        self.scope = scope
+        self.target = target
+        self.model = model
+        self.timeouts = timeouts
+        self.tier = ""
+        self.deployment = ""
+        self.permit: Any = None
+        self.ahead: Any = None
+        self.plan: Plan | None = None
+        self.begun_at = 0.0
+        self.min_window = 0
+        self.patience_s = math.inf
+        self.attempt = 0
+        self.progress: Invocation | None = None
+
+    def copy(self) -> Call:
+        """A copy that shares request, trace, scope and permit, with no progress of its own yet."""
+        twin = Call.__new__(Call)
+        twin.request = self.request
+        twin.messages = self.messages
+        twin.params = self.params
+        twin.priority = self.priority
+        twin.trace = self.trace
+        twin.scope = self.scope
+        twin.target = self.target
+        twin.model = self.model
+        twin.timeouts = self.timeouts
+        twin.tier = self.tier
+        twin.deployment = self.deployment
+        twin.permit = self.permit
+        twin.ahead = None
+        twin.plan = self.plan
+        twin.begun_at = self.begun_at
+        twin.min_window = self.min_window
+        twin.patience_s = self.patience_s
+        twin.attempt = 0
+        twin.progress = None
+        return twin
+
+    def again(self) -> None:
+        """Another attempt begins with this call: the last one's progress is over."""
+        self.progress = None
+        self.attempt += 1
+
+    def options(self, vendor: str) -> Mapping[str, Any]:
+        """The caller's ``extra`` for one vendor."""
+        extra = self.request.extra
+        return extra.get(vendor, _NOTHING) if extra else _NOTHING
+
+    def __repr__(self) -> str:  # never the messages
+        return f"<Call tier={self.tier!r} deployment={self.deployment!r} attempt={self.attempt}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a wrapped call is to go this time.
+
+    A function under ``@tiered.call`` takes it as its ``route`` parameter, with the default
+    ``Route.INJECTED``; tierllm fills it in, and calls again with another one on retry and fallback.
+    ``timeout_s`` is what is left for this attempt, ``params`` are all parameters of the place.
+    """
+
+    INJECTED: ClassVar[Route]
+
+    model: str = ""
+    tier: str = ""
+    deployment: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    timeout_s: float | None = None
+    attempt: int = 1
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Route.INJECTED = Route()

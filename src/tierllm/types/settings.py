@@ -1,0 +1,50 @@
+"""Settings that calls carry: what a tier promises, and how long it may wait for a provider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from decimal import Decimal
+
+from ..errors import ConfigError
+
+__all__ = ["Objective", "Timeouts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Bounds on the time spent waiting for a provider, in seconds; ``None`` is no bound.
+
+    They never run while a consumer holds a stream. Whole answers know only ``connect_s`` and
+    ``total_s``: their first token is not seen before their last.
+    """
+
+    connect_s: float | None = 5.0
+    first_token_s: float | None = 60.0
+    between_tokens_s: float | None = 30.0
+    total_s: float | None = 300.0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"Timeouts({f.name}={value!r}): give seconds above 0, or None for no bound")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a tier promises: latency percentiles in seconds, availability in 0…1, dollars a call."""
+
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p99_s: float | None = None
+    first_token_p95_s: float | None = None
+    availability: float | None = None
+    cost_usd: Decimal | float | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"Objective({f.name}={value!r}): give a number above 0, or leave it out")
+        if self.availability is not None and self.availability >= 1:
+            raise ConfigError(f"Objective(availability={self.availability!r}): give a share below 1")

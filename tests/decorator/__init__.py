@@ -1,0 +1,1 @@
+"""A package, so that an installed distribution of the same name does not hide it."""
