@@ -6,7 +6,7 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -30,6 +30,7 @@ from .routing.tier import Deployment, Tier
 from .types import Call, Message, Request, Response, Timeouts, Trace
 
 if TYPE_CHECKING:
+    from .config import Config
     from .pipeline.clock import Clock
     from .pipeline.effects import Flow, Policy
     from .pipeline.provider import Provider
@@ -78,7 +79,8 @@ class TieredClient:
         self.deadline_s = deadline_s
         self._emit = emitter(listeners) if listeners else None
         self._host = Host(clock)
-        self._budget = retry_budget or RetryBudget(clock=clock)
+        self._budget = retry_budget or RetryBudget()
+        self._budget.bind(clock)
         self._plans: dict[Any, Plan] = {}
         self._ids = _ids()
         self._wall = time.time if clock is time.monotonic else clock
@@ -94,6 +96,23 @@ class TieredClient:
         outer: list[Policy] = [Ladder(rungs)] if rungs else []
         self._handler = compose([*outer, *policies, self.fallback], self._enter)
         renew_after_fork(self)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **overrides: Any) -> TieredClient:
+        """The client that a ``tierllm.toml`` describes; ``overrides`` are keywords of the constructor.
+
+        Raises ``ConfigError`` that names file, key and remedy.
+        """
+        from .config import Config
+
+        return cls.from_config(Config.load(path), **overrides)
+
+    @classmethod
+    def from_config(
+        cls, config: Config, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
+    ) -> TieredClient:
+        """The client that a ``Config`` describes. ``providers`` stand in for those of these names."""
+        return cls(**{**config.arguments(providers=providers), **overrides})
 
     def _tier_line(
         self,
@@ -216,10 +235,12 @@ class TieredClient:
             trace.deployment = response.deployment
             trace.degraded = response.degraded
             trace.warnings = response.warnings
-            if len(trace.attempts) > 1:
-                _forget_frames(trace)
-            elif trace.attempts:
-                trace.first_token_s = trace.attempts[0].first_token_s
+            if trace.attempts:
+                last = trace.attempts[-1]
+                if last.first_token_s is not None:
+                    trace.first_token_s = last.started_s + last.first_token_s
+                if len(trace.attempts) > 1:
+                    _forget_frames(trace)
             response.trace = trace
             return response
         finally:
@@ -343,4 +364,3 @@ def _forget_frames(trace: Trace) -> None:
         while error is not None:
             error.__traceback__ = None
             error = error.__cause__
-    trace.first_token_s = trace.attempts[-1].first_token_s

@@ -6,9 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from tierllm import ConfigError, Objective, Price
+from tierllm import ConfigError, Objective, Price, TieredClient
 from tierllm.config import Config
 from tierllm.testing import FakeClock, FakeProvider
+
+client_of = TieredClient.from_config
 
 FULL = """
 [client]
@@ -87,7 +89,7 @@ model = "m"
 def client(write, monkeypatch):
     monkeypatch.setenv("KEY_ONE", "sk-1")
     monkeypatch.setenv("KEY_TWO", "sk-2")
-    with Config.load(write(FULL)).build() as client:
+    with client_of(Config.load(write(FULL))) as client:
         yield client
 
 
@@ -141,7 +143,7 @@ def test_a_nearer_table_changes_only_the_keys_it_names(client):
 def test_overrides_replace_what_the_file_says(write):
     clock, fake = FakeClock(), FakeProvider()
     config = Config.load(write(FULL))
-    client = config.build(providers={"main": fake, "other": fake}, clock=clock, deadline_s=1)
+    client = client_of(config, providers={"main": fake, "other": fake}, clock=clock, deadline_s=1)
     assert client.clock is clock
     assert client.deadline_s == 1
     assert client.complete("hi", sla="silver").text
@@ -151,7 +153,7 @@ def test_overrides_replace_what_the_file_says(write):
 def test_the_simple_reply_at_the_end(write):
     fake = FakeProvider()
     fake.down()
-    client = Config.load(write(FULL)).build(providers={"main": fake, "other": fake}, clock=FakeClock())
+    client = client_of(Config.load(write(FULL)), providers={"main": fake, "other": fake}, clock=FakeClock())
     assert client.complete("hi", language="en").text == "Later, please."
     assert client.complete("hi", language="de").text == "Bald."
 
@@ -162,7 +164,7 @@ def test_missing_keys_are_named_when_building_not_when_loading(write, monkeypatc
     path = write(FULL)
     config = Config.load(path)
     with pytest.raises(ConfigError) as caught:
-        config.build()
+        client_of(config)
     first, *rest = str(caught.value).splitlines()
     assert first == f"{path}: 2 problems"
     assert "providers.main.api_key_env: the environment variable KEY_ONE is not set" in rest[0]
@@ -181,10 +183,10 @@ def test_missing_keys_are_named_when_building_not_when_loading(write, monkeypatc
 def test_which_key_is_sent_where(write, monkeypatch, table, sent):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("MY_KEY", "sk-mine")
-    client = Config.load(write(f'[providers.p]\nkind = "openai"\n{table}\n{ONE_TIER}')).build()
+    client = client_of(Config.load(write(f'[providers.p]\nkind = "openai"\n{table}\n{ONE_TIER}')))
     assert client.tiers[0].deployments[0].provider._clients._key() == sent
 
 
 def test_the_local_model_is_not_loaded_by_building(write):
-    client = Config.load(write(f'[providers.p]\nkind = "local"\nn_ctx = 512\n{ONE_TIER}')).build()
+    client = client_of(Config.load(write(f'[providers.p]\nkind = "local"\nn_ctx = 512\n{ONE_TIER}')))
     assert client.tiers[0].deployments[0].provider.name == "p"

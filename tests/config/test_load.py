@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tierllm import ConfigError
+from tierllm import ConfigError, TieredClient
 from tierllm.config import Config
 
 MINIMAL = """
@@ -29,7 +29,7 @@ def refusal(path: Path) -> str:
 
 
 def test_a_minimal_file_answers(write):
-    with Config.load(write(MINIMAL)).build() as client:
+    with TieredClient.from_config(Config.load(write(MINIMAL))) as client:
         assert client.complete("hi").tier == "gold"
 
 

@@ -1,7 +1,5 @@
 """The public names as a type checker sees them: checked by mypy and pyright, never run."""
 
-# pyright: strict, enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -201,4 +199,4 @@ async def async_calls() -> None:
 
 
 tiered.call(slaa="gold")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-tiered.call(retry_on=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType,reportCallIssue]
+tiered.call(retry_on=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

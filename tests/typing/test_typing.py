@@ -37,4 +37,4 @@ def test_pyright() -> None:
     pytest.importorskip("pyright")
     if shutil.which("node") is None:
         pytest.skip("pyright needs Node.js, and there is none on the PATH")
-    check("pyright", "--pythonpath", sys.executable, str(API))
+    check("pyright", "--project", str(API.parent), "--pythonpath", sys.executable)

@@ -58,12 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _client(file: str | None) -> TieredClient:
+    from ..client import TieredClient
+
     if file is not None or Path(HERE).is_file():
         from ..config import Config
 
-        return Config.load(file or HERE).build()
-    from .. import Deployment, Tier, TieredClient
+        return TieredClient.from_config(Config.load(file or HERE))
     from ..providers.local import Local
+    from ..routing.tier import Deployment, Tier
 
     print(f"tierllm complete: there is no {HERE} here, so the local model answers", file=sys.stderr)
     return TieredClient([Tier("local", [Deployment("smollm2-135m", Local())])])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ..client import TieredClient
 from ..errors import ConfigError
 from ..events import BreakerChanged, Event
 from ..pipeline.virtual import VirtualRun, VirtualTime
@@ -122,7 +123,8 @@ class Rehearsal:
         self._stepped: set[tuple[str, str]] = set()
         fake = FakeProvider(latency_s=USUAL)
         fake.script("*", FAULTS[fault], forever=True, when=self._is_out)
-        self._client = config.build(
+        self._client = TieredClient.from_config(
+            config,
             providers=dict.fromkeys(config.used(), fake),
             clock=self.world.clock,
             rng=Random(0),

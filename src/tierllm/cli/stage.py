@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Stage", "plain_stage", "rich_stage"]
 
 INTRO = """\
-Three tiers on the same weights, each with its own prompt and length of answer; every call asks for gold.
+Three tiers on one model, each with its own prompt and length of answer; every call asks for gold.
 The outages are scripted. Retries, breakers, fallback and recovery are the real thing."""
 COLORS = {"gold": "yellow", "silver": "bright_white", "bronze": "orange3", "-": "red"}
 LAMPS = {"closed": ("●", "green"), "open": ("○", "red"), "half_open": ("◐", "yellow")}
@@ -178,7 +178,10 @@ class _Rich(Stage):
         from rich.panel import Panel
 
         self._live.stop()
-        self._console.print(Panel("\n".join(summary), border_style="green", padding=(0, 1)))
+        well = self._story is not None and self._story.recovered
+        self._console.print(
+            Panel("\n".join(summary), border_style="green" if well else "red", padding=(0, 1))
+        )
 
     def _lamp(self, state: str) -> str:
         sign, color = LAMPS[state]

@@ -242,8 +242,8 @@ class Story:
         if self.recovered:
             after_s = seen["gold in recovery"] - seen["recovery"]
             told.append(
-                f"gold was well at {seen['recovery']:.1f} s; a probe found out at "
-                f"{seen['gold closed in recovery']:.1f} s, and it answered {after_s:.1f} s after its outage"
+                f"gold was well again at {seen['recovery']:.1f} s; a probe found out, "
+                f"and gold answered {after_s:.1f} s later"
             )
         else:
             told.append("gold was not seen to recover")

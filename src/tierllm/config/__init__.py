@@ -1,6 +1,7 @@
 """Tiers, deployments and policies from a file: ``tierllm.toml``.
 
-``Config.load(path).build()`` is the client, ``check(Config.load(path))`` what is doubtful about it.
+``TieredClient.from_config(Config.load(path))`` is the client, ``check(Config.load(path))`` what is
+doubtful about it.
 """
 
 from .check import check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,6 @@ from .sections import (
 )
 
 if TYPE_CHECKING:
-    from ..client import TieredClient
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
@@ -131,13 +129,11 @@ class Config(Table):
 
     # -- building --------------------------------------------------------------
 
-    def build(self, *, providers: Mapping[str, Provider] | None = None, **overrides: Any) -> TieredClient:
-        """The client. ``providers`` stand in for those of these names; ``overrides`` are its keywords.
+    def arguments(self, *, providers: Mapping[str, Provider] | None = None) -> dict[str, Any]:
+        """What ``TieredClient`` is to be made with. ``providers`` stand in for those of these names.
 
         Raises ``ConfigError`` that names every environment variable which is missing.
         """
-        from .. import TieredClient
-
         given = dict(providers or {})
         missing = list(self._missing(given))
         if missing:
@@ -160,8 +156,8 @@ class Config(Table):
             if table is not None:
                 settings[name] = table.build() if isinstance(table, Rule) else table
         if self.retry_budget is not None:
-            settings["retry_budget"] = self.retry_budget.build(overrides.get("clock", time.monotonic))
-        return TieredClient(**{**settings, **overrides})
+            settings["retry_budget"] = self.retry_budget.build()
+        return settings
 
     def _tier(self, tier: TierTable, provider: Any) -> Tier:
         settings = tier.given()

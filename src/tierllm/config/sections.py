@@ -7,7 +7,6 @@ TOML knows no null; ``false`` switches off what has a default.
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -22,7 +21,6 @@ from ..types import Objective, Timeouts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..pipeline.clock import Clock
 
 __all__ = [
     "BreakerTable",
@@ -110,8 +108,8 @@ class RetryBudgetTable(Rule):
     floor_per_s: float = 1.0
     window_s: int = 10
 
-    def build(self, clock: Clock = time.monotonic) -> RetryBudget:
-        return RetryBudget(**self.given(), clock=clock)
+    def build(self) -> RetryBudget:
+        return RetryBudget(**self.given())
 
 
 class BreakerTable(Rule):

@@ -50,7 +50,7 @@ class RetryBudget:
         *,
         floor_per_s: float = 1.0,
         window_s: int = 10,
-        clock: Clock = time.monotonic,
+        clock: Clock | None = None,
     ) -> None:
         if not (0 <= share < math.inf and 0 <= floor_per_s < math.inf and _whole(window_s)):
             raise ConfigError(
@@ -60,11 +60,17 @@ class RetryBudget:
         self.share = share
         self.floor_per_s = floor_per_s
         self.window_s = window_s
-        self.clock = clock
+        self.clock: Clock = clock or time.monotonic
+        self._own_clock = clock is not None
         self._second = 0
         self._calls = [0] * window_s
         self._retries = [0] * window_s
         self._lock = threading.Lock()
+
+    def bind(self, clock: Clock) -> None:
+        """Use a client's clock where none was given."""
+        if not self._own_clock:
+            self.clock = clock
 
     def called(self) -> None:
         """A call begins."""
