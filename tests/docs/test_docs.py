@@ -95,12 +95,14 @@ def test_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def execute(block: Block, module: types.ModuleType) -> None:
     try:
         exec(block.compiled(), module.__dict__)
-    except Exception as error:  # pytest would print the whole page
-        steps = traceback.extract_tb(error.__traceback__)
-        line = next((s.lineno for s in reversed(steps) if s.filename == str(block.page)), block.line)
-        source = block.page.read_text(encoding="utf-8").splitlines()[line - 1]
-        told = "".join(traceback.format_exception(error))
-        pytest.fail(f"{block.page.name}:{line}: {source}\n{told}", pytrace=False)
+        return
+    except Exception as failure:
+        error = failure
+    steps = traceback.extract_tb(error.__traceback__)  # pytest itself would print the whole page
+    line = next((s.lineno for s in reversed(steps) if s.filename == str(block.page)), block.line)
+    source = block.page.read_text(encoding="utf-8").splitlines()[(line or 1) - 1]
+    told = "".join(traceback.format_exception(error))
+    pytest.fail(f"{block.page.name}:{line}: {source}\n{told}", pytrace=False)
 
 
 def run(block: Block) -> None:

@@ -375,6 +375,20 @@ def test_a_closed_one_frees_the_model_and_loads_it_again(weights: Path) -> None:
     mine.close()
 
 
+def test_closing_right_after_loading(weights: Path) -> None:
+    done = python(
+        weights,
+        """
+        for n in range(12):
+            local = Local(sys.argv[1], n_ctx=256 + n)
+            local.load()
+            local.close()
+        print("whole")
+        """,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")
+
+
 def test_nobody_gets_in_by_the_back_door(local: Local) -> None:
     server = local._loaded().server
     for path, body in (

@@ -65,7 +65,12 @@ class Admission:
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         pool = self.pool
         if pool.idle and self.mode == "enforce":
-            permit: Permit | None = await Wait(pool, self.max_wait_s, call)
+            try:
+                permit: Permit | None = await Wait(pool, 0.0, call)
+            except TimeoutError as error:
+                if type(error) is not TimeoutError:
+                    raise
+                permit = await self.admit(call)  # another call was quicker
         else:
             permit = await self.admit(call)
         seat = call.permit = Seat(self, permit)

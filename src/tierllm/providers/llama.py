@@ -58,8 +58,8 @@ class Models:
                 )
             model = self._models.get(settings)
             if model is None:
-                model = self._models[settings] = Model(_start(settings))
                 self._used = True
+                model = self._models[settings] = Model(_start(settings))
             return model
 
     def _forked(self) -> None:
@@ -110,10 +110,15 @@ def _start(settings: Settings) -> Any:
     # The server object opens a loopback port whether wanted or not: nobody is to get in there.
     params.api_keys = [secrets.token_urlsafe(32)]
     params.ui = params.endpoint_slots = False
+    params.endpoint_metrics = True
     params.cors_origins = ""
     params.n_threads_http = 1
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        # Freed before its loop has begun, a server waits for the loop's end for ever, and all of
+        # Python with it. An answer from the loop says that it has.
+        server.handle_metrics()
+        return server
     except (RuntimeError, ValueError) as exc:
         raise ConfigError(
             f"llama.cpp could not load {str(path)!r}: the file may be cut off, of an unknown kind, "

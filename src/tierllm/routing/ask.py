@@ -163,7 +163,7 @@ def read_messages(prompt: Any, what: str = "the prompt") -> tuple[Message, ...]:
             '{"role": ..., "content": ...} messages'
         )
     if not prompt:
-        raise ConfigError("the list of messages is empty: give at least one")
+        raise ConfigError(f"{what} has no messages: give at least one")
     for at, message in enumerate(prompt):
         if not isinstance(message, Mapping):
             raise ConfigError(

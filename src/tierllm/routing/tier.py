@@ -241,6 +241,8 @@ class Tier:
             if not isinstance(made, str):
                 return read_messages(made, f"the prompt of tier {self.name!r}")
             prompt = made
+        if not prompt:
+            return messages
         first = messages[0] if messages else {}
         if first.get("role") == "system" and isinstance(first.get("content"), str):
             return ({**first, "content": f"{prompt}\n\n{first['content']}"}, *messages[1:])

@@ -127,8 +127,8 @@ class FakeProvider(PlayedProvider):
         waiting = finished = False
         try:
             for step in self._steps(call, scope, item, pace):
-                waiting = not isinstance(step, Chunk)
-                if isinstance(step, Chunk):
+                waiting = isinstance(step, float)
+                if not isinstance(step, float):
                     finished = step.finish_reason is not None
                     if scope.streaming and not finished:
                         entry.chunks += 1
@@ -207,6 +207,10 @@ class FakeProvider(PlayedProvider):
     def _steps(self, call: Call, scope: Invocation, item: Item | None, pace: Pace) -> Steps:
         if item is None and self._answer is not None:
             item = self._answer(call)
+        if item is None and not (scope.streaming or pace.between_s or pace.token_s):
+            text, finish_reason = _cut(call, _own_words(call))  # the usual case, without detours
+            chunk = Chunk(text, finish_reason=finish_reason, usage=usage_of(call.messages, text))
+            return iter((pace.first_s, chunk) if pace.first_s else (chunk,))
         if isinstance(item, Fail):
             return failed_steps(item, _reply(call, None), pace, scope.streaming)
         reply = _reply(call, item)
