@@ -172,6 +172,28 @@ def test_a_break_gives_everything_back_at_once(client: TieredClient) -> None:
     assert in_use(client) == 0
 
 
+async def test_leaving_closes_a_generator_that_others_still_hold(client: TieredClient) -> None:
+    told, held = Told(["a", "b"], ["a", "b"]), []
+
+    @tiered.call(client=client)
+    @functools.wraps(told.plain)
+    def call() -> Any:
+        held.append(told.plain())
+        return held[-1]
+
+    @tiered.call(client=client)
+    @functools.wraps(told.asynchronous)
+    def acall() -> Any:
+        held.append(told.asynchronous())
+        return held[-1]
+
+    with closing(await asyncio.to_thread(call)) as stream:
+        assert await asyncio.to_thread(next, stream) == "a"
+    async with aclosing(acall()) as items:
+        assert await anext(items) == "a"
+    assert [held[0].gi_frame, held[1].ag_frame] == [None, None]
+
+
 async def test_an_async_break_gives_everything_back_soon(client: TieredClient) -> None:
     told = Told(["a", "b", "c"])
     async for _ in tiered.call(client=client)(told.asynchronous)():

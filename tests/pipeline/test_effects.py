@@ -576,16 +576,15 @@ def test_elsewhere_the_error_names_the_policy_and_the_awaitable(name: str, how: 
         assert "acomplete" in str(caught.value)
 
 
-def test_a_future_of_some_loop_is_named_too() -> None:
+@pytest.mark.parametrize("name", ["sync", "virtual"])
+def test_a_future_of_some_loop_is_named_too(name: str) -> None:
     loop = asyncio.new_event_loop()
-    future = loop.create_future()
 
     async def impatient() -> Any:
-        return await future
+        return await loop.create_future()
 
-    for name in ("sync", "virtual"):
-        with pytest.raises(UsageError, match="impatient awaited Future"):
-            Mode(name, False).drive(impatient())
+    with pytest.raises(UsageError, match="impatient awaited Future"):
+        Mode(name, False).drive(impatient())
     loop.close()
 
 

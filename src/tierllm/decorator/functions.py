@@ -1,13 +1,4 @@
-"""``@tiered`` and ``@tiered.call``: service levels for functions.
-
-@tiered(sla="gold", client=client)
-def summarise(text: str) -> str:                  # returns a prompt; the call returns a Response
-    return f"Summarise in one sentence: {text}"
-
-@tiered.call(sla="gold", client=client)           # wraps an existing call, returns what it returns
-def answer(question: str, *, route: Route = Route.INJECTED) -> ChatCompletion:
-    return sdk.chat.completions.create(model=route.model, timeout=route.timeout_s, messages=[...])
-"""
+"""Decorated functions: what ``@tiered`` and ``@tiered.call`` make."""
 
 from __future__ import annotations
 
@@ -16,14 +7,22 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, Unpack, overload
 
-from .client import TieredClient
-from .errors import ConfigError
-from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
-from .providers.wrapped import Signature, WrappedCall
-from .routing.ask import CallOptions, ask
-from .types import Message, Request, Response, Route
+from ..client import TieredClient
+from ..errors import ConfigError
+from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
+from ..providers.wrapped import Signature, WrappedCall
+from ..routing.ask import CallOptions, ask
+from ..types import Message, Request, Response, Route
 
-__all__ = ["AsyncTieredFunction", "Route", "TieredFunction", "WrappedFunction", "configure", "tiered"]
+__all__ = [
+    "AsyncTieredFunction",
+    "Decorated",
+    "Prompt",
+    "TieredFunction",
+    "WrappedFunction",
+    "Wrapping",
+    "configure",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -52,7 +51,7 @@ def _checked(where: str, client: Any) -> TieredClient | None:
 # -- decorated functions ---------------------------------------------------------
 
 
-class _Wrapping(NamedTuple):
+class Wrapping(NamedTuple):
     """How an existing call is wrapped."""
 
     prompt: Callable[..., Prompt] | None = None
@@ -60,7 +59,10 @@ class _Wrapping(NamedTuple):
     repeatable: bool = True
 
 
-class _Decorated:
+PLAIN = Wrapping()
+
+
+class Decorated:
     """What decorated functions share: their options, their client, their looks.
 
     They are immutable: a method's binding and other options make twins.
@@ -72,7 +74,7 @@ class _Decorated:
         signature: Signature,
         client: TieredClient | None,
         options: Mapping[str, Any],
-        wrapping: _Wrapping = _Wrapping(),  # noqa: B008 - immutable
+        wrapping: Wrapping = PLAIN,
     ) -> None:
         self._resemble(fn, signature.plain)
         self.__wrapped__ = fn
@@ -142,15 +144,15 @@ class _Decorated:
         return f"<tiered {self.__qualname__}>"
 
 
-def _with_options(decorated: _Decorated, options: CallOptions) -> _Decorated:
+def _with_options(decorated: Decorated, options: CallOptions) -> Decorated:
     return decorated.with_options(**options)
 
 
-def _bind(decorated: _Decorated, instance: object, owner: type | None) -> _Decorated:
+def _bind(decorated: Decorated, instance: object, owner: type | None) -> Decorated:
     return decorated._bound(instance, owner)
 
 
-class _Prompting(_Decorated):
+class _Prompting(Decorated):
     """A function that returns a prompt."""
 
     def _asking(self, client: TieredClient, prompt: Prompt | None) -> ReadyCall:
@@ -239,7 +241,7 @@ class _PromptedStream(AsyncResponseStream):
         return await super().__aenter__()
 
 
-class WrappedFunction(_Decorated, Generic[P, R]):
+class WrappedFunction(Decorated, Generic[P, R]):
     """An existing call with service levels around it; it returns what it always returned.
 
     A generator (or async generator) function streams its own items: it may be begun again elsewhere
@@ -312,132 +314,3 @@ async def _adeliver(client: TieredClient, request: Request, target: WrappedCall)
         if not target.began:
             for item in chunks.response.raw or ():
                 yield item
-
-
-# -- the decorator ---------------------------------------------------------------
-
-
-class _Tiered:
-    """The decorator; see the module."""
-
-    @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, Prompt]], /) -> AsyncTieredFunction[P]: ...
-
-    @overload
-    def __call__(self, fn: Callable[P, Prompt], /) -> TieredFunction[P]: ...
-
-    @overload
-    def __call__(
-        self, /, *, client: TieredClient | None = None, **options: Unpack[CallOptions]
-    ) -> _PromptDecorator: ...
-
-    def __call__(
-        self,
-        fn: Callable[..., Any] | None = None,
-        /,
-        *,
-        client: TieredClient | None = None,
-        **options: Any,
-    ) -> Any:
-        """Decorate a function that returns a prompt (a text or messages): calling it gives a ``Response``.
-
-        A function with a ``route`` parameter is taken as by ``tiered.call``. Without ``client``, the
-        default one set by ``configure`` is used at each call. Options are those of ``complete``.
-
-        Raises ``ConfigError`` where the function or an option makes no sense.
-        """
-        decorate = _PromptDecorator(client, options)
-        return decorate if fn is None else decorate(fn)
-
-    @overload
-    def call(self, fn: Callable[P, R], /) -> WrappedFunction[P, R]: ...
-
-    @overload
-    def call(
-        self,
-        /,
-        *,
-        client: TieredClient | None = None,
-        prompt: Callable[..., Prompt] | None = None,
-        retry_on: tuple[type[Exception], ...] | type[Exception] = (),
-        repeatable: bool = True,
-        **options: Unpack[CallOptions],
-    ) -> _CallDecorator: ...
-
-    def call(
-        self,
-        fn: Callable[..., Any] | None = None,
-        /,
-        *,
-        client: TieredClient | None = None,
-        prompt: Callable[..., Prompt] | None = None,
-        retry_on: tuple[type[Exception], ...] | type[Exception] = (),
-        repeatable: bool = True,
-        **options: Any,
-    ) -> Any:
-        """Decorate an existing call: it is made through the tiers and returns what it returns.
-
-        Errors of known SDKs and transports, and those in ``retry_on``, drive retry and fallback; any
-        other passes untouched. ``repeatable=False`` makes one attempt. ``prompt`` makes the messages
-        of the arguments, for what needs to know them (a cache, a budget, a simple reply).
-
-        Raises ``ConfigError`` where the function or an option makes no sense.
-        """
-        kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        if not all(isinstance(k, type) and issubclass(k, Exception) for k in kinds):
-            raise ConfigError(
-                f"tiered.call(retry_on={retry_on!r}): give an exception class or a tuple of them"
-            )
-        if prompt is not None and not callable(prompt):
-            raise ConfigError("tiered.call(prompt=...): give a function of the call's arguments")
-        decorate = _CallDecorator(client, options, _Wrapping(prompt, kinds, repeatable))
-        return decorate if fn is None else decorate(fn)
-
-
-class _PromptDecorator:
-    """``@tiered(...)`` with its options, waiting for the function."""
-
-    def __init__(self, client: TieredClient | None, options: Mapping[str, Any]) -> None:
-        self._client = client
-        self._options = options
-
-    @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, Prompt]], /) -> AsyncTieredFunction[P]: ...
-
-    @overload
-    def __call__(self, fn: Callable[P, Prompt], /) -> TieredFunction[P]: ...
-
-    def __call__(self, fn: Callable[..., Any], /) -> Any:
-        signature = _signature(fn)
-        if signature.takes_route:
-            return WrappedFunction(fn, signature, self._client, self._options)
-        if signature.streams:
-            raise ConfigError("@tiered: a generator function makes no prompt; wrap it with @tiered.call")
-        kind = AsyncTieredFunction if signature.is_async else TieredFunction
-        return kind(fn, signature, self._client, self._options)
-
-
-class _CallDecorator:
-    """``@tiered.call(...)`` with its options, waiting for the function."""
-
-    def __init__(self, client: TieredClient | None, options: Mapping[str, Any], wrapping: _Wrapping) -> None:
-        self._client = client
-        self._options = options
-        self._wrapping = wrapping
-
-    def __call__(self, fn: Callable[P, R], /) -> WrappedFunction[P, R]:
-        return WrappedFunction(fn, _signature(fn), self._client, self._options, self._wrapping)
-
-
-def _signature(fn: Any) -> Signature:
-    if isinstance(fn, classmethod):
-        fn = fn.__func__
-    if isinstance(fn, _Decorated):
-        raise ConfigError(f"{fn!r} is decorated already: use with_options(...) to change its options")
-    if not callable(fn) or isinstance(fn, type):
-        what = "a class" if isinstance(fn, type) else type(fn).__name__
-        raise ConfigError(f"@tiered decorates a function, not {what}; options are keywords: @tiered(sla=...)")
-    return Signature(fn)
-
-
-tiered = _Tiered()
