@@ -18,15 +18,13 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
 from tierllm import Deployment, InvalidRequestError, Retry, Route, Tier, TieredClient, tiered
-from tierllm.providers import OpenAI as Vendor
 
 # -- the tiers: where calls may go -----------------------------------------------
 
-vendor = Vendor(api_key="unused")  # serves client.complete(); wrapped calls bring their own SDK
 client = TieredClient(
-    tiers=[
-        Tier("gold", [Deployment("large", vendor)]),
-        Tier("bronze", [Deployment("small", vendor)], max_tokens=200),
+    tiers=[  # no providers: wrapped calls bring their own SDK
+        Tier("gold", [Deployment("large")]),
+        Tier("bronze", [Deployment("small")], max_tokens=200),
     ],
     retry=Retry(3, base_s=0.01),
 )

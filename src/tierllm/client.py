@@ -8,9 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .errors import ConfigError, RejectedError, TierLLMError, UsageError
 from .events import CallFinished, Listener, emitter

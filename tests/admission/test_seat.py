@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from client.forms import FORMS, Form, World, every_form, held
 
+from client.forms import FORMS, Form, World, every_form, held
 from tierllm import Deployment, Tier, TieredClient
 from tierllm.admission.pool import Permit, Pool
 from tierllm.admission.seat import Admission, Seat

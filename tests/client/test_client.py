@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client.forms import FORMS, QUICK, Form, World, every_form, held, three_tiers
 
+from client.forms import FORMS, QUICK, Form, World, every_form, held, three_tiers
 from tierllm import (
     Call,
     CircuitBreaker,
@@ -198,7 +198,11 @@ def test_policies_of_the_client_the_tier_and_the_deployment(form: Form) -> None:
     notes: list[str] = []
     fake = FakeProvider()
     tiers = [
-        Tier("gold", [Deployment("g", fake, policies=[Noted("deployment", notes)])], policies=[Noted("tier", notes)]),
+        Tier(
+            "gold",
+            [Deployment("g", fake, policies=[Noted("deployment", notes)])],
+            policies=[Noted("tier", notes)],
+        ),
         Tier("silver", [Deployment("s", fake)]),
     ]
     client = TieredClient(

@@ -9,8 +9,8 @@ import traceback
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 
+from client.forms import Form, World, every_form
 from tierllm import Deployment, Retry, Tier, TieredClient
 from tierllm.errors import TierLLMError
 from tierllm.providers import OpenAI
@@ -55,7 +55,9 @@ def written(error: BaseException | None) -> str:
 
 @every_form
 @pytest.mark.parametrize("fail", FAILS, ids=str)
-def test_the_prompt_is_written_nowhere(form: Form, fail: Fail | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_prompt_is_written_nowhere(
+    form: Form, fail: Fail | None, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(virtual=False, simple_reply=lambda request: 1 / 0, stale=lambda request: None)
     if fail is not None:
         world.fake.down(fail=fail)
@@ -79,7 +81,9 @@ def test_the_prompt_is_written_nowhere(form: Form, fail: Fail | None, caplog: py
 def test_the_key_is_written_nowhere(asynchronous: bool, caplog: pytest.LogCaptureFixture) -> None:
     provider = OpenAI(api_key=f"sk-{CANARY}", base_url="http://127.0.0.1:9/v1")
     client = TieredClient(
-        [Tier("gold", [Deployment("gpt", provider)])], retry=Retry(2, base_s=0), listeners=[lambda e: texts.append(shown(e))]
+        [Tier("gold", [Deployment("gpt", provider)])],
+        retry=Retry(2, base_s=0),
+        listeners=[lambda e: texts.append(shown(e))],
     )
     texts: list[str] = []
     with caplog.at_level(logging.DEBUG, "tierllm"), pytest.raises(TierLLMError) as info:

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.forms import Form, World, every_form
 from tierllm import Deployment, Price, Tier, Usage
 from tierllm.errors import ConfigError
 from tierllm.testing import Fail, FakeProvider, Reply
@@ -57,14 +57,18 @@ rates = st.decimals(0, 1000, places=4)
 def test_never_negative_and_never_more_than_all_at_the_full_rate(
     rate_in: Decimal, rate_out: Decimal, total: int, cached: int, out: int
 ) -> None:
-    price = Price(input_usd_per_mtok=rate_in, output_usd_per_mtok=rate_out, cached_input_usd_per_mtok=rate_in / 2)
+    price = Price(
+        input_usd_per_mtok=rate_in, output_usd_per_mtok=rate_out, cached_input_usd_per_mtok=rate_in / 2
+    )
     cached = min(cached, total)
     cost = price.cost_usd(Usage(input_tokens=total, cached_input_tokens=cached, output_tokens=out))
     full = (total * rate_in + out * rate_out) / Decimal(10**6)
     assert 0 <= cost <= full * (1 + Decimal("1e-20"))
 
 
-@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), "free", None, True, [1], b"1", -0.01], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [-1, float("nan"), float("inf"), "free", None, True, [1], b"1", -0.01], ids=repr
+)
 @pytest.mark.parametrize("name", ["input_usd_per_mtok", "output_usd_per_mtok"])
 def test_prices_that_make_no_sense(name: str, wrong: Any) -> None:
     settings = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1, name: wrong}

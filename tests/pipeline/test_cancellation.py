@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -478,12 +478,17 @@ def test_a_stream_that_failed_has_no_more_chunks() -> None:
 # -- Ctrl-C ---------------------------------------------------------------------------------
 
 
+def ctrl_c_soon() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.02, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+
+
 @pytest.mark.parametrize("where", PLACES)
 @streamed
 def test_ctrl_c_ends_a_sync_call_wherever_it_waits(where: str, streaming: bool) -> None:
     scene, mode = Scene(), Mode("sync", streaming)
-    timer = threading.Timer(0.02, _thread.interrupt_main)
-    timer.start()
+    ctrl_c_soon()
     with pytest.raises(KeyboardInterrupt):
         mode.drive(scene.flow(where))
     eventually(lambda: scene.at_rest)
@@ -491,11 +496,8 @@ def test_ctrl_c_ends_a_sync_call_wherever_it_waits(where: str, streaming: bool) 
 
 @pytest.mark.parametrize("where", ["invoke", "between_chunks", "wait", "race"])
 def test_ctrl_c_ends_an_async_call_wherever_it_waits(where: str) -> None:
-    import signal
-
     scene, mode = Scene(), Mode("async", True)
-    timer = threading.Timer(0.03, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))  # type: ignore[arg-type]
-    timer.start()
+    ctrl_c_soon()
     with pytest.raises(KeyboardInterrupt):
         mode.drive(scene.flow(where))
     eventually(lambda: scene.at_rest)

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from client.forms import QUICK, Form, World, every_form, three_tiers
 
+from client.forms import QUICK, Form, World, every_form, three_tiers
 from tierllm import CircuitBreaker, Deployment, FallbackChain, Retry, Tier, TieredClient
 from tierllm.errors import (
     AllTiersFailedError,
@@ -50,9 +50,7 @@ OUTAGES: dict[str, tuple[Fail, type[ProviderError]]] = {
     "truncated before the first chunk": (Fail.truncated_after(0), ProviderUnavailableError),
     "malformed": (Fail.malformed(), MalformedResponseError),
 }
-SUBSETS = [
-    down for count in range(len(PLACES) + 1) for down in itertools.combinations(PLACES, count)
-]
+SUBSETS = [down for count in range(len(PLACES) + 1) for down in itertools.combinations(PLACES, count)]
 
 
 def tries(kind: str) -> int:
@@ -613,7 +611,9 @@ def test_a_place_that_was_too_slow_is_looked_at_again() -> None:
 
 def test_a_rule_of_the_users_never_sees_what_is_only_told_as_a_deadline() -> None:
     fake = FakeProvider(latency_s=3.0)
-    world = World([Tier("gold", [Deployment("g", fake)])], fake=fake, fallback=FallbackChain(on=lambda e: False))
+    world = World(
+        [Tier("gold", [Deployment("g", fake)])], fake=fake, fallback=FallbackChain(on=lambda e: False)
+    )
     for _ in range(20):
         world.call()
     assert type(world.call(deadline_s=1).error) is DeadlineExceededError
@@ -738,7 +738,11 @@ def test_in_a_random_outage_each_call_ends_once_and_nothing_is_left_behind(seed:
         Tier("bronze", [Deployment("b", fake)], max_concurrency=6),
     ]
     world = World(tiers, fake=fake, seed=seed)
-    fails = [fail for fail, _ in OUTAGES.values()] + list(BROKEN.values()) + [Fail.unauthorized(), Fail.filtered()]
+    fails = (
+        [fail for fail, _ in OUTAGES.values()]
+        + list(BROKEN.values())
+        + [Fail.unauthorized(), Fail.filtered()]
+    )
     order = ["gold", "silver", "bronze"]
     calls: list[tuple[Any, str, str]] = []
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 
+from client.forms import Form, World, every_form
 from tierllm import Request, Response, Route, TieredClient, tiered
 from tierllm.errors import (
     AllTiersFailedError,
@@ -92,7 +92,9 @@ def test_a_throttle_is_answered_too(form: Form) -> None:
 
 @every_form
 @pytest.mark.parametrize(
-    ("fail", "kind"), [(Fail.invalid(), InvalidRequestError), (Fail.filtered(), ContentFilteredError)], ids=str
+    ("fail", "kind"),
+    [(Fail.invalid(), InvalidRequestError), (Fail.filtered(), ContentFilteredError)],
+    ids=str,
 )
 def test_an_answer_that_would_hide_the_callers_own_mistake_is_not_given(
     form: Form, fail: Fail, kind: type[Exception]

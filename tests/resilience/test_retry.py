@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import tenacity
-from client.forms import QUICK, Form, World, every_form, held
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.forms import QUICK, Form, World, every_form, held
 from tierllm import Deployment, Retry, RetryBudget, Tier
 from tierllm.errors import (
     AllTiersFailedError,
@@ -228,7 +228,10 @@ def test_retry_after_is_honoured_under_tenacitys_rules_too() -> None:
     ("retry", "calls"),
     [
         (tenacity.retry_if_exception_type(RateLimitError), 2),
-        (tenacity.retry_if_exception_type(RateLimitError) | tenacity.retry_if_exception_type(TimeoutError), 2),
+        (
+            tenacity.retry_if_exception_type(RateLimitError) | tenacity.retry_if_exception_type(TimeoutError),
+            2,
+        ),
         (
             tenacity.retry_if_exception_type(ProviderError)
             & tenacity.retry_if_exception(lambda e: getattr(e, "status", 0) == 429),

@@ -7,10 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.forms import Form, World, every_form
 from tierllm import CircuitBreaker, Deployment, Retry, Tier, Timeouts
 from tierllm.errors import (
     AllTiersFailedError,
@@ -65,7 +65,11 @@ def test_the_nearest_setting_counts() -> None:
     fake = FakeProvider()
     quick = Timeouts(total_s=1)
     tiers = [
-        Tier("gold", [Deployment("a", fake, timeouts=quick), Deployment("b", fake)], timeouts=Timeouts(total_s=2)),
+        Tier(
+            "gold",
+            [Deployment("a", fake, timeouts=quick), Deployment("b", fake)],
+            timeouts=Timeouts(total_s=2),
+        ),
         Tier("silver", [Deployment("c", fake)]),
     ]
     world = World(tiers, fake=fake, retry=False, timeouts=Timeouts(total_s=4))

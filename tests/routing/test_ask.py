@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tierllm
+from client.forms import Form, World, every_form
 from tierllm import scope
 from tierllm.errors import ConfigError, TierLLMError, UnknownOptionError
 from tierllm.routing.ask import OPTIONS, PARAMS, ask, unknown_option
@@ -85,7 +85,11 @@ BAD_PROMPTS: list[Any] = [
 BAD_OPTIONS: list[dict[str, Any]] = [
     *({"sla": v} for v in ("", "platinum", 5, True, ["gold"], b"gold", Junk())),
     *({"min_tier": v} for v in ("", "platinum", 5, {"gold"})),
-    *({name: v} for name in ("user", "tenant", "plan", "session", "route", "language") for v in ("", 5, b"u")),
+    *(
+        {name: v}
+        for name in ("user", "tenant", "plan", "session", "route", "language")
+        for v in ("", 5, b"u")
+    ),
     *({"priority": v} for v in (1.5, "high", True, NAN, [1])),
     *({"deadline_s": v} for v in (0, -1, NAN, INF, -INF, "5", True, Decimal(5), [1], -(10**400))),
     *({"fallback": v} for v in (1, 0, "yes", [])),
@@ -193,7 +197,14 @@ def test_nothing_given_nothing_set() -> None:
 def test_options_find_their_places() -> None:
     request = ask(
         "hi",
-        {"sla": "gold", "tags": ["a", "b"], "require": ["eu"], "deadline_s": 5, "max_tokens": 9, "stop": ["x"]},
+        {
+            "sla": "gold",
+            "tags": ["a", "b"],
+            "require": ["eu"],
+            "deadline_s": 5,
+            "max_tokens": 9,
+            "stop": ["x"],
+        },
     )
     assert (request.sla, request.tags, request.require, request.deadline_s) == (
         "gold",
@@ -224,7 +235,12 @@ def test_a_typing_error_is_met_with_a_guess(name: str, meant: str) -> None:
 
 def test_errors_do_not_quote_the_prompt() -> None:
     secret = "canary-4711"
-    for prompt in (user([secret, None]), [{"role": "user", "content": {secret: secret}}], [[secret]], [secret]):
+    for prompt in (
+        user([secret, None]),
+        [{"role": "user", "content": {secret: secret}}],
+        [[secret]],
+        [secret],
+    ):
         with pytest.raises(ConfigError) as info:
             ask(prompt, {})
         assert secret not in str(info.value)

@@ -8,8 +8,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from client.forms import Form, World, every_form
 
+from client.forms import Form, World, every_form
 from tierllm import CircuitBreaker, Deployment, FallbackChain, Objective, Retry, Tier, TieredClient
 from tierllm.errors import ConfigError
 from tierllm.testing import Fail, FakeProvider
@@ -152,7 +152,9 @@ def test_defaults_ceilings_and_what_is_dropped(form: Form) -> None:
 )
 def test_a_ceiling_of_effort(asked: dict[str, Any], given: str) -> None:
     fake = FakeProvider()
-    TieredClient([Tier("gold", [Deployment("g", fake)], reasoning_effort="medium")]).complete("Hello", **asked)
+    TieredClient([Tier("gold", [Deployment("g", fake)], reasoning_effort="medium")]).complete(
+        "Hello", **asked
+    )
     assert fake.journal[0].params["reasoning_effort"] == given
 
 

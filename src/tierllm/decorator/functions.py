@@ -11,7 +11,7 @@ from ..client import TieredClient
 from ..errors import ConfigError
 from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
 from ..providers.wrapped import Signature, WrappedCall
-from ..routing.ask import CallOptions, ask
+from ..routing.ask import NO_PROMPT, CallOptions, ask
 from ..types import Message, Request, Response, Route
 
 __all__ = [
@@ -101,7 +101,7 @@ class Decorated:
 
     def _check_options(self) -> None:
         """Mistakes are told where the decorator stands, not at the first call."""
-        request = ask(None, self._options)
+        request = ask(NO_PROMPT, self._options)
         if self._client is not None:
             self._client.ready(request)
 
@@ -268,7 +268,7 @@ class WrappedFunction(Decorated, Generic[P, R]):
 
     def _request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
         wrapping = self._wrapping
-        messages = None if wrapping.prompt is None else wrapping.prompt(*args, **kwargs)
+        messages = NO_PROMPT if wrapping.prompt is None else wrapping.prompt(*args, **kwargs)
         return ask(messages, self._options, repeatable=wrapping.repeatable)
 
     def _target(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> WrappedCall:

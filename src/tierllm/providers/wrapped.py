@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
 
-__all__ = ["Signature", "WrappedCall"]
+__all__ = ["Signature", "Unprovided", "WrappedCall"]
 
 _OWN = (ProviderError, RejectedError, ConfigError, UsageError)
 """What tierllm itself said inside a wrapped function already means what it says."""
@@ -70,6 +70,28 @@ def _takes_route(fn: Callable[..., Any]) -> bool:
     if route.kind is route.POSITIONAL_ONLY:
         raise ConfigError("the parameter route is filled in by keyword: let it stand after the /")
     return any(p.name == "route" or p.kind is p.VAR_KEYWORD for p in own)
+
+
+class Unprovided(BaseProvider):
+    """Where no provider is configured: wrapped calls bring their own, any other is a mistake."""
+
+    name = "none"
+    waits = False
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def _refuse(self) -> ConfigError:
+        return ConfigError(
+            f"Deployment({self._model!r}) has no provider: it serves @tiered.call functions only; "
+            f"give it one, such as Deployment({self._model!r}, OpenAI())"
+        )
+
+    def complete(self, call: Call, scope: Invocation) -> Response:
+        raise self._refuse()
+
+    async def acomplete(self, call: Call, scope: Invocation) -> Response:
+        raise self._refuse()
 
 
 class WrappedCall(BaseProvider):

@@ -163,6 +163,7 @@ class CircuitBreaker:
 
     @property
     def name(self) -> str:
+        """What the breaker is called in events and messages."""
         return self.machine.name
 
     @property

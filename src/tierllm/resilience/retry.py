@@ -99,10 +99,12 @@ class RetryBudget:
         self._second = max(self._second, second)
 
     def status(self) -> dict[str, Any]:
+        """Calls and retries within the window, as plain data."""
         with self._lock:
             return {"calls": sum(self._calls), "retries": sum(self._retries), "window_s": self.window_s}
 
     def renew(self) -> None:
+        """After a fork."""
         self._lock = threading.Lock()
 
 

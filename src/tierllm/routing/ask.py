@@ -7,14 +7,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypedDict
-
-from typing_extensions import Unpack
+from enum import Enum
+from typing import Any, Final, TypedDict, Unpack
 
 from ..errors import ConfigError, UnknownOptionError
 from ..types import Message, Request
 
-__all__ = ["CallOptions", "ask", "check_params", "read_messages", "scope", "unknown_option"]
+__all__ = ["NO_PROMPT", "CallOptions", "ask", "check_params", "read_messages", "scope", "unknown_option"]
+
+
+class NoPrompt(Enum):
+    """Stands for the prompt of a call that shows none."""
+
+    TOKEN = 0
+
+
+NO_PROMPT: Final = NoPrompt.TOKEN
 
 
 class CallOptions(TypedDict, total=False):
@@ -115,11 +123,11 @@ def scope(**options: Unpack[CallOptions]) -> Iterator[None]:
 
 
 def ask(
-    prompt: str | Sequence[Message] | None, options: Mapping[str, Any], *, repeatable: bool = True
+    prompt: str | Sequence[Message] | NoPrompt, options: Mapping[str, Any], *, repeatable: bool = True
 ) -> Request:
     """The request for ``prompt`` (a text or messages) with these options and the scope's defaults.
 
-    ``None`` is the prompt of a wrapped call that shows none.
+    ``NO_PROMPT`` is that of a wrapped call, which shows none.
 
     Raises ``ConfigError`` for messages or numbers that make no sense, ``UnknownOptionError`` for
     keywords that no call takes.
@@ -127,7 +135,7 @@ def ask(
     defaults = _defaults.get()
     if defaults:
         options = {**defaults, **options}
-    messages: tuple[Message, ...] = () if prompt is None else read_messages(prompt)
+    messages: tuple[Message, ...] = () if prompt is NO_PROMPT else read_messages(prompt)
     if not options and repeatable:
         return Request(messages=messages)
     fields: dict[str, Any] = {} if repeatable else {"repeatable": False}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
+from ..providers.wrapped import Unprovided
 from ..types import Message, Objective, Timeouts
 from .ask import check_params, read_messages
 
@@ -28,6 +29,9 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 class Deployment:
     """A model at a place: what a call is finally sent to.
+
+    ``provider`` may be left out where only ``@tiered.call`` functions come, which reach theirs
+    themselves.
 
     ``name`` tells several of one model apart (``"gpt-5.2-eu"``). ``params`` fill in what a call
     leaves out, ``drop`` names parameters this model cannot take, ``labels`` are matched by a call's
@@ -54,7 +58,7 @@ class Deployment:
     def __init__(
         self,
         model: str,
-        provider: Provider,
+        provider: Provider | None = None,
         *,
         name: str | None = None,
         price: Price | None = None,
@@ -70,6 +74,8 @@ class Deployment:
     ) -> None:
         if not isinstance(model, str) or not model:
             raise ConfigError("Deployment(model): give the model's name, such as 'gpt-5-mini'")
+        if provider is None:
+            provider = Unprovided(model)
         for method in ("complete", "acomplete", "stream", "astream"):
             if not callable(getattr(provider, method, None)):
                 raise ConfigError(

@@ -52,6 +52,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """Input and output together."""
         return self.input_tokens + self.output_tokens
 
 

@@ -37,6 +37,7 @@ class Attempt:
     error: BaseException | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; of an error its kind, status and vendor's request id."""
         error = self.error
         return {
             "tier": self.tier,
@@ -86,6 +87,7 @@ class Trace:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without prompt text."""
         return {
             "id": self.id,
             "asked": self.asked,
