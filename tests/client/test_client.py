@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import logging
 import os
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -479,11 +481,11 @@ async def test_aclosing_ends_what_is_in_flight_queued_and_streaming() -> None:
             async for _ in stream:
                 pass
 
-    tasks = [asyncio.create_task(client.acomplete("Hello"))]
-    tasks += [asyncio.create_task(streamed())]  # type: ignore[list-item]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(client.acomplete("Hello"))]
+    tasks += [asyncio.create_task(streamed())]
     while fake.in_flight < 2:
         await asyncio.sleep(0)
-    tasks += [asyncio.create_task(client.acomplete("Hello")), asyncio.create_task(streamed())]  # type: ignore[list-item]
+    tasks += [asyncio.create_task(client.acomplete("Hello")), asyncio.create_task(streamed())]
     while held(client) != {"gold": (2, 2)}:
         await asyncio.sleep(0)
     async with asyncio.timeout(2):
@@ -596,3 +598,26 @@ def test_a_response_of_a_provider_keeps_its_raw_object_only_where_it_can() -> No
     assert Request(messages=()).text == ""
     assert Timeouts().total_s == 300
     assert ProviderUnavailableError().retryable
+
+
+class Document(dict[str, Any]):
+    """A message that can be watched as it is let go of."""
+
+
+@every_form
+def test_what_was_overcome_does_not_keep_the_prompt_alive(form: Form) -> None:
+    world = World(virtual=False, fake=FakeProvider(journal_size=1))
+    document = Document(role="user", content="Hello")
+    gone = weakref.ref(document)
+    world.fake.script("g1", Fail.unavailable(), Fail.rate_limited(retry_after_s=1))
+    gc.collect()
+    gc.disable()
+    try:
+        response = form(world.client, [document])
+        del document
+        world.fake.reset()
+        world.events.clear()
+        assert response.text
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pipeline.drivers import Mode
 
 ALL = [(name, streaming) for name in ("sync", "async", "virtual") for streaming in (False, True)]

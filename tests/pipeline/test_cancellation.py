@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pipeline.drivers import Mode, Tagged, call, eventually, says, soon, stack
 
+from pipeline.drivers import Mode, Tagged, call, eventually, says, soon, stack
 from tierllm.admission.pool import Pool
 from tierllm.errors import ClientClosedError, ProviderUnavailableError
 from tierllm.pipeline.aio import AsyncRun, arun
@@ -182,8 +182,14 @@ def test_a_consumer_that_leaves_at_a_chunk_in_virtual_time_ends_the_flow() -> No
             return await Race([(0.0, scene.invoke), (0.0, scene.between_chunks)])
 
         flow = race() if flow_of == "race_by_chunk" else scene.between_chunks()
-        mode.world.after(0.0, lambda f=flow, m=mode, b=begun: b.append(m.world.start(  # type: ignore[misc]
-            f, m.host, streaming=True, on_chunk=lambda _: m.world.soon(b[0].close))))
+        mode.world.after(
+            0.0,
+            lambda f=flow, m=mode, b=begun: b.append(
+                m.world.start(  # type: ignore[misc]
+                    f, m.host, streaming=True, on_chunk=lambda _: m.world.soon(b[0].close)
+                )
+            ),
+        )
         mode.world.run()
         assert scene.at_rest
         assert begun[0].delivered == 1

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from pipeline.drivers import Mode, Tagged, call, eventually, limits, says, stack
 
+from pipeline.drivers import Mode, Tagged, call, eventually, limits, says, stack
 from tierllm.admission.pool import Pool
 from tierllm.errors import (
     DeadlineExceededError,
@@ -76,9 +76,9 @@ def test_continue_goes_on_after_an_interruption(streaming: Mode) -> None:
         try:
             return await Invoke(broken, call())
         except StreamInterruptedError as error:
-            assert error.partial is not None
             rest = await Invoke(says("and on"), call(), "continue")
-            return Response(text=error.partial.text + rest.text, finish_reason="stop")
+            begun = error.partial or Response()
+            return Response(text=begun.text + rest.text, finish_reason="stop")
 
     heard = streaming.drive(flow())
     assert heard.text == heard.response.text
@@ -415,6 +415,20 @@ def test_a_follower_gets_its_own_copy_of_the_error(mode: Mode) -> None:
     assert caught.value is not tape.error
 
 
+def test_an_interrupted_flight_is_a_plain_failure_to_whoever_heard_nothing(mode: Mode) -> None:
+    broken = FakeProvider(answer=lambda _: Fail.cut_after(2))
+
+    async def flow() -> Response:
+        tape = Tape()
+        await Spawn(stack([], broken)(call()), tape)
+        return await Follow(tape)
+
+    with pytest.raises(StreamInterruptedError if mode.streaming else ProviderUnavailableError) as caught:
+        mode.drive(flow())
+    assert isinstance(caught.value, ProviderError)
+    assert caught.value.retryable is not mode.streaming
+
+
 def test_a_flow_that_was_cancelled_is_lost_to_its_followers(mode: Mode) -> None:
     provider = says(first_token_s=0.01, between_s=30.0)
 
@@ -613,7 +627,8 @@ async def test_waiting_inside_a_running_loop_is_refused_and_names_the_way_out() 
     async def follow() -> Any:
         return await Follow(Tape())
 
-    for flow in (sleep(), wait(), race(), _gathered(sleep()), follow(), stack([], says(latency_s=1.0))(call())):
+    slow = stack([], says(latency_s=1.0))
+    for flow in (sleep(), wait(), race(), _gathered(sleep()), follow(), slow(call())):
         with pytest.raises(UsageError, match="acomplete"):
             Mode("sync", False).drive(flow)
     assert pool.waiting == 0
@@ -641,7 +656,12 @@ def test_a_provider_that_cannot_play_is_refused_in_virtual_time() -> None:
             "between_tokens",
             0.03,
         ),
-        ({"total_s": 0.05, "between_tokens_s": 0.04}, {"first_token_s": 0.0, "between_s": 0.03}, "total", 0.05),
+        (
+            {"total_s": 0.05, "between_tokens_s": 0.04},
+            {"first_token_s": 0.0, "between_s": 0.03},
+            "total",
+            0.05,
+        ),
     ],
 )
 def test_each_timeout_fires_at_its_time_and_names_its_phase(
@@ -663,6 +683,7 @@ def test_each_timeout_fires_at_its_time_and_names_its_phase(
 def test_a_whole_answer_knows_the_total_only(mode: Mode) -> None:
     slow = says(latency_s=0.06)
     bounds = limits(first_token_s=0.01, between_tokens_s=0.01, total_s=5.0)
+
     async def held() -> Response:
         return await Invoke(slow, call(timeouts=bounds), "hold")
 

@@ -89,7 +89,7 @@ def test_an_error_of_ones_own_passes_and_ends_it() -> None:
     with pytest.raises(Mine):
         quick().wrap(flaky)()
     with pytest.raises(Mine):
-        FallbackChain().wrap(flaky, lambda: 5)()
+        FallbackChain().wrap(flaky, Flaky(0))()
     assert flaky.calls == 2
 
 
@@ -177,7 +177,7 @@ def test_threads_share_a_wrapped_function() -> None:
         return number
 
     wrapped = quick().wrap(work)
-    threads = [threading.Thread(target=lambda n=n: results.append(wrapped(n))) for n in range(20)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=n: results.append(wrapped(n))) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -665,6 +665,7 @@ def test_bind_adds_a_listener_once(clock: Manual) -> None:
     failing(breaker)
     assert (breaker.name, len(clients), len(own)) == ("mine", 1, 1)
 
+
 def test_status_is_plain_data(opened: CircuitBreaker) -> None:
     status = opened.status()
     assert json.loads(json.dumps(status)) == status == {

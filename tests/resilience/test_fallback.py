@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from client.forms import QUICK, Form, World, every_form, three_tiers
-from tierllm import CircuitBreaker, Deployment, FallbackChain, Retry, Tier, TieredClient
+from tierllm import CircuitBreaker, Deployment, FallbackChain, Retry, Route, Tier, TieredClient, tiered
 from tierllm.errors import (
     AllTiersFailedError,
     AuthenticationError,
+    BudgetExceededError,
     CircuitOpenError,
     ConfigError,
     ContentFilteredError,
@@ -28,6 +29,8 @@ from tierllm.errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
     RateLimitError,
+    RejectedError,
+    RequestTooLargeError,
     StreamInterruptedError,
     ThrottledError,
     TierLLMError,
@@ -562,7 +565,7 @@ def test_a_full_pool_is_one_of_the_attempts_that_are_told() -> None:
 
 def test_full_pools_everywhere_are_a_throttle() -> None:
     fake = FakeProvider(latency_s=1.0)
-    full = {"max_concurrency": 1, "max_waiting": 0}
+    full: dict[str, Any] = {"max_concurrency": 1, "max_waiting": 0}
     tiers = [Tier(n, [Deployment(n, fake, labels={"eu"})], **full) for n in ("gold", "silver")]
     world = World([*tiers, Tier("bronze", [Deployment("b", fake)])], fake=fake)
     calls = [world.begin(require={"eu"}) for _ in range(3)]
@@ -760,7 +763,8 @@ def test_in_a_random_outage_each_call_ends_once_and_nothing_is_left_behind(seed:
         world.time.at(at, begin)
         if dice.random() < 0.02:
             model = dice.choice(PLACES)
-            world.time.at(at, lambda model=model, fail=dice.choice(fails): fake.down(model, fail))  # type: ignore[misc]
+            fail = dice.choice(fails)
+            world.time.at(at, lambda model=model, fail=fail: fake.down(model, fail))  # type: ignore[misc]
             world.time.at(at + dice.uniform(1, 15), lambda model=model: fake.up(model))  # type: ignore[misc]
     world.time.run()
 
@@ -778,6 +782,7 @@ def test_in_a_random_outage_each_call_ends_once_and_nothing_is_left_behind(seed:
         assert (pool["in_use"], pool["waiting"]) == (0, 0)
         assert pool["peak"] <= size
     assert fake.in_flight == 0
+    fake.journal.assert_retry_after_honoured()
     finished = [e for e in world.told(CallFinished) if isinstance(e, CallFinished)]
     assert len({e.trace.id for e in finished}) == len(finished) == 2000
     assert {told.kind for told, *_ in calls} >= {"ok", "StreamInterruptedError"}
@@ -789,3 +794,63 @@ def test_one_client_rule_serves_two_clients() -> None:
     fake.script("g1", Reply("hi"), forever=True)
     assert [c.complete("Hello").text for c in clients] == ["hi", "hi"]
     assert Retry().attempts == 3
+
+
+def refusing(error: TierLLMError) -> Any:
+    async def refuse(call: Any, call_next: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize("kind", [BudgetExceededError, ThrottledError, RequestTooLargeError])
+def test_one_kind_of_refusal_in_all_tiers_is_raised_itself(kind: type[RejectedError]) -> None:
+    fake = FakeProvider()
+    soonest = kind("no", retry_after_s=5)
+    refusals = [kind("no", retry_after_s=20), soonest, kind("no")]
+    tiers = [
+        Tier(name, [Deployment(name, fake)], policies=[refusing(error)])
+        for name, error in zip(("gold", "silver", "bronze"), refusals, strict=True)
+    ]
+    with pytest.raises(kind) as info:
+        TieredClient(tiers).complete("Hello")
+    assert info.value is soonest
+    assert fake.calls == 0
+    assert info.value.trace is not None
+    assert [(a.tier, a.outcome) for a in info.value.trace.attempts] == [
+        ("gold", "rejected"),
+        ("silver", "rejected"),
+        ("bronze", "rejected"),
+    ]
+
+
+def test_several_kinds_of_refusal_are_told_together() -> None:
+    fake = FakeProvider()
+    tiers = [
+        Tier("gold", [Deployment("g", fake)], policies=[refusing(ThrottledError("full"))]),
+        Tier("silver", [Deployment("s", fake)], policies=[refusing(BudgetExceededError("spent"))]),
+    ]
+    with pytest.raises(AllTiersFailedError) as info:
+        TieredClient(tiers).complete("Hello")
+    assert [type(a.error) for a in info.value.attempts] == [ThrottledError, BudgetExceededError]
+    assert str(info.value).endswith("gold: ThrottledError; silver: BudgetExceededError")
+    assert isinstance(info.value.__cause__, BudgetExceededError)
+
+
+def test_a_call_that_must_not_be_repeated_reaches_one_place_once() -> None:
+    world = World(virtual=False, breaker=CircuitBreaker(consecutive_failures=1))
+    seen: list[str] = []
+
+    @tiered.call(client=world.client, repeatable=False)
+    def pay(amount: int, *, route: Route = Route.INJECTED) -> str:
+        seen.append(route.model)
+        if route.model == "g1":
+            raise ConnectionError
+        return "paid"
+
+    with pytest.raises(ProviderUnavailableError) as info:
+        pay(5)
+    assert seen == ["g1"]
+    assert info.value.trace is not None
+    assert pay(5) == "paid"  # an open breaker has sent nothing: the next place may be asked
+    assert seen == ["g1", "g2"]

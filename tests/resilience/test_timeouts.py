@@ -1,4 +1,4 @@
-"""Timeouts and deadlines: one deadline through queue, retries and fallbacks; what cannot be in time is not begun."""
+"""Timeouts, and one deadline through queue, retries and fallbacks; what cannot be in time is not begun."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_prompt_function_that_gives_nonsense_is_told_before_anything_is_sent(m
     if made == "":
         assert client.complete("Hello").text
         return
-    with pytest.raises(ConfigError, match="the prompt of tier 'gold'|message 0"):
+    with pytest.raises(ConfigError, match=r"the prompt of tier 'gold'|message 0"):
         client.complete("Hello")
     assert fake.calls == 0
 
@@ -256,7 +256,7 @@ def test_tiers_that_make_no_sense(wrong: dict[str, Any]) -> None:
 
 BAD_DEPLOYMENTS: list[dict[str, Any]] = [
     *({"model": v} for v in ("", None, 5)),
-    *({"provider": v} for v in (None, "openai", FakeProvider)),
+    *({"provider": v} for v in ("openai", 5, FakeProvider)),
     *({"name": v} for v in ("", 5)),
     *({"context_window": v} for v in (0, -1, 1.5, True, NAN, "8k")),
     *({"weight": v} for v in (0, -1, NAN, INF, True, "heavy")),
@@ -271,7 +271,7 @@ BAD_DEPLOYMENTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", [w for w in BAD_DEPLOYMENTS if w != {"provider": FakeProvider}], ids=repr)
+@pytest.mark.parametrize("wrong", BAD_DEPLOYMENTS, ids=repr)
 def test_deployments_that_make_no_sense(wrong: dict[str, Any]) -> None:
     settings = {"model": "m", "provider": FAKE, **wrong}
     with pytest.raises(ConfigError):

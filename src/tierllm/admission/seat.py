@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ThrottledError
 from ..pipeline.effects import Handler, Sleep, Wait
-from ..types import Attempt, Waited
+from ..types import Waited
 from .pool import Permit, Pool
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Admission:
         if self.mode == "observe":
             return pool.take([])
         if pool.full:
-            raise self._refusal(call, f"the pool and its queue of {pool.max_waiting} are full")
+            raise ThrottledError(f"{pool.name}: the pool and its queue of {pool.max_waiting} are full")
         asked = self.clock()
         call.ahead = None  # what was seen before the wait may no longer hold after it
         try:
@@ -92,17 +92,8 @@ class Admission:
         except TimeoutError as error:
             if type(error) is not TimeoutError:
                 raise
-            raise self._refusal(call, f"no place in the pool within {self.max_wait_s:g} s") from None
+            raise ThrottledError(f"{pool.name}: no place in the pool within {self.max_wait_s:g} s") from None
         finally:
             waited = self.clock() - asked
             if waited > 0.0005 and call.trace is not None:
                 call.trace.waits.append(Waited("pool", pool.name, waited))
-
-    def _refusal(self, call: Call, why: str) -> ThrottledError:
-        """The error for a call that is turned away, written into its trace."""
-        error = ThrottledError(f"{self.pool.name}: {why}")
-        if call.trace is not None:
-            at = self.clock() - call.begun_at
-            attempt = Attempt(self.pool.name, call.deployment, "", at, outcome="rejected", error=error)
-            call.trace.attempts.append(attempt)
-        return error

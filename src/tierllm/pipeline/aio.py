@@ -116,7 +116,7 @@ class AsyncRun(Run):
                 self._interrupted = False
                 task.uncancel()
             self.task = None
-            del step, value  # an exception must not keep this frame alive through its traceback
+            del step, value, task  # an exception must not keep this frame alive through its traceback
 
     def detach(self) -> None:
         """The flow has ended: its scope need not know it any more."""

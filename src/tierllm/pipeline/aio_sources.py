@@ -134,9 +134,7 @@ class ProviderStream:
 
     async def aclose(self) -> None:
         self._watchdog.stop()
-        invocation = self._invocation
-        if invocation.ended_at is None:
-            invocation.ended_at = invocation.clock()
+        self._invocation.end()
         aclose = getattr(self._chunks, "aclose", None)
         if aclose is not None:
             await aclose()

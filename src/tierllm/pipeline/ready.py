@@ -101,9 +101,7 @@ class ResponseStream:
 
     def __iter__(self) -> Iterator[Chunk]:
         if self._chunks is None:
-            raise UsageError(
-                "use the stream in a with block: with client.stream(...) as s: ..."
-            )
+            raise UsageError("use the stream in a with block: with client.stream(...) as s: ...")
         return self._chunks
 
     def __next__(self) -> Chunk:
@@ -160,9 +158,7 @@ class AsyncResponseStream:
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         if self._run is None:
-            raise UsageError(
-                "use the stream in a with block: async with client.astream(...) as s: ..."
-            )
+            raise UsageError("use the stream in a with block: async with client.astream(...) as s: ...")
         return self
 
     async def __anext__(self) -> Chunk:

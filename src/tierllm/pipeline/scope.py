@@ -99,6 +99,7 @@ class Invocation:
     """
 
     __slots__ = (
+        "_asked",
         "_since",
         "call",
         "clock",
@@ -122,6 +123,7 @@ class Invocation:
 
     def __init__(self, call: Call, scope: Scope, streaming: bool) -> None:
         self.call = call
+        self._asked = call.model
         self.scope = scope
         self.clock = scope.clock
         self.streaming = streaming
@@ -260,6 +262,12 @@ class Invocation:
 
     # -- ends ------------------------------------------------------------------
 
+    def end(self) -> None:
+        """The provider is done with, whichever way. The call, which has this as its progress, is let go."""
+        if self.ended_at is None:
+            self.ended_at = self.clock()
+            self.call = None  # type: ignore[assignment]  # a cycle would keep both, and the prompt
+
     def folded(self) -> Response:
         """What has arrived so far, as one response."""
         return Response(
@@ -268,14 +276,14 @@ class Invocation:
             tool_calls=tuple(sorted(self.tool_calls, key=lambda t: t.index)),
             finish_reason=self.finish_reason,
             usage=self.usage,
-            model=self.model or self.call.model,
+            model=self.model or self._asked,
             request_id=self.request_id,
             raw=self.raw,
         )
 
     def finished(self) -> Response:
         """The stream ended by itself. Raises if it had not said that it was finished."""
-        self.ended_at = self.clock()
+        self.end()
         if self.finish_reason is None:
             raise ProviderUnavailableError(
                 "the stream ended before the answer did (no finish reason)", request_id=self.request_id
@@ -284,7 +292,7 @@ class Invocation:
 
     def answered(self, response: Response) -> Response:
         """A whole answer came back."""
-        self.ended_at = self.clock()
+        self.end()
         if not isinstance(response, Response):
             raise MalformedResponseError(f"a provider returned {type(response).__name__}, not a Response")
         if response.finish_reason is None:
@@ -300,7 +308,7 @@ class Invocation:
 
         What a cancelled call meets (its socket was shut down, say) is no failure at all.
         """
-        self.ended_at = self.clock()
+        self.end()
         if self.scope.cancelled and isinstance(error, Exception):
             return Cancelled()
         if self.first_at is None or not self.streaming:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .effects import Flow
     from .host import Host
     from .provider import Provider
+    from .tape import Tape
 
 __all__ = ["SyncRun", "run"]
 
@@ -244,9 +245,7 @@ class _ProviderStream:
             raise invocation.failed(error)  # noqa: B904 - usually the same error
 
     def close(self) -> None:
-        invocation = self._invocation
-        if invocation.ended_at is None:
-            invocation.ended_at = invocation.clock()
+        self._invocation.end()
         close = getattr(self._chunks, "close", None)
         if close is not None:
             close()
@@ -285,22 +284,20 @@ class _TapeReader(TapeHead):
 
 
 class _SpawnedThread:
-    __slots__ = ("scope",)
+    """A flow in a thread of its own."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
+    __slots__ = ("_flow", "_tape", "scope")
+
+    def __init__(self, flow: SyncRun, tape: Tape | None) -> None:
+        self._flow = flow
+        self._tape = tape
+        self.scope = flow.scope
 
     def cancel(self) -> None:
         self.scope.cancel()
 
-
-def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
-    """Start ``effect.flow`` in a thread of its own, with a deadline of its own."""
-    scope = Scope(host.clock, parent.deadline_at)
-    tape = effect.tape
-    flow = SyncRun(effect.flow, scope, host, streaming=tape is not None)
-
-    def pump() -> None:
+    def pump(self) -> None:
+        flow, tape, self._tape = self._flow, self._tape, None
         error: BaseException | None = None
         try:
             while (chunk := flow.advance()) is not None:
@@ -309,20 +306,26 @@ def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
         except BaseException as failure:
             error = failure
         finally:
-            host.end(scope)
+            flow.host.end(self.scope)
             if tape is not None:
                 tape.end(flow.result, error)
-            del error  # its traceback holds this frame
+            del error, tape  # an error's traceback holds this frame
             flow.close()
 
+
+def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
+    """Start ``effect.flow`` in a thread of its own, with a deadline of its own."""
+    scope = Scope(host.clock, parent.deadline_at)
+    flow = SyncRun(effect.flow, scope, host, streaming=effect.tape is not None)
+    spawned = _SpawnedThread(flow, effect.tape)
     try:
         host.begin(scope)
-        host.thread(pump, "flight")
+        host.thread(spawned.pump, "flight")
     except BaseException:
         host.end(scope)
         flow.close()
         raise
-    return _SpawnedThread(scope)
+    return spawned
 
 
 def run(flow: Flow[Response], scope: Scope, host: Host) -> Response:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import StreamInterruptedError, copied
+from ..errors import ProviderError, StreamInterruptedError, copied
 from ..types import Response
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Tape:
                 return
             self.response = response
             self.error = error if error is None or isinstance(error, Exception) else FlightLost()
+            if error is not None and error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next  # the writer's frame holds this tape
             self.done = True
         self._wake()
 
@@ -133,4 +135,8 @@ class TapeHead:
             raise StreamInterruptedError(
                 "the call that this one followed was cancelled", partial=Response(text=text)
             ) from None
+        except StreamInterruptedError as error:
+            if self._live or not isinstance(error.__cause__, ProviderError):
+                raise
+            raise copied(error.__cause__) from None  # this reader has passed nothing on to anyone
         return True

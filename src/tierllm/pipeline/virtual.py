@@ -140,7 +140,7 @@ class VirtualRun(Run):
                     done, value = self._perform(effect)
                     step = send
                 except BaseException as error:
-                    done, step, value = True, throw, error
+                    done, step, value = True, throw, _shed(error)
                 if not done:
                     return None
         finally:
@@ -148,9 +148,7 @@ class VirtualRun(Run):
 
     def _failed(self, error: BaseException) -> None:
         """The flow has raised: an end like any other, save for what is meant for the whole program."""
-        here = error.__traceback__
-        if here is not None:
-            error.__traceback__ = here.tb_next  # this run keeps the error, and must not keep itself
+        _shed(error)
         clearer = loopless(error) if isinstance(error, RuntimeError) else None
         if clearer is not None:
             clearer.__cause__, error = error, clearer
@@ -163,8 +161,9 @@ class VirtualRun(Run):
         self.ended = True
         self.scope.off_cancel(self._cancelled)
         self.release()
-        if self._on_end is not None:
-            self._on_end(self)
+        on_end, self._on_end, self._on_chunk = self._on_end, None, None  # they may know this run
+        if on_end is not None:
+            on_end(self)
 
     def _cancelled(self) -> None:
         if self._parked and not self.ended:
@@ -196,7 +195,7 @@ class VirtualRun(Run):
     def throw(self, ticket: int, error: BaseException) -> None:
         if ticket == self._parked and not self.ended:
             self.unpark()
-            self._go(self.flow.throw, error)
+            self._go(self.flow.throw, _shed(error))
 
     # -- effects: (True, value) when done at once, (False, None) when parked -----
 
@@ -244,8 +243,7 @@ class VirtualRun(Run):
         close: Callable[[], object] = getattr(steps, "close", _nothing)
 
         def leave() -> None:
-            if invocation.ended_at is None:
-                invocation.ended_at = self.world.now
+            invocation.end()
             close()
 
         ticket = self.park(leave)
@@ -285,7 +283,7 @@ class VirtualRun(Run):
         try:
             done, value = self._play(invocation, steps, ticket)
         except BaseException as error:
-            self._go(self.flow.throw, error)
+            self._go(self.flow.throw, _shed(error))
             return
         if done:
             self._go(self.flow.send, value)
@@ -408,6 +406,18 @@ class VirtualRun(Run):
         if self.scope.root.deadline is not None:
             world.at(self.scope.root.deadline, look)
         return read()
+
+
+def _shed(error: BaseException) -> BaseException:
+    """``error`` and its causes without this module's frames: runs keep errors, which must not keep runs."""
+    link: BaseException | None = error
+    while link is not None:
+        at = link.__traceback__
+        while at is not None and at.tb_frame.f_code.co_filename == __file__:
+            at = at.tb_next
+        link.__traceback__ = at
+        link = link.__cause__
+    return error
 
 
 def _nothing() -> None:

@@ -23,9 +23,10 @@ from ..errors import (
 )
 from ..events import Event, SteppedDown, TierRestored
 from ..pipeline.effects import Handler
+from ..types import Attempt
 
 if TYPE_CHECKING:
-    from ..types import Attempt, Call, Response
+    from ..types import Call, Response
 
 __all__ = ["FallbackChain", "NotInTime"]
 
@@ -113,6 +114,7 @@ class FallbackChain:
                 response = await call_next(step)
             except (ProviderError, RejectedError) as error:
                 errors.append(error)
+                _noted(error, step)
                 if not self.goes_on(error, call, tier):
                     raise
                 if number + 1 < len(tiers):
@@ -143,6 +145,15 @@ class FallbackChain:
         left_at = self._left_at.pop(tier, None)
         if left_at is not None and self.emit is not None and call.scope is not None:
             self.emit(TierRestored(tier=tier, after_s=call.scope.clock() - left_at))
+
+
+def _noted(error: ProviderError | RejectedError, call: Call) -> None:
+    """A tier that turned the call away before any of its places was asked is one of the attempts too."""
+    trace = call.trace
+    if trace is None or not isinstance(error, RejectedError) or any(a.error is error for a in trace.attempts):
+        return
+    at = 0.0 if call.scope is None else call.scope.clock() - call.begun_at
+    trace.attempts.append(Attempt(call.tier, "", started_s=at, outcome="rejected", error=error))
 
 
 def verdict(errors: list[TierLLMError], call: Call) -> TierLLMError:

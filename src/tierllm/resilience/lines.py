@@ -96,10 +96,17 @@ class DeploymentLine:
         if breaker is not None:
             guards.append(breaker)
         self._guarded = compose(guards, invoking(deployment.provider))
-        self.handler: Handler = self._recorded if retry is None else compose([retry], self._recorded)
+        self.handler: Handler = self._recorded
+        if retry is not None:
+            retry.held_s = self.held_s
+            self.handler = compose([retry], self._recorded)
         self._base = self._fitted({})
 
     # -- before ----------------------------------------------------------------
+
+    def held_s(self) -> float:
+        """For how long the provider asked to be left alone."""
+        return max(0.0, self.held_until - self.clock())
 
     def obstacle(self, call: Call) -> Obstacle | None:
         """Why this place would not serve the call now; ``None`` where it would. Changes nothing."""
@@ -251,7 +258,6 @@ class DeploymentLine:
             )
 
     def status(self) -> dict[str, Any]:
-        held_s = self.held_until - self.clock()
         return {
             "model": self.deployment.model,
             "provider": self.deployment.provider.name,
@@ -260,7 +266,7 @@ class DeploymentLine:
             "failed": self.failed,
             "recent": list(self.recent),
             "latency_p50_s": self.history.quantile(0.5),
-            "held_for_s": max(0.0, held_s) if held_s > 0 else 0.0,
+            "held_for_s": self.held_s(),
             "breaker": None if self.breaker is None else self.breaker.status(),
         }
 

@@ -33,6 +33,8 @@ R = TypeVar("R")
 
 NEVER = (InvalidRequestError, AuthenticationError, StreamInterruptedError)
 
+ROUNDING_S = 1e-3
+
 GIVE_UP_THE_SEAT_S = 0.5
 """A longer back-off lets another call have the place in the pool meanwhile."""
 
@@ -153,6 +155,8 @@ class Retry:
         self._clock = clock
         self._rng = rng
         self._emit: Callable[[Event], None] | None = None
+        self.held_s: Callable[[], float] | None = None
+        """For how long the place asked to be left alone; set by the place that this twin serves."""
 
     def bound(
         self,
@@ -193,7 +197,13 @@ class Retry:
                 if delay is None:
                     raise
                 self._tell(error, story, call, delay)
-            await self._back_off(call, delay)
+                failure = error
+            try:
+                await self._back_off(call, delay)
+                if self.held_s is not None and self.held_s() > ROUNDING_S:
+                    await self._stay_away(call, failure)
+            finally:
+                del failure  # or it would hold this frame, and the frame it
             story.number += 1
             story.idle_s += delay
 
@@ -262,6 +272,23 @@ class Retry:
             await call.permit.leave_for(delay, call)
         elif delay > 0:
             await Sleep(delay)
+
+    async def _stay_away(self, call: Call, failure: ProviderError) -> None:
+        """Other calls were told to leave this place alone meanwhile: wait for that too, or give it up."""
+        assert self.held_s is not None
+        waited_s = 0.0
+        while (held_s := self.held_s()) > ROUNDING_S:
+            waited_s += held_s
+            left_s = call.scope.remaining_s() if call.scope is not None else None
+            if waited_s > self.max_retry_after_s or (left_s is not None and held_s >= left_s):
+                try:
+                    raise failure
+                finally:
+                    del failure
+            pause_s = held_s + (self._rng or random).uniform(0, self.base_s)
+            if call.trace is not None:
+                call.trace.waits.append(Waited("backoff", f"{call.tier}/{call.deployment}", pause_s))
+            await self._back_off(call, pause_s)
 
 
 class _Story:

@@ -77,10 +77,10 @@ class Deployment:
         if provider is None:
             provider = Unprovided(model)
         for method in ("complete", "acomplete", "stream", "astream"):
-            if not callable(getattr(provider, method, None)):
+            if isinstance(provider, type) or not callable(getattr(provider, method, None)):
                 raise ConfigError(
                     f"Deployment({model!r}): the second argument must be a provider, such as OpenAI(), "
-                    f"not {type(provider).__name__} (it has no {method}())"
+                    f"not {_called(provider)}"
                 )
         where = f"Deployment({model!r}"
         if name is not None and (not isinstance(name, str) or not name):
@@ -283,3 +283,9 @@ def _check_rules(where: str, timeouts: object, breaker: object, retry: object, p
         raise ConfigError(f"{where}, retry={retry!r}): give a Retry, or False for none")
     if not isinstance(policies, Iterable) or not all(callable(policy) for policy in policies):
         raise ConfigError(f"{where}, policies=...): give a list of policies")
+
+
+def _called(provider: object) -> str:
+    if isinstance(provider, type):
+        return f"the class {provider.__name__} itself"
+    return f"{type(provider).__name__}, which lacks its methods"
