@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import time
@@ -24,7 +25,7 @@ from .resilience.lines import DeploymentLine, TierLine
 from .resilience.retry import Retry, RetryBudget
 from .routing.ask import CallOptions, ask
 from .routing.plan import Plan, plan
-from .routing.tier import Deployment, Tier
+from .routing.tier import Deployment, Tier, check_rules
 from .types import Call, Message, Request, Response, Timeouts, Trace
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class TieredClient:
         rng: random.Random | None = None,
     ) -> None:
         self.tiers = _checked(tiers)
+        check_rules("TieredClient(tiers", timeouts, breaker, retry, policies)
+        _check_options(fallback, deadline_s, stale, listeners, clock)
         self.clock = clock
         self.rng = rng or random.Random()
         self.deadline_s = deadline_s
@@ -82,9 +85,10 @@ class TieredClient:
         self._plans: dict[Any, Plan] = {}
         self._ids = _ids()
         self._wall = time.time if clock is time.monotonic else clock
-        self.fallback = fallback or FallbackChain()
-        self.fallback.emit = self._emit
-        self.fallback.rules = {t.name: t.fallback for t in tiers if isinstance(t.fallback, FallbackChain)}
+        self.fallback = (fallback or FallbackChain()).bound(
+            rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
+            emit=self._emit,
+        )
         self._lines = {t.name: self._tier_line(t, retry, breaker, timeouts) for t in self.tiers}
         rungs: list[Rung] = []
         if stale is not None:
@@ -353,6 +357,25 @@ def _checked(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
             raise ConfigError(f"TieredClient(tiers): there are two tiers named {tier.name!r}")
         seen.add(tier.name)
     return tuple(tiers)
+
+
+def _check_options(
+    fallback: object, deadline_s: object, stale: object, listeners: object, clock: object
+) -> None:
+    if fallback is not None and not hasattr(fallback, "bound"):
+        raise ConfigError(
+            f"TieredClient(fallback={fallback!r}): give a FallbackChain; "
+            "Tier(fallback=False) keeps calls from stepping down"
+        )
+    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+    if deadline_s is not None and not (number and 0 < deadline_s < math.inf):  # type: ignore[operator]
+        raise ConfigError(f"TieredClient(deadline_s={deadline_s!r}): give seconds above 0, or leave it out")
+    if stale is not None and not callable(stale):
+        raise ConfigError(f"TieredClient(stale={stale!r}): give a function of the request")
+    if not isinstance(listeners, Sequence) or not all(callable(each) for each in listeners):
+        raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
+    if not callable(clock):
+        raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")
 
 
 def _forget_frames(trace: Trace) -> None:

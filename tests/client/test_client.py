@@ -7,6 +7,7 @@ import copy
 import gc
 import json
 import logging
+import math
 import os
 import pickle
 import threading
@@ -22,6 +23,7 @@ from tierllm import (
     Call,
     CircuitBreaker,
     Deployment,
+    FallbackChain,
     Price,
     Request,
     Response,
@@ -37,7 +39,7 @@ from tierllm.errors import (
     ProviderUnavailableError,
     UsageError,
 )
-from tierllm.events import AttemptFailed, BreakerChanged, CallFinished, Event
+from tierllm.events import AttemptFailed, BreakerChanged, CallFinished, Event, SteppedDown
 from tierllm.pipeline.effects import Handler
 from tierllm.testing import Fail, FakeProvider, Reply
 
@@ -621,3 +623,41 @@ def test_what_was_overcome_does_not_keep_the_prompt_alive(form: Form) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"deadline_s": -1},
+        {"deadline_s": math.nan},
+        {"deadline_s": True},
+        {"timeouts": 5},
+        {"retry": 3},
+        {"breaker": True},
+        {"fallback": True},
+        {"policies": [5]},
+        {"policies": 5},
+        {"policies": [FallbackChain]},
+        {"stale": 5},
+        {"simple_reply": 5},
+        {"listeners": 5},
+        {"listeners": [5]},
+        {"clock": 5},
+    ],
+    ids=lambda wrong: f"{next(iter(wrong))}-{type(next(iter(wrong.values()))).__name__}",
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    tiers = [Tier("gold", [Deployment("m", FakeProvider())])]
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TieredClient(tiers, **wrong)
+
+
+def test_a_fallback_rule_shared_by_two_clients_tells_each_its_own() -> None:
+    fake, rule = FakeProvider(), FallbackChain()
+    tiers = [Tier("gold", [Deployment("g", fake)]), Tier("silver", [Deployment("s", fake)])]
+    heard: dict[str, list[Event]] = {"a": [], "b": []}
+    a, _ = (TieredClient(tiers, fallback=rule, retry=False, listeners=[heard[name].append]) for name in "ab")
+    fake.down("g")
+    a.complete("x")
+    assert any(isinstance(event, SteppedDown) for event in heard["a"])
+    assert heard["b"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
@@ -71,6 +72,16 @@ class FallbackChain:
         self.emit: Callable[[Event], None] | None = None
         self.rules: Mapping[str, FallbackChain] = {}
         self._left_at: dict[str, float] = {}
+
+    def bound(
+        self, *, rules: Mapping[str, FallbackChain], emit: Callable[[Event], None] | None
+    ) -> FallbackChain:
+        """A twin for one client, with its tiers' own rules and its listeners."""
+        twin = copy.copy(self)
+        twin.rules = rules
+        twin.emit = emit
+        twin._left_at = {}
+        return twin
 
     def wrap(self, *fns: Callable[P, R], on_errors: tuple[type[Exception], ...] = ()) -> Callable[P, R]:
         """One function of several, sync or async: each is tried in turn, without a client.

@@ -55,6 +55,9 @@ LOOK_AGAIN_S = 30.0
 MISSES = 3
 """After so many deadlines in a row without a first token, calls as impatient as those go elsewhere."""
 
+COMPLAIN_AGAIN_S = 60.0
+"""A misconfigured place is logged as an error once in so long; the event comes each time."""
+
 RECENT = 100
 """How many outcomes a place remembers for ``status()``."""
 
@@ -89,6 +92,7 @@ class DeploymentLine:
         self.tried_at = float("-inf")
         self.misses = 0
         self.missed_s = 0.0
+        self.complained_at = float("-inf")
         self.recent: deque[str] = deque(maxlen=RECENT)
         self.served = 0
         self.failed = 0
@@ -243,7 +247,9 @@ class DeploymentLine:
         if isinstance(error, ContextWindowExceededError) and error.window is None:
             error.window = self.deployment.context_window
         if isinstance(error, AuthenticationError):
-            log.error("%s/%s is misconfigured: %s", self.tier.name, self.name, error)
+            if self.clock() - self.complained_at >= COMPLAIN_AGAIN_S:
+                self.complained_at = self.clock()
+                log.error("%s/%s is misconfigured: %s", self.tier.name, self.name, error)
             if self.emit is not None:
                 self.emit(ProviderMisconfigured(tier=self.tier.name, deployment=self.name, error=error))
         if self.emit is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..resilience.fallback import FallbackChain
     from ..resilience.retry import Retry
 
-__all__ = ["Deployment", "Tier"]
+__all__ = ["Deployment", "Tier", "check_rules"]
 
 Prompt = str | Callable[[Sequence[Message]], "Sequence[Message] | str"]
 
@@ -96,7 +96,7 @@ class Deployment:
         if price is not None and not hasattr(price, "cost_usd"):
             raise ConfigError(f"{where}, price={price!r}): give a Price")
         _check_params(where, "params", params)
-        _check_rules(where, timeouts, breaker, retry, policies)
+        check_rules(where, timeouts, breaker, retry, policies)
         self.model = model
         self.provider = provider
         self.name = name or model
@@ -217,7 +217,7 @@ class Tier:
         if not isinstance(fallback, bool) and not hasattr(fallback, "goes_on"):
             raise ConfigError(f"{where}, fallback={fallback!r}): give True, False or a FallbackChain")
         _check_params(where, "defaults", defaults)
-        _check_rules(where, timeouts, breaker, retry, policies)
+        check_rules(where, timeouts, breaker, retry, policies)
         self.name = name
         self.deployments = deployments
         self.objective = objective
@@ -274,15 +274,18 @@ def _check_params(where: str, option: str, params: object) -> None:
         raise ConfigError(f"{where}, {option}=...): {error}") from None
 
 
-def _check_rules(where: str, timeouts: object, breaker: object, retry: object, policies: object) -> None:
+def check_rules(where: str, timeouts: object, breaker: object, retry: object, policies: object) -> None:
+    """Raise ``ConfigError`` for rules of the wrong kind; ``where`` begins its text."""
     if timeouts is not None and not isinstance(timeouts, Timeouts):
         raise ConfigError(f"{where}, timeouts={timeouts!r}): give Timeouts(...)")
     if breaker is not None and breaker is not False and not hasattr(breaker, "bind"):
         raise ConfigError(f"{where}, breaker={breaker!r}): give a CircuitBreaker, or False for none")
     if retry is not None and retry is not False and not hasattr(retry, "bound"):
         raise ConfigError(f"{where}, retry={retry!r}): give a Retry, or False for none")
-    if not isinstance(policies, Iterable) or not all(callable(policy) for policy in policies):
-        raise ConfigError(f"{where}, policies=...): give a list of policies")
+    if not isinstance(policies, Iterable) or not all(
+        callable(policy) and not isinstance(policy, type) for policy in policies
+    ):
+        raise ConfigError(f"{where}, policies=...): give a list of policies, each an object or a function")
 
 
 def _called(provider: object) -> str:
