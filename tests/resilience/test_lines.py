@@ -145,14 +145,17 @@ def test_a_place_remembers_its_latest_outcomes() -> None:
     assert len(world.client.status()["tiers"]["gold"]["deployments"]["g1"]["recent"]) == RECENT
 
 
-def test_a_misconfigured_place_is_told_of_each_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misconfigured_place_is_told_of_each_time_and_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     world = World(virtual=False)
     world.fake.down("g1", Fail.unauthorized())
     with caplog.at_level(logging.ERROR, "tierllm"):
         for _ in range(3):
             assert world.client.complete("Hello").deployment == "g2"
-    assert len(world.told(ProviderMisconfigured)) == 3
-    assert len(caplog.records) == 3
+        assert len(world.told(ProviderMisconfigured)) == 3
+        assert len(caplog.records) == 1
+        world.clock.advance(60)
+        world.client.complete("Hello")
+        assert len(caplog.records) == 2
     assert world.client.status()["tiers"]["gold"]["deployments"]["g1"]["breaker"]["state"] == "closed"
 
 
