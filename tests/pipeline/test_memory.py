@@ -269,3 +269,30 @@ def test_what_a_policy_sets_is_seen_below_it_and_gone_afterwards(mode: Mode) -> 
     with pytest.raises(ProviderUnavailableError):
         mode.drive(stack([Named()], Failing())(call()))
     assert user.get() == "nobody"
+
+
+@pytest.mark.parametrize("leave", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", ["sync", "async"])
+def test_what_a_policy_sets_in_a_leg_is_put_back_in_that_legs_context(
+    name: str, streamed: bool, leave: bool
+) -> None:
+    """The winner of a race is adopted by another thread or task, which has another context."""
+    mode = Mode(name, streamed)
+    providers = [says("a b c", first_token_s=s, between_s=0.001) for s in (0.0, 0.0, 30.0)]
+
+    async def race() -> Response:
+        return await Race([(0.0, lambda p=p: stack([Named()], p)(call())) for p in providers])  # type: ignore[misc]
+
+    def consumer(chunk: Chunk) -> None:
+        assert user.get() == "nobody"
+        if leave:
+            raise ZeroDivisionError
+
+    if streamed and leave:
+        with pytest.raises(ZeroDivisionError):
+            mode.drive(race(), after=consumer)
+    else:
+        assert mode.drive(race(), after=consumer).text == "a b c "
+    eventually(lambda: all(p.in_flight == 0 for p in providers))
+    assert user.get() == "nobody"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextvars
+from collections.abc import Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .clock import SteppedClock
 from .effects import Gather, Race
-from .run import past_deadline
+from .run import differs, past_deadline
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
     scope, clock = parent.scope, parent.scope.clock
     by_chunk = effect.win == "chunk"
     running: dict[asyncio.Task[Chunk | None], tuple[int, AsyncRun]] = {}
+    contexts: dict[AsyncRun, contextvars.Context] = {}
     errors: dict[int, BaseException] = {}
     waiting = sorted(enumerate(effect.legs), key=lambda leg: leg[1][0])
     winner: _Adopted | None = None
@@ -51,7 +53,8 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
             streaming=parent.streaming and by_chunk,
         )
         leg.delivered = parent.delivered
-        task = asyncio.ensure_future(go(leg))
+        context = contexts[leg] = contextvars.copy_context()
+        task = parent.loop.create_task(go(leg), context=context)
         parent.host.keep(task)
         running[task] = (number, leg)
 
@@ -74,7 +77,7 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
                 else:
                     chunk = task.result()
                     if chunk is not None:
-                        winner = _Adopted(leg, chunk, scope)
+                        winner = _Adopted(leg, chunk, scope, contexts[leg])
                         return winner, None
                 leg.detach()
                 scope.off_cancel(leg.scope.cancel)
@@ -85,7 +88,7 @@ async def race(parent: AsyncRun, effect: Race) -> tuple[AsyncSource | None, Any]
     finally:
         for loser, (_, leg) in running.items():
             loser.cancel()
-            parent.host.keep(asyncio.ensure_future(_dismissed(loser, leg)))
+            parent.host.keep(parent.loop.create_task(_dismissed(loser, leg), context=contexts[leg]))
             scope.off_cancel(leg.scope.cancel)
         errors.clear()
         done.clear()
@@ -122,12 +125,40 @@ async def _dismissed(task: asyncio.Task[Any], leg: AsyncRun) -> None:
             await leg.aclose()
 
 
+class _Within:
+    """Awaits a coroutine in another context than the task's: what was set there is reset there."""
+
+    __slots__ = ("_context", "_work")
+
+    def __init__(self, context: contextvars.Context, work: Coroutine[Any, Any, Any]) -> None:
+        self._context = context
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run, work = self._context.run, self._work
+        step: Any = work.send
+        value: Any = None
+        try:
+            while True:
+                try:
+                    awaited = run(step, value)
+                except StopIteration as stop:
+                    return stop.value
+                try:
+                    step, value = work.send, (yield awaited)
+                except BaseException as error:
+                    step, value = work.throw, error
+        finally:
+            del step, value
+
+
 class _Adopted:
-    """The winner, as its parent's source: it was heard once already."""
+    """The winner, as its parent's source: it was heard once already. It stays in its own context."""
 
-    __slots__ = ("_first", "_leg", "_parent")
+    __slots__ = ("_context", "_first", "_leg", "_parent")
 
-    def __init__(self, leg: AsyncRun, first: Chunk, parent: Scope) -> None:
+    def __init__(self, leg: AsyncRun, first: Chunk, parent: Scope, context: contextvars.Context) -> None:
+        self._context = context if differs(context) else None
         self._leg = leg
         self._first: Chunk | None = first
         self._parent = parent
@@ -140,7 +171,8 @@ class _Adopted:
         chunk, self._first = self._first, None
         if chunk is None:
             try:
-                chunk = await self._leg.advance()
+                context, more = self._context, self._leg.advance()
+                chunk = await (more if context is None else _Within(context, more))
             finally:
                 if chunk is None:
                     self._leg.detach()
@@ -149,7 +181,8 @@ class _Adopted:
 
     async def aclose(self) -> None:
         self._parent.off_cancel(self._leg.scope.cancel)
-        await self._leg.aclose()
+        end = self._leg.aclose()
+        await (end if self._context is None else _Within(self._context, end))
 
 
 async def gather(parent: AsyncRun, effect: Gather[Any]) -> list[Any]:

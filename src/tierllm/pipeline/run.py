@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 from collections.abc import Callable
@@ -92,6 +93,14 @@ class Run:
         for permit in self.permits:
             permit.release()
         self.permits.clear()
+
+
+def differs(context: contextvars.Context) -> bool:
+    """Does ``context`` hold anything else than the present one?"""
+    here = contextvars.copy_context()
+    return len(here) != len(context) or any(
+        here.get(var, here) is not value for var, value in context.items()
+    )
 
 
 def delivered_already(doing: str) -> UsageError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .clock import SteppedClock
 from .effects import Gather, Race
-from .run import past_deadline
+from .run import differs, past_deadline
 from .scope import Scope
 from .waiting import forbid_in_event_loop
 
@@ -79,6 +80,7 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
     by_chunk = effect.win == "chunk"
     line = _Finish()
     legs: dict[SyncRun, int] = {}
+    contexts: dict[SyncRun, contextvars.Context] = {}
     errors: dict[int, BaseException] = {}
     waiting = sorted(enumerate(effect.legs), key=lambda leg: leg[1][0])
     crossed: tuple[SyncRun, Chunk | None, BaseException | None] | None = None
@@ -94,19 +96,21 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
         )
         leg.delivered = parent.delivered
         legs[leg] = number
+        contexts[leg] = contextvars.copy_context()
+        within = contexts[leg].run
 
         def go() -> None:
             chunk, error = None, None
             try:
-                chunk = leg.advance()
+                chunk = within(leg.advance)
                 while chunk is not None and not by_chunk:
-                    chunk = leg.advance()
+                    chunk = within(leg.advance)
             except BaseException as failure:
                 error = failure
             late = not line.cross(leg, chunk, error)
             del error  # its traceback holds this frame
             if late:
-                leg.close()
+                within(leg.close)
 
         try:
             parent.host.thread(go, "leg")
@@ -133,7 +137,7 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
                 if chunk is None:
                     return None, leg.result
                 adopted = leg
-                return _Adopted(leg, chunk, scope), None
+                return _Adopted(leg, chunk, scope, contexts[leg]), None
             errors[legs.pop(leg)] = error
             scope.off_cancel(leg.scope.cancel)
             if not legs and not waiting:
@@ -141,7 +145,7 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
     finally:
         scope.off_cancel(line.cancel)
         for leg in line.decide():
-            leg.close()
+            contexts[leg].run(leg.close)
         for leg in legs:
             if leg is not adopted:
                 leg.scope.cancel()
@@ -151,11 +155,12 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
 
 
 class _Adopted:
-    """The winner, as its parent's source: it was heard once already."""
+    """The winner, as its parent's source: it was heard once already. It stays in its own context."""
 
-    __slots__ = ("_first", "_leg", "_parent")
+    __slots__ = ("_context", "_first", "_leg", "_parent")
 
-    def __init__(self, leg: SyncRun, first: Chunk, parent: Scope) -> None:
+    def __init__(self, leg: SyncRun, first: Chunk, parent: Scope, context: contextvars.Context) -> None:
+        self._context = context if differs(context) else None
         self._leg = leg
         self._first: Chunk | None = first
         self._parent = parent
@@ -168,7 +173,8 @@ class _Adopted:
         chunk, self._first = self._first, None
         if chunk is None:
             try:
-                chunk = self._leg.advance()
+                context, advance = self._context, self._leg.advance
+                chunk = advance() if context is None else context.run(advance)
             finally:
                 if chunk is None:
                     self._parent.off_cancel(self._leg.scope.cancel)
@@ -176,7 +182,8 @@ class _Adopted:
 
     def close(self) -> None:
         self._parent.off_cancel(self._leg.scope.cancel)
-        self._leg.close()
+        close = self._leg.close
+        close() if self._context is None else self._context.run(close)
 
 
 def gather(parent: SyncRun, effect: Gather[Any]) -> list[Any]:
