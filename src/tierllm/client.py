@@ -19,10 +19,11 @@ from .pipeline.host import Host
 from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
 from .pipeline.scope import Scope
 from .resilience.breaker import CircuitBreaker
+from .resilience.deployment_line import DeploymentLine
 from .resilience.fallback import FallbackChain
 from .resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
-from .resilience.lines import DeploymentLine, TierLine
 from .resilience.retry import Retry, RetryBudget
+from .resilience.tier_line import TierLine
 from .routing.ask import CallOptions, ask
 from .routing.plan import Plan, plan
 from .routing.tier import Deployment, Tier, check_rules
@@ -208,7 +209,10 @@ class TieredClient:
         return ReadyCall(call, self._observed, scope, self._host)
 
     def _plan(self, request: Request) -> Plan:
-        key = (request.sla, request.min_tier, request.fallback, request.require)
+        if request.min_tier is None and request.fallback and not request.require:
+            key: Any = request.sla
+        else:
+            key = (request.sla, request.min_tier, request.fallback, request.require)
         found = self._plans.get(key)
         if found is None:
             found = plan(request, self.tiers)
@@ -225,6 +229,7 @@ class TieredClient:
         except Exception as error:
             trace.outcome = "rejected" if isinstance(error, RejectedError) else "failed"
             trace.error = type(error).__name__
+            _forget_frames(trace, error)
             if isinstance(error, TierLLMError):
                 error.trace = trace
             raise
@@ -242,7 +247,7 @@ class TieredClient:
                 if last.first_token_s is not None:
                     trace.first_token_s = last.started_s + last.first_token_s
                 if len(trace.attempts) > 1:
-                    _forget_frames(trace)
+                    _forget_frames(trace, None)
             response.trace = trace
             return response
         finally:
@@ -378,10 +383,14 @@ def _check_options(
         raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")
 
 
-def _forget_frames(trace: Trace) -> None:
-    """A trace that is kept must not keep the frames of failures that were overcome."""
+def _forget_frames(trace: Trace, raised: BaseException | None) -> None:
+    """A trace that is kept must not keep the frames of failures; those of ``raised`` are its own."""
+    kept: set[int] = set()
+    while raised is not None:
+        kept.add(id(raised))
+        raised = raised.__cause__
     for attempt in trace.attempts:
         error = attempt.error
-        while error is not None:
+        while error is not None and id(error) not in kept:
             error.__traceback__ = None
             error = error.__cause__

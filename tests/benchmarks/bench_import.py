@@ -1,6 +1,6 @@
 """`import tierllm` beside `from pydantic import BaseModel`: medians of fresh processes, taken in turn.
 
-    python tests/benchmarks/bench_import.py [ROUNDS]
+python tests/benchmarks/bench_import.py [ROUNDS]
 """
 
 from __future__ import annotations

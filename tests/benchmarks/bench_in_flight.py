@@ -47,7 +47,10 @@ class Gate(BaseProvider):
 async def through_tierllm(width: int) -> float:
     gate = Gate(width)
     client = TieredClient(
-        [Tier("gold", [Deployment("g", gate)], max_concurrency=10_000), Tier("silver", [Deployment("s", gate)])],
+        [
+            Tier("gold", [Deployment("g", gate)], max_concurrency=10_000),
+            Tier("silver", [Deployment("s", gate)]),
+        ],
         deadline_s=600,
     )
     answered = 0

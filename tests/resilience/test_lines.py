@@ -17,7 +17,7 @@ from tierllm.errors import (
     ThrottledError,
 )
 from tierllm.events import AttemptFailed, ProviderMisconfigured
-from tierllm.resilience.lines import RECENT
+from tierllm.resilience.deployment_line import RECENT
 from tierllm.testing import Fail, FakeClock, FakeProvider, Reply
 from tierllm.types import Call
 

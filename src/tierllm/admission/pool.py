@@ -25,7 +25,7 @@ class Permit:
         self.pool = pool
 
     def release(self) -> None:
-        self.pool._release(self)
+        self.pool.take_back(self)
 
     def __enter__(self) -> Permit:
         return self
@@ -33,7 +33,7 @@ class Permit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.pool._release(self)
+        self.pool.take_back(self)
 
 
 class Pool:
@@ -102,7 +102,8 @@ class Pool:
         if permit is not None:
             permit.release()
 
-    def _release(self, permit: Permit) -> None:
+    def take_back(self, permit: Permit) -> None:
+        """The permit's place is free again. Harmless where it was given back before."""
         self._held.discard(permit)
         if self._queue:
             self._hand_out()

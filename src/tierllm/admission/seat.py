@@ -30,7 +30,7 @@ class Seat:
     def release(self) -> None:
         permit, self._permit = self._permit, None
         if permit is not None:
-            permit.release()
+            permit.pool.take_back(permit)
 
     async def leave_for(self, seconds: float, call: Call) -> None:
         """Let others have the place for ``seconds``, then queue for it again."""

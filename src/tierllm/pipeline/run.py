@@ -60,7 +60,7 @@ class Run:
         scope = self.scope
         scope.check()
         invocation = Invocation(call, scope, live)
-        deadline = scope.root.deadline
+        deadline = scope.deadline_at
         if deadline is not None and deadline <= invocation.started_at:
             raise past_deadline("about to call the provider")
         call.progress = invocation

@@ -43,12 +43,12 @@ class Scope:
     ``cancel()`` may come from any thread.
     """
 
-    __slots__ = ("_hooks", "cancelled", "clock", "deadline", "root")
+    __slots__ = ("_deadline_at", "_hooks", "_root", "cancelled", "clock")
 
     def __init__(self, clock: Clock, deadline_at: float | None = None, parent: Scope | None = None) -> None:
         self.clock = clock
-        self.root: Scope = self if parent is None else parent.root
-        self.deadline = deadline_at
+        self._root: Scope | None = None if parent is None else parent._root or parent
+        self._deadline_at = deadline_at
         self.cancelled = False
         self._hooks: list[Callable[[], object]] = []
         if parent is not None:
@@ -56,15 +56,16 @@ class Scope:
 
     @property
     def deadline_at(self) -> float | None:
-        return self.root.deadline
+        root = self._root
+        return self._deadline_at if root is None else root._deadline_at
 
     @deadline_at.setter
     def deadline_at(self, at: float | None) -> None:
-        self.root.deadline = at
+        (self._root or self)._deadline_at = at
 
     def remaining_s(self) -> float | None:
         """Seconds to the deadline, possibly negative; ``None`` without one."""
-        at = self.root.deadline
+        at = self.deadline_at
         return None if at is None else at - self.clock()
 
     def on_cancel(self, hook: Callable[[], object]) -> None:
@@ -74,8 +75,10 @@ class Scope:
             hook()
 
     def off_cancel(self, hook: Callable[[], object]) -> None:
-        if hook in self._hooks:
+        try:
             self._hooks.remove(hook)
+        except ValueError:
+            pass  # taken off before
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -148,7 +151,7 @@ class Invocation:
     def due_at(self) -> float | None:
         """The time at which the present wait ends for want of an answer."""
         limits = self.timeouts
-        due = self.scope.root.deadline
+        due = self.scope.deadline_at
         if limits is NO_TIMEOUTS:
             return due
         if limits.total_s is not None:
@@ -171,7 +174,7 @@ class Invocation:
 
     def timed_out(self) -> DeadlineExceededError | ProviderTimeoutError:
         """The error for a wait that has reached ``due_at``."""
-        due, deadline, limits = self.due_at, self.scope.root.deadline, self.timeouts
+        due, deadline, limits = self.due_at, self.scope.deadline_at, self.timeouts
         if deadline is not None and (deadline == due or self.clock() >= deadline):
             return DeadlineExceededError("the call's deadline passed while waiting for the provider")
         phase, bound = "total", limits.total_s
@@ -212,9 +215,9 @@ class Invocation:
         held = now - self._since
         if self.first_at is not None and held > 0:
             self.held_s += held
-            root = self.scope.root
-            if root.deadline is not None:
-                root.deadline += held
+            deadline_at = self.scope.deadline_at
+            if deadline_at is not None:
+                self.scope.deadline_at = deadline_at + held
         self._since = now
 
     def feed(self, chunk: Chunk) -> None:
@@ -270,10 +273,11 @@ class Invocation:
 
     def folded(self) -> Response:
         """What has arrived so far, as one response."""
+        tool_calls = self.tool_calls
         return Response(
             text="".join(self.texts),
             reasoning="".join(self.reasoning),
-            tool_calls=tuple(sorted(self.tool_calls, key=lambda t: t.index)),
+            tool_calls=tuple(sorted(tool_calls, key=lambda t: t.index)) if tool_calls else (),
             finish_reason=self.finish_reason,
             usage=self.usage,
             model=self.model or self._asked,

@@ -108,9 +108,10 @@ class TapeHead:
     def back(self) -> None:
         """The reader came back for more."""
         self.scope.check()
-        root = self.scope.root
-        if self._live and self.seen and root.deadline is not None:
-            root.deadline += self.scope.clock() - self._given_at
+        scope = self.scope
+        deadline_at = scope.deadline_at
+        if self._live and self.seen and deadline_at is not None:
+            scope.deadline_at = deadline_at + scope.clock() - self._given_at
 
     def next(self) -> Chunk | None:
         """The next chunk, where it is on the tape already."""

@@ -204,7 +204,8 @@ class VirtualRun(Run):
         if kind is Invoke:
             return self._invoke(effect)
         if kind is Wait:
-            return self._wait(effect)
+            grant = effect.on.take(self.permits)
+            return (True, grant) if grant is not None else self._queue(effect)
         if kind is Sleep:
             return self._sleep(effect.seconds)
         if kind is Blocking:
@@ -298,10 +299,7 @@ class VirtualRun(Run):
         late = invocation.timed_out()
         self.throw(ticket, invocation.failed(late))
 
-    def _wait(self, effect: Wait[Grant]) -> tuple[bool, Any]:
-        grant = effect.on.take(self.permits)
-        if grant is not None:
-            return True, grant
+    def _queue(self, effect: Wait[Grant]) -> tuple[bool, Any]:
         self.scope.check()
         world = self.world
         number = 0
@@ -332,7 +330,7 @@ class VirtualRun(Run):
             self.permits.append(ticket.grant)
             return True, ticket.grant
         number = self.park(lambda: effect.on.leave(ticket))
-        bounds = [b for b in (until, self.scope.root.deadline) if b is not None]
+        bounds = [b for b in (until, self.scope.deadline_at) if b is not None]
         if bounds:
             world.at(min(bounds), look)
         return False, None
@@ -403,8 +401,8 @@ class VirtualRun(Run):
                 world.after(span, look)
 
         ticket = self.park(lambda: tape.forget(wake))
-        if self.scope.root.deadline is not None:
-            world.at(self.scope.root.deadline, look)
+        if self.scope.deadline_at is not None:
+            world.at(self.scope.deadline_at, look)
         return read()
 
 

@@ -230,12 +230,13 @@ class CircuitBreaker:
     ) -> Callable[P, R] | Flow[Response]:
         """With one function: decorate it. With a call and what comes next: the policy."""
         if call_next is not None:
-            return self._policy(cast("Call", first), call_next)
+            return self.policy(cast("Call", first), call_next)
         fn = cast("Callable[P, R]", first)
         self.bind(name=getattr(fn, "__qualname__", None))
         return guard(self, fn)
 
-    async def _policy(self, call: Call, call_next: Handler) -> Response:
+    async def policy(self, call: Call, call_next: Handler) -> Response:
+        """Around one call of a pipeline: refused while open, its outcome taken in."""
         link = self._link
         if link is not None and link.due:
             await Blocking(link.sync)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from typing import TYPE_CHECKING
 
-__all__ = ["DurationHistory"]
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+
+__all__ = ["DurationHistory", "Pace"]
+
+LOOK_AGAIN_S = 30.0
+"""How long a place may go untried for being too slow: it may have become faster since."""
+
+MISSES = 3
+"""After so many deadlines in a row without a first token, calls as impatient as those go elsewhere."""
 
 
 class DurationHistory:
@@ -53,3 +63,50 @@ class DurationHistory:
         if count < self.min_samples:
             return None
         return ordered[min(count - 1, int(q * count))]
+
+
+class Pace:
+    """How fast a place is, as far as a deadline cares. Pure state.
+
+    A call goes elsewhere where less is left than the place's P10, or where the last few callers'
+    deadlines all passed in silence and this one is no more patient. Either way the place is looked
+    at again after a while.
+    """
+
+    __slots__ = ("_missed_s", "_misses", "_tried_at", "history")
+
+    def __init__(self) -> None:
+        self.history = DurationHistory()
+        self._tried_at = float("-inf")
+        self._misses = 0
+        self._missed_s = 0.0
+
+    def too_slow_for(self, left_s: float, now: float) -> str:
+        """Why an answer within ``left_s`` is not to be hoped for; empty where it is."""
+        fast_s = self.history.p10_s
+        slow = fast_s is not None and fast_s > left_s
+        silent = self._misses >= MISSES and left_s < 1.5 * self._missed_s
+        if not (slow or silent) or now - self._tried_at >= LOOK_AGAIN_S:
+            return ""
+        return f"P10 {fast_s:.3g} s" if slow else f"silent in the last {self._misses} calls"
+
+    def tried(self, now: float) -> None:
+        self._tried_at = now
+
+    def took(self, latency_s: float, deadline_at: float | None, clock: Clock) -> None:
+        """An answer came after ``latency_s``, for a call with this deadline."""
+        self._misses = 0
+        fast_s = self.history.p10_s
+        hopeless = fast_s is not None and latency_s < fast_s and deadline_at is not None
+        if hopeless and deadline_at - clock() + latency_s < fast_s:  # type: ignore[operator]
+            self.history = DurationHistory()  # a second look, and it has become faster
+        self.history.add(latency_s)
+
+    def answered(self) -> None:
+        """It said something, if only that it failed: it is not silent."""
+        self._misses = 0
+
+    def missed(self, waited_s: float) -> None:
+        """A caller's deadline came before the first token."""
+        self._missed_s = min(self._missed_s, waited_s) if self._misses else waited_s
+        self._misses += 1

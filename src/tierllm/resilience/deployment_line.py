@@ -1,0 +1,252 @@
+"""The line a call walks down at one deployment.
+
+Retry → record → policies → CircuitBreaker → Invoke
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    AuthenticationError,
+    CircuitOpenError,
+    ContextWindowExceededError,
+    DeadlineExceededError,
+    ProviderError,
+    RejectedError,
+    ThrottledError,
+)
+from ..events import AttemptFailed, Event, ProviderMisconfigured
+from ..pipeline.compose import compose, invoking
+from ..providers.parsing import parsed
+from ..types import Attempt
+from .fallback import NotInTime
+from .timeouts import Pace
+
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+    from ..pipeline.effects import Handler, Policy
+    from ..routing.tier import Deployment, Tier
+    from ..types import Call, Response, Timeouts
+    from .breaker import CircuitBreaker
+    from .retry import Retry
+
+__all__ = ["RECENT", "DeploymentLine", "Obstacle"]
+
+log = logging.getLogger("tierllm")
+
+MAX_HOLD_S = 300.0
+"""However long a Retry-After is, a place is looked at again after this."""
+
+COMPLAIN_AGAIN_S = 60.0
+"""A misconfigured place is logged as an error once in so long; the event comes each time."""
+
+RECENT = 100
+"""How many outcomes a place remembers for ``status()``."""
+
+Obstacle = RejectedError | ContextWindowExceededError
+
+
+class DeploymentLine:
+    """One deployment of one tier at run time: its breaker, its history, its way to the provider."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        deployment: Deployment,
+        *,
+        name: str,
+        clock: Clock,
+        emit: Callable[[Event], None] | None,
+        breaker: CircuitBreaker | None,
+        retry: Retry | None,
+        timeouts: Timeouts | None,
+    ) -> None:
+        self.tier = tier
+        self.deployment = deployment
+        self.name = name
+        self.clock = clock
+        self.emit = emit
+        self.breaker = breaker
+        self.timeouts = timeouts
+        self.pace = Pace()
+        self.held_until = float("-inf")
+        self.complained_at = float("-inf")
+        self.recent: deque[str] = deque(maxlen=RECENT)
+        self.served = 0
+        self.failed = 0
+        guards: list[Policy] = [*deployment.policies]
+        if breaker is not None:
+            guards.append(breaker.policy)
+        self._guarded = compose(guards, invoking(deployment.provider))
+        self.handler: Handler = self._recorded
+        if retry is not None:
+            retry.held_s = self.held_s
+            self.handler = compose([retry], self._recorded)
+        self._base = self._fitted({})
+
+    # -- before ----------------------------------------------------------------
+
+    def held_s(self) -> float:
+        """For how long the provider asked to be left alone."""
+        return max(0.0, self.held_until - self.clock())
+
+    def obstacle(self, call: Call) -> Obstacle | None:
+        """Why this place would not serve the call now; ``None`` where it would. Changes nothing."""
+        now = self.clock()
+        if now < self.held_until:
+            left = self.held_until - now
+            return ThrottledError(
+                f"{self.tier.name}/{self.name}: the provider asked for a pause of another {left:.3g} s",
+                retry_after_s=left,
+            )
+        if self.breaker is not None:
+            left_open = self.breaker.peek()
+            if left_open is not None:
+                return CircuitOpenError(
+                    f"{self.tier.name}/{self.name}: the circuit is open for another {left_open:.3g} s",
+                    retry_after_s=left_open,
+                )
+        window = self.deployment.context_window
+        if call.min_window and window is not None and window <= call.min_window:
+            error = ContextWindowExceededError(
+                f"{self.tier.name}/{self.name}: a window of {call.min_window} tokens was too small before"
+            )
+            error.window = window
+            return error
+        scope = call.scope
+        if scope is not None and scope.deadline_at is not None:
+            left_s = scope.deadline_at - now
+            why = self.pace.too_slow_for(left_s, now)
+            if why:
+                return NotInTime(
+                    f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s ({why})"
+                )
+        return None
+
+    def fitted(self, call: Call) -> Call:
+        """The call as this place is to receive it: prompt, parameters, ceilings, timeouts, model."""
+        fit = call.copy()
+        fit.deployment = self.name
+        fit.model = self.deployment.model
+        fit.timeouts = self.timeouts
+        if call.scope is not None and call.scope.deadline_at is not None:
+            usual_s = self.pace.history.p95_s
+            if usual_s is not None:
+                fit.patience_s = usual_s
+        request = call.request
+        if self.tier.prompt is not None:
+            fit.messages = self.tier.worded(request.messages)
+        fit.params = self._fitted(request.params) if request.params else self._base
+        return fit
+
+    def _fitted(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        params = {**self.tier.defaults, **self.deployment.params, **asked}
+        self.tier.ceilings.apply(params)
+        for name in self.deployment.drop:
+            params.pop(name, None)
+        return params
+
+    # -- the attempt -----------------------------------------------------------
+
+    async def _recorded(self, call: Call, /) -> Response:
+        """One attempt, written down however it ends."""
+        began = self.clock()
+        self.pace.tried(began)
+        call.again()
+        attempt = Attempt(self.tier.name, self.name, call.model, began - call.begun_at)
+        if call.trace is not None:
+            call.trace.attempts.append(attempt)
+        try:
+            response = await self._guarded(call)
+        except BaseException as error:
+            self._timed(attempt, call, began)
+            self._ended_badly(attempt, call, error)
+            raise
+        self._timed(attempt, call, began)
+        attempt.outcome = "ok"
+        self._answered(response, call, attempt.latency_s)
+        return response
+
+    def _timed(self, attempt: Attempt, call: Call, began: float) -> None:
+        progress = call.progress
+        if progress is None:  # no provider was reached
+            attempt.latency_s = self.clock() - began
+        else:
+            attempt.latency_s = progress.elapsed_s
+            attempt.first_token_s = progress.first_token_s
+
+    def _ended_badly(self, attempt: Attempt, call: Call, error: BaseException) -> None:
+        attempt.error = error if isinstance(error, Exception) else None
+        if isinstance(error, ProviderError):
+            attempt.outcome = "failed"
+            self._failed(call, error, attempt.latency_s)
+        elif isinstance(error, RejectedError):
+            attempt.outcome = "rejected"
+        else:
+            attempt.outcome = "cancelled"
+            progress = call.progress
+            if (
+                isinstance(error, DeadlineExceededError)
+                and progress is not None
+                and progress.first_at is None
+            ):
+                self.pace.missed(attempt.latency_s)
+
+    def _answered(self, response: Response, call: Call, latency_s: float) -> None:
+        self.served += 1
+        self.recent.append("ok")
+        scope = call.scope
+        self.pace.took(latency_s, None if scope is None else scope.deadline_at, self.clock)
+        response.tier = self.tier.name
+        response.deployment = self.name
+        if response.model is None:
+            response.model = call.model
+        wanted = call.params.get("response_format")
+        if wanted is not None and response.parsed is None:
+            response.parsed = parsed(response.text, wanted)
+        price = self.deployment.price
+        if price is not None and response.usage is not None:
+            response.cost_usd = price.cost_usd(response.usage)
+
+    def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
+        self.failed += 1
+        self.pace.answered()
+        self.recent.append(type(error).__name__)
+        if error.retry_after_s:
+            held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)
+            self.held_until = max(self.held_until, held_until)
+        if isinstance(error, ContextWindowExceededError) and error.window is None:
+            error.window = self.deployment.context_window
+        if isinstance(error, AuthenticationError):
+            if self.clock() - self.complained_at >= COMPLAIN_AGAIN_S:
+                self.complained_at = self.clock()
+                log.error("%s/%s is misconfigured: %s", self.tier.name, self.name, error)
+            if self.emit is not None:
+                self.emit(ProviderMisconfigured(tier=self.tier.name, deployment=self.name, error=error))
+        if self.emit is not None:
+            self.emit(
+                AttemptFailed(
+                    trace_id=call.trace.id if call.trace is not None else "",
+                    tier=self.tier.name,
+                    deployment=self.name,
+                    error=error,
+                    latency_s=latency_s,
+                )
+            )
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "model": self.deployment.model,
+            "provider": self.deployment.provider.name,
+            "labels": sorted(self.deployment.labels),
+            "served": self.served,
+            "failed": self.failed,
+            "recent": list(self.recent),
+            "latency_p50_s": self.pace.history.quantile(0.5),
+            "held_for_s": self.held_s(),
+            "breaker": None if self.breaker is None else self.breaker.status(),
+        }
