@@ -202,7 +202,7 @@ class TieredClient:
         deadline_s = request.deadline_s or self.deadline_s
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
         admissible = self._plan(request)
-        trace = Trace(next(self._ids), request.sla, admissible.granted, started_at=self._wall())
+        trace = Trace(next(self._ids), request.sla, admissible.granted)
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
         call.begun_at = now
@@ -224,6 +224,7 @@ class TieredClient:
         """The outermost: writes down how the call ended, and tells the listeners."""
         trace = call.trace
         assert trace is not None
+        trace.started_at = self._wall()
         try:
             response = await self._handler(call)
         except Exception as error:

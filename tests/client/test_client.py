@@ -41,7 +41,7 @@ from tierllm.errors import (
 )
 from tierllm.events import AttemptFailed, BreakerChanged, CallFinished, Event, SteppedDown
 from tierllm.pipeline.effects import Handler
-from tierllm.testing import Fail, FakeProvider, Reply
+from tierllm.testing import Fail, FakeClock, FakeProvider, Reply
 
 
 def plain(fake: FakeProvider, **gold: Any) -> list[Tier]:
@@ -661,3 +661,15 @@ def test_a_fallback_rule_shared_by_two_clients_tells_each_its_own() -> None:
     a.complete("x")
     assert any(isinstance(event, SteppedDown) for event in heard["a"])
     assert heard["b"] == []
+
+
+def test_a_streams_time_begins_with_its_block() -> None:
+    clock = FakeClock()
+    client = TieredClient([Tier("gold", [Deployment("m", FakeProvider(latency_s=1.0))])], clock=clock)
+    stream = client.stream("x", deadline_s=2)
+    clock.advance(100)
+    with stream as s:
+        for _ in s:
+            pass
+    assert s.response.trace is not None
+    assert s.response.trace.duration_s == pytest.approx(1.0)

@@ -193,7 +193,9 @@ def test_afn_serves_async_calls(form: Form) -> None:
     assert form.ask(Function(lambda m: "sync", afn=afn)).text == form.mode
 
 
-@pytest.mark.parametrize("wrong", [None, 3, b"x", {"a": 1}, [3], object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "wrong", [None, 3, b"x", {"a": 1}, [3], object()], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_answer(wrong: object, form: Form) -> None:
     for fn in (lambda m: wrong, later_any(wrong)):
         with pytest.raises(MalformedResponseError, match="has to answer with text") as caught:

@@ -144,7 +144,7 @@ async def coroutine() -> int:
 
 
 @pytest.mark.parametrize(
-    "fns", [(generator,), (agenerator,), (coroutine, len), (len, coroutine), (5,), ()], ids=repr
+    "fns", [(generator,), (agenerator,), (coroutine, len), (len, coroutine), (5,), ()], ids=range(6)
 )
 def test_all_of_one_kind_and_no_generators(fns: tuple[Any, ...]) -> None:
     with pytest.raises(ConfigError):

@@ -145,7 +145,9 @@ def test_a_place_remembers_its_latest_outcomes() -> None:
     assert len(world.client.status()["tiers"]["gold"]["deployments"]["g1"]["recent"]) == RECENT
 
 
-def test_a_misconfigured_place_is_told_of_each_time_and_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misconfigured_place_is_told_of_each_time_and_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     world = World(virtual=False)
     world.fake.down("g1", Fail.unauthorized())
     with caplog.at_level(logging.ERROR, "tierllm"):

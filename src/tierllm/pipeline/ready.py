@@ -34,6 +34,14 @@ class ReadyCall:
     def flow(self) -> Flow[Response]:
         return self.handler(self.call)
 
+    def begin_now(self) -> None:
+        """The call begins now, though it may have been ready for a while; its deadline counts from here."""
+        waited = self.scope.clock() - self.call.begun_at
+        self.call.begun_at += waited
+        if self.scope.deadline_at is not None:
+            self.scope.deadline_at += waited
+        self.host.begin(self.scope)
+
     def run(self) -> Response:
         """Wait for the whole answer in this thread."""
         self.host.begin(self.scope)
@@ -80,7 +88,7 @@ class ResponseStream:
         ready = self._ready
         if self._run is not None:
             raise UsageError("this stream has been used: ask for a new one")
-        ready.host.begin(ready.scope)
+        ready.begin_now()
         self._run = SyncRun(ready.flow(), ready.scope, ready.host, streaming=True)
         self._chunks = self._deliver(self._run)
         return self
@@ -139,7 +147,7 @@ class AsyncResponseStream:
         ready = self._ready
         if self._run is not None:
             raise UsageError("this stream has been used: ask for a new one")
-        ready.host.begin(ready.scope)
+        ready.begin_now()
         self._run = AsyncRun(ready.flow(), ready.scope, ready.host, streaming=True)
         return self
 
