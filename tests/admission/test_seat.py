@@ -15,6 +15,7 @@ from tierllm.admission.pool import Permit, Pool
 from tierllm.admission.seat import Admission, Seat
 from tierllm.errors import AllTiersFailedError, ClientClosedError, StreamInterruptedError, ThrottledError
 from tierllm.pipeline.effects import Grant, Sleep, Wait
+from tierllm.pipeline.scope import Scope
 from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Call, Request, Response, Trace
 
@@ -73,13 +74,23 @@ def test_the_permit_is_given_back_whatever_happens(error: type[BaseException]) -
     assert served.pool.in_use == 0
 
 
-def test_one_that_saw_the_pool_idle_and_came_too_late_queues_like_any_other() -> None:
+def test_a_free_permit_is_taken_at_once_and_belongs_to_the_flow() -> None:
     served = Served()
+    call = a_call()
+    call.scope = Scope(FakeClock())
+    flow: Any = served.admission(call, napping)
+    assert isinstance(flow.send(None), Sleep)  # it is inside already
+    assert [permit.pool for permit in call.scope.permits] == [served.pool]
+    assert served.pool.in_use == 1
+    flow.close()
+    assert served.pool.in_use == 0
+
+
+def test_a_full_pool_is_queued_for_as_long_as_it_may() -> None:
+    served = Served()
+    assert served.pool.take([]) is not None
     flow = served.enter(napping)
-    assert isinstance(flow.send(None), Wait)
-    first = served.pool.take([])  # another thread, in between
-    assert first is not None
-    wait = flow.throw(TimeoutError())
+    wait = flow.send(None)
     assert isinstance(wait, Wait)
     assert wait.timeout_s == 3
     with pytest.raises(ThrottledError, match="no place in the pool within 3 s"):

@@ -64,11 +64,6 @@ class Pool:
         return len(self._queue)
 
     @property
-    def idle(self) -> bool:
-        """True when a newcomer would be served at once."""
-        return len(self._held) < self.size and not self._queue
-
-    @property
     def full(self) -> bool:
         """True when a newcomer would have to wait and the queue takes no more."""
         return (

@@ -63,17 +63,10 @@ class Admission:
         self.mode = mode
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        pool = self.pool
-        if pool.idle and self.mode == "enforce":
-            try:
-                permit: Permit | None = await Wait(pool, 0.0, call)
-            except TimeoutError as error:
-                if type(error) is not TimeoutError:
-                    raise
-                permit = await self.admit(call)  # another call was quicker
-        else:
-            permit = await self.admit(call)
-        seat = call.permit = Seat(self, permit)
+        permit: Permit | None = None
+        if self.mode == "enforce" and call.scope is not None:
+            permit = self.pool.take(call.scope.permits)  # free, and so nothing to wait for
+        seat = call.permit = Seat(self, permit or await self.admit(call))
         try:
             return await call_next(call)
         finally:
