@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import itertools
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from .errors import ConfigError, RejectedError, TierLLMError, UsageError
 from .events import CallFinished, Listener, emitter
@@ -24,7 +27,7 @@ from .resilience.fallback import FallbackChain
 from .resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
 from .resilience.retry import Retry, RetryBudget
 from .resilience.tier_line import TierLine
-from .routing.ask import CallOptions, ask
+from .routing.ask import FOREVER_S, CallOptions, ask
 from .routing.plan import Plan, plan
 from .routing.tier import Deployment, Tier, check_rules
 from .types import Call, Message, Request, Response, Timeouts, Trace
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["TieredClient"]
 
 Prompt = str | Sequence[Message]
+T = TypeVar("T")
 PLANS_KEPT = 1024
 
 
@@ -74,17 +78,22 @@ class TieredClient:
         rng: random.Random | None = None,
     ) -> None:
         self.tiers = _checked(tiers)
+        policies, listeners = _listed("policies", policies), _listed("listeners", listeners)
         check_rules("TieredClient(tiers", timeouts, breaker, retry, policies)
         _check_options(fallback, deadline_s, stale, listeners, clock)
+        if retry_budget is not None and not isinstance(retry_budget, RetryBudget):
+            raise ConfigError(f"TieredClient(retry_budget={retry_budget!r}): give a RetryBudget")
+        if rng is not None and not isinstance(rng, random.Random):
+            raise ConfigError(f"TieredClient(rng={rng!r}): give a random.Random")
         self.clock = clock
         self.rng = rng or random.Random()
-        self.deadline_s = deadline_s
+        self.deadline_s = None if deadline_s is None else min(deadline_s, FOREVER_S)
         self._emit = emitter(listeners) if listeners else None
         self._host = Host(clock)
         self._budget = retry_budget or RetryBudget()
         self._budget.bind(clock)
         self._plans: dict[Any, Plan] = {}
-        self._ids = _ids()
+        self._new_ids()
         self._wall = time.time if clock is time.monotonic else clock
         self.fallback = (fallback or FallbackChain()).bound(
             rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
@@ -202,7 +211,7 @@ class TieredClient:
         deadline_s = request.deadline_s or self.deadline_s
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
         admissible = self._plan(request)
-        trace = Trace(next(self._ids), request.sla, admissible.granted)
+        trace = Trace(f"{self._prefix}-{next(self._numbers):x}", request.sla, admissible.granted)
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
         call.begun_at = now
@@ -227,6 +236,8 @@ class TieredClient:
         trace.started_at = self._wall()
         try:
             response = await self._handler(call)
+            if not isinstance(response, Response):
+                raise UsageError(f"a policy returned {type(response).__name__}, not a Response")
         except Exception as error:
             trace.outcome = "rejected" if isinstance(error, RejectedError) else "failed"
             trace.error = type(error).__name__
@@ -238,6 +249,8 @@ class TieredClient:
             trace.outcome = "cancelled"
             raise
         else:
+            if response.trace is not None:  # a policy gave it before: each call has its own
+                response = copy.copy(response)
             trace.outcome = "ok"
             trace.served = response.tier
             trace.deployment = response.deployment
@@ -275,15 +288,17 @@ class TieredClient:
     def close(self) -> None:
         """Cancel what is under way (it gets ``ClientClosedError``), then refuse. Safe to call twice."""
         self._host.close()
-        for provider in self._providers():
-            provider.close()
+        with ExitStack() as all_of_them:  # one that fails must not save the others
+            for provider in self._providers():
+                all_of_them.callback(provider.close)
 
     async def aclose(self) -> None:
         """``close``, with what belongs to the running event loop."""
         self._host.close()
         await self._host.drained()
-        for provider in self._providers():
-            await provider.aclose()
+        async with AsyncExitStack() as all_of_them:
+            for provider in self._providers():
+                all_of_them.push_async_callback(provider.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -303,7 +318,7 @@ class TieredClient:
 
     def renew(self) -> None:
         """After a fork: locks, flows and connections of the parent are no use here."""
-        self._ids = _ids()
+        self._new_ids()
         self._host.renew()
         self._budget.renew()
         for line in self._lines.values():
@@ -312,6 +327,11 @@ class TieredClient:
             renew = getattr(provider, "renew", None)
             if renew is not None:
                 renew()
+
+    def _new_ids(self) -> None:
+        """Trace ids: unique across processes, and one step each, so that threads cannot share one."""
+        self._prefix = os.urandom(5).hex()
+        self._numbers = itertools.count(1)
 
     def _providers(self) -> list[Provider]:
         found: dict[int, Provider] = {}
@@ -325,12 +345,6 @@ class TieredClient:
 
     def __repr__(self) -> str:
         return f"<TieredClient {' > '.join(self._lines)}>"
-
-
-def _ids() -> Iterator[str]:
-    """Trace ids: unique across processes, cheap within one."""
-    prefix = os.urandom(5).hex()
-    return (f"{prefix}-{number:x}" for number in itertools.count(1))
 
 
 def _first(*settings: Any) -> Any:
@@ -365,8 +379,14 @@ def _checked(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
     return tuple(tiers)
 
 
+def _listed(option: str, given: Iterable[T]) -> tuple[T, ...]:
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"TieredClient({option}={given!r}): give a list")
+    return tuple(given)
+
+
 def _check_options(
-    fallback: object, deadline_s: object, stale: object, listeners: object, clock: object
+    fallback: object, deadline_s: object, stale: object, listeners: Sequence[object], clock: object
 ) -> None:
     if fallback is not None and not hasattr(fallback, "bound"):
         raise ConfigError(
@@ -376,9 +396,9 @@ def _check_options(
     number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
     if deadline_s is not None and not (number and 0 < deadline_s < math.inf):  # type: ignore[operator]
         raise ConfigError(f"TieredClient(deadline_s={deadline_s!r}): give seconds above 0, or leave it out")
-    if stale is not None and not callable(stale):
-        raise ConfigError(f"TieredClient(stale={stale!r}): give a function of the request")
-    if not isinstance(listeners, Sequence) or not all(callable(each) for each in listeners):
+    if stale is not None and (not callable(stale) or inspect.iscoroutinefunction(stale)):
+        raise ConfigError(f"TieredClient(stale={stale!r}): give a plain function of the request")
+    if not all(callable(each) for each in listeners):
         raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
     if not callable(clock):
         raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")
@@ -386,12 +406,13 @@ def _check_options(
 
 def _forget_frames(trace: Trace, raised: BaseException | None) -> None:
     """A trace that is kept must not keep the frames of failures; those of ``raised`` are its own."""
-    kept: set[int] = set()
-    while raised is not None:
-        kept.add(id(raised))
+    seen: set[int] = set()
+    while raised is not None and id(raised) not in seen:
+        seen.add(id(raised))
         raised = raised.__cause__
     for attempt in trace.attempts:
         error = attempt.error
-        while error is not None and id(error) not in kept:
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
             error.__traceback__ = None
             error = error.__cause__

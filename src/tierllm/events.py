@@ -8,8 +8,10 @@ logged and otherwise ignored: an observer cannot fail a call.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from traceback import format_exception
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -122,6 +124,15 @@ class Listener(Protocol):
     def __call__(self, event: Event, /) -> object: ...
 
 
+def log_failure(what: str) -> None:
+    """Log the exception being handled, of the application's own code, with its traceback.
+
+    Without the exceptions before it: those may be a vendor's, whose words may quote the prompt.
+    """
+    kind, error, traceback = sys.exc_info()
+    log.error("%s\n%s", what, "".join(format_exception(kind, error, traceback, chain=False)))
+
+
 def emitter(listeners: Iterable[Listener]) -> Callable[[Event], None]:
     """One callable that tells all ``listeners``, whatever they raise."""
     audience = tuple(listeners)
@@ -131,6 +142,6 @@ def emitter(listeners: Iterable[Listener]) -> Callable[[Event], None]:
             try:
                 listener(event)
             except Exception:
-                log.exception("a listener failed on %s", type(event).__name__)
+                log_failure(f"a listener failed on {type(event).__name__}")
 
     return emit

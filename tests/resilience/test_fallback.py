@@ -440,7 +440,7 @@ def test_a_rule_of_the_users_decides_first() -> None:
         ({"require": {"eu"}}, ["g2", "b"]),
         ({"require": {"eu"}, "min_tier": "silver"}, ["g2"]),
         ({"require": {"eu"}, "fallback": False}, ["g2"]),
-        ({"require": {"eu", "zero-retention"}}, ["b"]),
+        ({"require": ["eu", "zero-retention"]}, ["b"]),
     ],
     ids=str,
 )

@@ -110,12 +110,13 @@ class _Rich(Stage):
         self._live.stop()
 
     def open(self, story: Story) -> None:
+        from rich.markup import escape
         from rich.panel import Panel
 
         self._story = story
         self._console.print(
             Panel(
-                f"{story.why}\n[dim]{INTRO}[/]",
+                f"{escape(story.why)}\n[dim]{INTRO}[/]",
                 title="[bold]tierllm demo[/]",
                 title_align="left",
                 border_style="cyan",
@@ -128,8 +129,9 @@ class _Rich(Stage):
 
     def chapter(self, at_s: float, told: str) -> None:
         from rich.rule import Rule
+        from rich.text import Text
 
-        self._live.console.print(Rule(f"[bold]{told}[/]", style="cyan", align="left"))
+        self._live.console.print(Rule(Text(told, style="bold"), style="cyan", align="left"))
         self._refresh("")
 
     def speaking(self, text: str) -> None:
@@ -161,9 +163,9 @@ class _Rich(Stage):
             self._row(
                 f"{line.at_s:.1f}",
                 f"[dim]{line.phase}[/]",
-                f"[bold {color}]{line.tier}[/]",
-                line.deployment,
-                f"[dim]{line.model}[/]",
+                f"[bold {color}]{escape(line.tier)}[/]",
+                escape(line.deployment),
+                f"[dim]{escape(line.model)}[/]",
                 _times(line),
                 " ".join(self._lamp(state) for state in line.breakers.values()),
                 escape(" ".join(line.text.split())),
@@ -171,16 +173,19 @@ class _Rich(Stage):
         )
 
     def news(self, at_s: float, tier: str, state: str, reason: str) -> None:
-        told = f"[{COLORS[tier]}]{tier}[/]'s breaker is [bold]{state.replace('_', '-')}[/]: {reason}"
+        from rich.markup import escape
+
+        told = f"[{COLORS[tier]}]{tier}[/]'s breaker is [bold]{state.replace('_', '-')}[/]: {escape(reason)}"
         self._live.console.print(f"[dim]{at_s:6.1f}[/]  {self._lamp(state)} {told}")
 
     def close(self, summary: list[str]) -> None:
         from rich.panel import Panel
+        from rich.text import Text
 
         self._live.stop()
         well = self._story is not None and self._story.recovered
         self._console.print(
-            Panel("\n".join(summary), border_style="green" if well else "red", padding=(0, 1))
+            Panel(Text("\n".join(summary)), border_style="green" if well else "red", padding=(0, 1))
         )
 
     def _lamp(self, state: str) -> str:

@@ -143,6 +143,7 @@ class Story:
             deployment = Deployment(model, self._provider, name=f"{name}-1")
             return Tier(name, [deployment], prompt=prompt, max_tokens=max_tokens, max_concurrency=4)
 
+        open_s = self.seconds / 10
         return TieredClient(
             [
                 tier("gold", "Answer kindly, in two sentences.", 48),
@@ -150,7 +151,7 @@ class Story:
                 tier("bronze", "Answer in a few words.", 12),
             ],
             retry=Retry(2, base_s=0.05),
-            breaker=CircuitBreaker(open_s=self.seconds / 10, open_backoff=1),
+            breaker=CircuitBreaker(open_s=open_s, open_backoff=1, max_open_s=open_s),
             listeners=[self._heard],
             clock=self.clock,
             rng=Random(0),

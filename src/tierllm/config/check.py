@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import rules_of_fallback, rules_of_time, rules_of_use
 from .finding import Finding, warning
+from .providers import spoken_of
 
 if TYPE_CHECKING:
     from .file import Config
@@ -31,6 +32,6 @@ def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Findin
             if not environ.get(variable):
                 yield warning(
                     f"providers.{name}.api_key_env",
-                    f"the environment variable {variable} is not set here",
+                    f"{spoken_of(variable)} is not set here",
                     "set it where the client is built",
                 )

@@ -12,13 +12,13 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..errors import ConfigError
-from ..routing.tier import Deployment, Tier
 from ..types import Timeouts
 from .finding import Finding, Loc, did_you_mean, dotted
 from .finding import error as wrong
 from .problems import problems
-from .providers import KINDS, ProviderTable, Source
+from .providers import KINDS, ProviderTable, Source, spoken_of
 from .sections import (
+    LAYERED,
     BreakerTable,
     ClientTable,
     DeploymentTable,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
+    from ..routing.tier import Deployment, Tier
 
 __all__ = ["Config", "told"]
 
@@ -132,12 +133,13 @@ class Config(Table):
     def arguments(self, *, providers: Mapping[str, Provider] | None = None) -> dict[str, Any]:
         """What ``TieredClient`` is to be made with. ``providers`` stand in for those of these names.
 
-        Raises ``ConfigError`` that names every environment variable which is missing.
+        Raises ``ConfigError`` for a name that the file does not have, and for every environment
+        variable that is not set.
         """
         given = dict(providers or {})
-        missing = list(self._missing(given))
-        if missing:
-            raise ConfigError(told(self._source, missing))
+        wrong = [*self._not_here(given), *self._missing(given)]
+        if wrong:
+            raise ConfigError(told(self._source, wrong))
         made: dict[tuple[str, str | None], Provider] = {}
 
         def provider(name: str, source: Source, variable: str | None) -> Provider:
@@ -160,36 +162,30 @@ class Config(Table):
         return settings
 
     def _tier(self, tier: TierTable, provider: Any) -> Tier:
-        settings = tier.given()
-        settings |= {
-            "deployments": [d for table in tier.deployments for d in self._deployments(tier, table, provider)]
-        }
-        for name in ("objective", "fallback"):
-            if isinstance(settings.get(name), Rule):
-                settings[name] = settings[name].build()
-        for name in ("timeouts", "retry", "breaker"):  # settled for each deployment
-            settings.pop(name, None)
-        return Tier(**settings)
+        return tier.build([d for table in tier.deployments for d in self._deployments(tier, table, provider)])
 
     def _deployments(self, tier: TierTable, table: DeploymentTable, provider: Any) -> Iterator[Deployment]:
-        """One for each key of the account."""
+        """One for each key of the account, with rules of its own."""
         name, source = self.provider_of(table)
-        settings = table.given()
-        settings.pop("provider", None)
-        model = settings.pop("model")
-        if table.price is not None:
-            settings["price"] = table.price.build()
         for variable in source.variables or (None,):
-            for setting in ("timeouts", "retry", "breaker"):
-                if getattr(tier, setting) is not None or getattr(table, setting) is not None:
-                    settings[setting] = getattr(self, f"{setting}_of")(tier, table)
-            yield Deployment(model, provider(name, source, variable), **settings)
+            rules = {
+                rule: getattr(self, f"{rule}_of")(tier, table)
+                for rule in LAYERED
+                if getattr(tier, rule) is not None or getattr(table, rule) is not None
+            }
+            yield table.build(provider(name, source, variable), **rules)
+
+    def _not_here(self, given: Mapping[str, Provider]) -> Iterator[Finding]:
+        known = sorted({*self.providers, *self.used()})
+        for name in given.keys() - known:
+            problem = "the file has no provider of this name"
+            yield wrong(f"providers={{{name!r}: …}}", problem, did_you_mean(name, known))
 
     def _missing(self, given: Mapping[str, Provider]) -> Iterator[Finding]:
         for name, source in self.used().items():
             for variable in source.variables:
                 if name not in given and not os.environ.get(variable):
-                    problem = f"the environment variable {variable} is not set"
+                    problem = f"{spoken_of(variable)} is not set"
                     yield wrong(f"providers.{name}.api_key_env", problem, "put the key in there")
 
     # -- what the tables cannot see by themselves ------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Any, get_args
 
 from .finding import Finding, Loc, did_you_mean, dotted
 from .finding import error as wrong
-from .sections import Table
+from .sections import KEYS_GO, SECRETS, Table
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["problems"]
 
-SECRETS = re.compile(r"(api)?[_-]?(key|token|secret|password)|authorization", re.IGNORECASE)
 REMEDIES = {
     ("list_type", "tiers"): "write [[tiers]]",
     ("list_type", "deployments"): "write [[tiers.deployments]]",
@@ -24,6 +25,7 @@ REMEDIES = {
     ("model_type", "retry"): "write false for none",
     ("model_type", "fallback"): "write true or false, or content_filter and mode in a table",
 }
+REFUSED = re.compile(r"Value error, \w+\((?:…, )?(\w+)=.*?\): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL)
 WORDS = (
     (r"^Value error, ", ""),
     (r"^Input should be ", "should be "),
@@ -42,7 +44,7 @@ def problems(error: ValidationError, data: Mapping[str, Any], model: type[Table]
     """One finding for each key that is wrong in ``data``, which ``model`` refused."""
     found: dict[str, Finding] = {}
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
-        finding = _finding(detail, _written(detail["loc"], data, detail["type"]), model)
+        finding = _finding(detail, _written(detail["loc"], data, detail["type"]), data, model)
         earlier = found.get(finding.key)
         if earlier is None:
             found[finding.key] = finding
@@ -52,12 +54,11 @@ def problems(error: ValidationError, data: Mapping[str, Any], model: type[Table]
     return list(found.values())
 
 
-def _finding(detail: ErrorDetails, loc: Loc, model: type[Table]) -> Finding:
+def _finding(detail: ErrorDetails, loc: Loc, data: Any, model: type[Table]) -> Finding:
     key, name = dotted(loc), str(loc[-1]) if loc else ""
     match detail["type"]:
         case "extra_forbidden" if SECRETS.fullmatch(name):
-            remedy = "keys come from the environment only: take it out and name its variable in api_key_env"
-            return wrong(key, "a key has no place in this file", remedy)
+            return wrong(key, "a key has no place in this file", KEYS_GO)
         case "extra_forbidden":
             return wrong(key, "there is no such key", did_you_mean(name, _keys_at(loc, model)))
         case "union_tag_invalid" | "union_tag_not_found":
@@ -67,9 +68,11 @@ def _finding(detail: ErrorDetails, loc: Loc, model: type[Table]) -> Finding:
             context = detail["ctx"]
             return wrong(key, detail["msg"], str(context["remedy"]))
     problem = detail["msg"]
-    option = re.match(r"Value error, \w+\((\w+)=", problem)
-    if option:
-        key = f"{key}.{option[1]}"
+    if detail["type"] == "value_error":  # what is built from the table tells of it in terms of Python
+        for text in _texts(reduce(getitem, loc, data)):
+            problem = problem.replace(repr(text), "…")
+        if refused := REFUSED.match(problem):
+            key, problem = ".".join(filter(None, (key, refused[1], refused[2]))), refused[3]
     for pattern, word in WORDS:
         problem = re.sub(pattern, word, problem)
     return wrong(key, problem, REMEDIES.get((detail["type"], name), ""))
@@ -86,6 +89,14 @@ def _written(loc: Loc, data: Any, kind: str) -> Loc:
             continue
         kept.append(part)
     return tuple(kept)
+
+
+def _texts(written: Any) -> Iterator[str]:
+    if isinstance(written, str):
+        yield written
+    elif isinstance(written, Mapping | list):
+        for inner in written.values() if isinstance(written, Mapping) else written:
+            yield from _texts(inner)
 
 
 def _keys_at(loc: Loc, model: type[Table]) -> list[str]:

@@ -15,7 +15,7 @@ from .sections import Count, Table
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
 
-__all__ = ["KINDS", "FakeTable", "LocalTable", "OpenAITable", "ProviderTable"]
+__all__ = ["KINDS", "FakeTable", "LocalTable", "OpenAITable", "ProviderTable", "Source", "spoken_of"]
 
 KEYLESS = "none-needed"
 """Sent to a server that asks for no key: an SDK left to itself would send OpenAI's."""
@@ -32,6 +32,13 @@ def _variable(name: str) -> str:
             "a key itself has no place in this file"
         )
     return name
+
+
+def spoken_of(variable: str) -> str:
+    """``variable`` in a message: some keys are capitals and digits, too, and a message goes into logs."""
+    if re.match(r"(?=[^_]*$)(?=.*\d)|AKIA|SK_", variable):
+        return "an environment variable with the looks of a key (so it is not named here)"
+    return f"the environment variable {variable}"
 
 
 def _address(url: str) -> str:
@@ -73,7 +80,7 @@ class OpenAITable(Source):
     """OpenAI, or a server that speaks like it; at an address of your own no key is assumed."""
 
     kind: Literal["openai"]
-    api_key_env: Annotated[list[Variable], BeforeValidator(_listed)] | None = None
+    api_key_env: Annotated[list[Variable], Field(min_length=1), BeforeValidator(_listed)] | None = None
     base_url: Annotated[str, AfterValidator(_address)] | None = None
     organization: str | None = None
     project: str | None = None

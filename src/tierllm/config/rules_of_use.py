@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .finding import Finding, warning
-from .providers import FakeTable, OpenAITable
+from .providers import FakeTable, LocalTable, OpenAITable, spoken_of
 
 if TYPE_CHECKING:
     from .file import Config
@@ -96,16 +97,28 @@ def _providers(config: Config) -> Iterator[Finding]:
         variables = source.variables
         for variable in sorted({v for v in variables if variables.count(v) > 1}):
             yield warning(
-                f"providers.{name}.api_key_env", f"{variable} stands there more than once", "once is enough"
+                f"providers.{name}.api_key_env",
+                f"{spoken_of(variable)} stands there more than once",
+                "once is enough",
             )
         if isinstance(source, FakeTable):
             yield warning(
                 f"providers.{name}", "a fake makes its answers up", "name a real provider before going live"
             )
+        elif isinstance(source, LocalTable) and not _is_there(source.model_path):
+            yield warning(
+                f"providers.{name}.model_path",
+                "there is no such file here",
+                "give the path of a .gguf file, or take it out",
+            )
         elif isinstance(source, OpenAITable) and variables and _in_the_clear(source.base_url):
             yield warning(
                 f"providers.{name}.base_url", "the key is sent in the clear over http", "use an https address"
             )
+
+
+def _is_there(path: str | None) -> bool:
+    return path is None or Path(path).expanduser().is_file()
 
 
 def _in_the_clear(url: str | None) -> bool:

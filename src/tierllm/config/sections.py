@@ -7,22 +7,38 @@ TOML knows no null; ``false`` switches off what has a default.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ..cost.price import Price
 from ..resilience.breaker import CircuitBreaker
 from ..resilience.fallback import FallbackChain
 from ..resilience.retry import Retry, RetryBudget
+from ..routing.tier import Deployment, Tier
 from ..types import Objective, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..pipeline.provider import Provider
 
 __all__ = [
+    "KEYS_GO",
+    "LAYERED",
+    "SECRETS",
     "BreakerTable",
     "ClientTable",
     "DeploymentTable",
@@ -55,6 +71,11 @@ class Table(BaseModel):
 class Rule(Table):
     """A table that one object is built from, with the same keywords."""
 
+    def built(self, leaving: Sequence[str] = ()) -> dict[str, Any]:
+        """What the file says but ``leaving``, with what its own tables stand for."""
+        given = {name: value for name, value in self.given().items() if name not in leaving}
+        return {name: value.build() if isinstance(value, Rule) else value for name, value in given.items()}
+
     @abstractmethod
     def build(self) -> object:
         """Raises ``ConfigError`` for settings that make no sense."""
@@ -81,6 +102,11 @@ OrOff = Annotated[
 ]
 Money = float | str
 Count = Annotated[int, Field(gt=0)]
+MOST_CALLS = 100_000
+"""A breaker keeps each call of its window."""
+
+SECRETS = re.compile(r"(api)?[_-]?(key|token|secret|password)|authorization", re.IGNORECASE)
+KEYS_GO = "keys come from the environment only: take it out and name its variable in api_key_env"
 
 
 class TimeoutsTable(Rule):
@@ -106,7 +132,7 @@ class RetryTable(Rule):
 class RetryBudgetTable(Rule):
     share: float = 0.2
     floor_per_s: float = 1.0
-    window_s: int = 10
+    window_s: Annotated[int, Field(le=86_400)] = 10
 
     def build(self) -> RetryBudget:
         return RetryBudget(**self.given())
@@ -114,7 +140,7 @@ class RetryBudgetTable(Rule):
 
 class BreakerTable(Rule):
     failure_rate: OffOrFloat = None
-    window: int = 20
+    window: Annotated[int, Field(le=MOST_CALLS)] = 20
     window_s: float | None = None
     min_calls: int = 10
     consecutive_failures: OffOrInt = None
@@ -166,13 +192,27 @@ class ClientTable(Table):
     simple_reply: str | dict[str, str | dict[str, str]] | None = None
 
 
-class DeploymentTable(Table):
+def _no_secrets(params: dict[str, Any]) -> dict[str, Any]:
+    for name in params:
+        if SECRETS.fullmatch(name):
+            told = {"name": name, "remedy": KEYS_GO}
+            raise PydanticCustomError("named", "{name}: a key has no place in this file", told)
+    return params
+
+
+LAYERED = ("timeouts", "retry", "breaker")
+"""Rules that a tier and the whole file may have, too: who sees all levels settles them."""
+
+Params = Annotated[dict[str, Any], AfterValidator(_no_secrets)]
+
+
+class DeploymentTable(Rule):
     model: Annotated[str, Field(min_length=1)]
     provider: str | None = None
     name: Annotated[str, Field(min_length=1)] | None = None
     price: PriceTable | None = None
     context_window: Count | None = None
-    params: dict[str, Any] = {}
+    params: Params = {}
     drop: list[str] = []
     labels: list[str] = []
     weight: Annotated[float, Field(gt=0)] | None = None
@@ -180,13 +220,18 @@ class DeploymentTable(Table):
     breaker: OrOff[BreakerTable] | None = None
     retry: OrOff[RetryTable] | None = None
 
+    def build(self, provider: Provider | None = None, **rules: Any) -> Deployment:
+        """Without ``provider`` it shows only whether it can be built."""
+        settings = self.built(leaving=("model", "provider", *LAYERED))
+        return Deployment(self.model, provider, **settings, **rules)
 
-class TierTable(Table):
+
+class TierTable(Rule):
     name: Annotated[str, Field(min_length=1)]
     deployments: Annotated[list[DeploymentTable], Field(min_length=1)]
     objective: ObjectiveTable | None = None
     prompt: str | None = None
-    defaults: dict[str, Any] = {}
+    defaults: Params = {}
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -203,6 +248,11 @@ class TierTable(Table):
         ]
         | None
     ) = None
+
+    def build(self, deployments: Sequence[Deployment] = ()) -> Tier:
+        """Without ``deployments`` it shows only whether it can be built."""
+        settings = self.built(leaving=("name", "deployments", *LAYERED))
+        return Tier(self.name, deployments or [table.build() for table in self.deployments], **settings)
 
 
 def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:

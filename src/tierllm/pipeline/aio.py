@@ -123,7 +123,13 @@ class AsyncRun(Run):
         self.scope.off_cancel(self._interrupt)
 
     async def aclose(self) -> None:
-        """The consumer has left: end the flow where it stands."""
+        """The consumer has left: end the flow where it stands.
+
+        While another task waits for the next chunk, the flow is its to end: it is woken for that.
+        """
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.scope.cancel()
+            return
         self.closed = True
         self.detach()
         source, self._source = self._source, None

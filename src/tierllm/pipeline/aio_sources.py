@@ -30,19 +30,23 @@ class AsyncSource(Protocol):
     async def aclose(self) -> None: ...
 
 
+BITE_AGAIN_S = 1.0
+"""A provider that swallows a cancellation is cancelled again after so long."""
+
+
 class Watchdog:
     """One timer for one invocation; it looks at a timestamp instead of being set at each chunk.
 
     It bites by cancelling the task that waits for the provider, if one does.
     """
 
-    __slots__ = ("_bitten", "_invocation", "_run", "_timer")
+    __slots__ = ("_bites", "_invocation", "_run", "_timer")
 
     def __init__(self, run: AsyncRun, invocation: Invocation) -> None:
         self._run = run
         self._invocation = invocation
         self._timer: asyncio.TimerHandle | None = None
-        self._bitten = False
+        self._bites = 0
 
     def watch(self) -> None:
         """A wait begins: be there when it is due, which may be sooner than the present timer."""
@@ -69,15 +73,14 @@ class Watchdog:
         if left > 0:
             self._timer = self._run.loop.call_later(left, self._look)
             return
-        self._bitten = True
+        self._bites += 1
         task.cancel()
+        self._timer = self._run.loop.call_later(BITE_AGAIN_S, self._look)
 
     def judge(self, error: BaseException) -> BaseException:
         """A cancellation by this watchdog is a timeout; anything else stays what it is."""
-        if self._bitten:
-            self._bitten = False
-            task = self._run.task
-            ours = task is not None and task.uncancel() <= self._run.before
+        if self._bites:
+            ours = self._let_go() <= self._run.before
             if ours and isinstance(error, asyncio.CancelledError):
                 return self._invocation.timed_out()
         return error
@@ -86,9 +89,16 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._bitten and self._run.task is not None:  # the provider swallowed it and answered
-            self._bitten = False
-            self._run.task.uncancel()
+        self._let_go()  # where the provider swallowed it and answered
+
+    def _let_go(self) -> int:
+        """Take the bites back. Gives how many other cancellations the task is left with."""
+        task, bites, self._bites = self._run.task, self._bites, 0
+        if task is None:
+            return 0
+        for _ in range(bites):
+            task.uncancel()
+        return task.cancelling()
 
 
 class ProviderStream:

@@ -44,8 +44,8 @@ class ReadyCall:
 
     def run(self) -> Response:
         """Wait for the whole answer in this thread."""
-        self.host.begin(self.scope)
         try:
+            self.host.begin(self.scope)
             return run(self.flow(), self.scope, self.host)
         except Cancelled:
             raise self.closed() from None
@@ -56,8 +56,8 @@ class ReadyCall:
         """Wait for the whole answer in this task."""
         from .aio import arun
 
-        self.host.begin(self.scope)
         try:
+            self.host.begin(self.scope)
             return await arun(self.flow(), self.scope, self.host)
         except Cancelled:
             raise self.closed() from None
@@ -65,7 +65,7 @@ class ReadyCall:
             self.host.end(self.scope)
 
     def closed(self) -> ClientClosedError:
-        error = ClientClosedError("the client was closed while this call was under way")
+        error = ClientClosedError("the client, or this stream, was closed while the call was under way")
         error.trace = self.call.trace
         return error
 

@@ -7,28 +7,29 @@ providers receive the invocation as their ``scope``.
 
 from __future__ import annotations
 
-import logging
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import (
+    ConfigError,
     DeadlineExceededError,
     MalformedResponseError,
-    ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     StreamInterruptedError,
+    TierLLMError,
 )
-from ..types import Response, Timeouts, ToolCall, Usage
+from ..events import log_failure
+from ..types import Chunk, Response, Timeouts, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from ..types import Call, Chunk
+    from ..types import Call
     from .clock import Clock
     from .effects import Grant
 
 __all__ = ["Cancelled", "Invocation", "Scope"]
 
-log = logging.getLogger("tierllm")
 
 NO_TIMEOUTS = Timeouts(connect_s=None, first_token_s=None, between_tokens_s=None, total_s=None)
 
@@ -89,7 +90,7 @@ class Scope:
             try:
                 hook()
             except Exception:  # one that cannot be interrupted must not save the others
-                log.exception("a hook failed while a call was cancelled")
+                log_failure("a hook for cancelling a call failed")
 
     def check(self) -> None:
         if self.cancelled:
@@ -225,6 +226,8 @@ class Invocation:
 
     def feed(self, chunk: Chunk) -> None:
         """Take in a chunk that has just arrived; from now on the consumer has the time."""
+        if not isinstance(chunk, Chunk):
+            raise MalformedResponseError(f"a provider streamed {type(chunk).__name__}, not a Chunk")
         self._since = now = self.clock()
         if self.first_at is None:
             self.first_at = now
@@ -306,9 +309,11 @@ class Invocation:
             raise MalformedResponseError(
                 "the provider's answer has no finish reason", request_id=response.request_id
             )
+        if response.usage is not None and not isinstance(response.usage, Usage):
+            raise MalformedResponseError(f"a provider reported {type(response.usage).__name__}, not a Usage")
         self.usage = response.usage
         self.finish_reason = response.finish_reason
-        return response
+        return copy.copy(response)  # a provider may give the same one again
 
     def failed(self, error: BaseException) -> BaseException:
         """What to raise for ``error``: after a first chunk, a provider's failure is an interruption.
@@ -322,14 +327,15 @@ class Invocation:
             return error  # nobody has seen any of it
         if isinstance(error, DeadlineExceededError):
             error.partial = self.folded()
-        elif isinstance(error, ProviderError) and not isinstance(error, StreamInterruptedError):
+        elif isinstance(error, TierLLMError) and not isinstance(error, StreamInterruptedError | ConfigError):
+            # a refusal, too, if a provider of the caller's own raised it: text is out
             interrupted = StreamInterruptedError(
                 f"the stream broke off: {error}",
                 partial=self.folded(),
-                status=error.status,
-                retry_after_s=error.retry_after_s,
-                request_id=error.request_id or self.request_id,
-                detail=error.detail,
+                status=getattr(error, "status", None),
+                retry_after_s=getattr(error, "retry_after_s", None),
+                request_id=getattr(error, "request_id", None) or self.request_id,
+                detail=getattr(error, "detail", None),
             )
             interrupted.__cause__ = error
             return interrupted

@@ -51,11 +51,12 @@ class Source(Protocol):
 class SyncRun(Run):
     """A flow driven in the thread that calls ``advance``; different threads may take turns."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_advancing", "_source")
 
     def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
         super().__init__(flow, scope, host, streaming)
         self._source: Source | None = None
+        self._advancing = False
 
     def advance(self) -> Chunk | None:
         """The next chunk, or ``None`` once the flow has ended well (see ``result``) or was closed.
@@ -66,6 +67,7 @@ class SyncRun(Run):
         step: Step = send
         value: Any = None
         source = self._source
+        self._advancing = True
         try:
             while True:
                 if source is not None:
@@ -108,10 +110,17 @@ class SyncRun(Run):
                 except BaseException as error:
                     step, value = throw, error
         finally:
+            self._advancing = False
             del step, value  # an exception must not keep this frame alive through its traceback
 
     def close(self) -> None:
-        """The consumer has left: end the flow where it stands."""
+        """The consumer has left: end the flow where it stands.
+
+        While another thread waits for the next chunk, the flow is its to end: it is woken for that.
+        """
+        if self._advancing:
+            self.scope.cancel()
+            return
         self.closed = True
         source, self._source = self._source, None
         try:
@@ -174,7 +183,7 @@ class SyncRun(Run):
                 clock.advance(span)  # nobody else moves a stepped clock
             else:
                 forbid_in_event_loop("waiting in a queue")
-                woken.wait(span)
+                woken.wait(span if span is None else min(span, threading.TIMEOUT_MAX))
 
     def _perform(self, effect: Any) -> Any:
         """The effects that are rare enough not to be looked for first."""
@@ -273,7 +282,7 @@ class _TapeReader(TapeHead):
             left = scope.remaining_s()
             if left is not None and left <= 0:
                 raise past_deadline("following another call")
-            woken.wait(left)
+            woken.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
             scope.check()
         finally:
             scope.off_cancel(woken.set)

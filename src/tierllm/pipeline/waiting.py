@@ -23,7 +23,8 @@ def forbid_in_event_loop(doing: str) -> None:
     if asyncio is not None and asyncio._get_running_loop() is not None:
         raise UsageError(
             f"{doing} would block the event loop running in this thread: "
-            "use `await client.acomplete(...)` or `async with client.astream(...)` instead"
+            "use `await client.acomplete(...)` or `async with client.astream(...)`, an `async def` function "
+            "under @tiered.call, or asyncio.to_thread()"
         )
 
 
@@ -40,7 +41,7 @@ def nap(scope: Scope, seconds: float) -> None:
     woken = threading.Event()
     scope.on_cancel(woken.set)
     try:
-        if woken.wait(seconds):
+        if woken.wait(min(seconds, threading.TIMEOUT_MAX)):
             raise Cancelled
     finally:
         scope.off_cancel(woken.set)

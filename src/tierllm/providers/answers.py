@@ -57,6 +57,8 @@ def is_pending(answer: object) -> bool:
 
 
 def whole(answer: object, scope: Invocation) -> Response:
+    """Raises what a late or cancelled call ends with, as ``chunks_of`` does: late is late in every form."""
+    scope.check()
     if isinstance(answer, str):
         return Response(answer, finish_reason="stop", model=scope.call.model)
     if isinstance(answer, Response):
@@ -76,8 +78,10 @@ def chunks_of(answer: object, scope: Invocation) -> Generator[Chunk, None, None]
     reader, pieces = _Reader(), iter(answer)
     try:
         for piece in pieces:
-            yield reader.read(piece)
+            chunk = reader.read(piece)
             scope.check()
+            yield chunk
+        scope.check()
         yield from reader.last()
     finally:
         if isinstance(pieces, Generator):

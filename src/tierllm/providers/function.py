@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ class Function(BaseProvider):
     transports become ``ProviderError``s; others pass through untouched.
 
     A sync function cannot be interrupted: in async calls it runs in a thread of its own, with the
-    caller's context variables, and a call that is cancelled or late ends only when it has returned.
+    caller's context variables, and a call that is cancelled or late ends only when it has returned;
+    what it returns then is too late, and the call fails as any late call does.
     An async function in a sync call runs in an event loop of its own. ``fn`` must be safe for
     several calls at once.
     """
@@ -184,7 +185,16 @@ def _takes_messages(first: inspect.Parameter) -> bool:
 
 
 def _messages(call: Call) -> list[dict[str, Any]]:
-    return [dict(message) for message in call.messages]
+    return [{name: _own(value) for name, value in message.items()} for message in call.messages]
+
+
+def _own(value: Any) -> Any:
+    """A copy to be changed at will. What is neither mapping nor list, such as an SDK's part, stays shared."""
+    if isinstance(value, Mapping):
+        return {name: _own(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_own(inner) for inner in value]
+    return value
 
 
 def _offer(what: str, call: Call, scope: Invocation, name: str) -> Any:

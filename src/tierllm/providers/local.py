@@ -22,7 +22,7 @@ from ..pipeline.scope import Cancelled
 from .base import BaseProvider
 from .crossing import within
 from .llama import Model, Settings, models
-from .openai_chat import ChunkReader
+from .openai_chat import ChunkReader, refuse_ours
 from .parsing import parsed
 from .weights import smollm2_path
 
@@ -34,6 +34,8 @@ __all__ = ["Local"]
 
 MAX_TOKENS = 256
 """The bound on an answer where the call names none: small models like to go on for ever."""
+
+_OURS = frozenset({"stream_options", "return_progress"})
 
 Data = Mapping[str, Any]
 Said = Data | BaseException | None
@@ -150,6 +152,7 @@ class Local(BaseProvider):
         return response
 
     def _request(self, call: Call) -> dict[str, Any]:
+        refuse_ours(call, self.name, also=_OURS)
         given = {**call.params, **call.options(self.name)}
         request = {key: value for key, value in given.items() if value is not None}
         if "max_completion_tokens" not in request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenAI"]
 
 DRAIN_S, DRAIN_PIECES = 0.1, 16
-"""How long a stream that is complete waits for its end, to keep the connection."""
+"""How long a stream whose answer is whole waits for its end, to keep the connection."""
 
 _END = object()
 
@@ -40,9 +40,10 @@ _END = object()
 class OpenAI(BaseProvider):
     """OpenAI's chat completions, through the ``openai`` SDK: ``pip install "tierllm[openai]"``.
 
-    ``api_key`` and ``base_url`` default to ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``. ``client``
-    is an SDK client of your own, sync or async (``async_client`` where you have both); it is used
-    as it is, but without its retries, and never closed. ``stream_usage=False`` is for servers that
+    ``api_key`` and ``base_url`` default to ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``; a ``base_url``
+    that is not OpenAI's is sent no key from the environment. ``client`` is an SDK client of your own,
+    sync or async (``async_client`` where you have both); it is used as it is, but without its
+    retries, and never closed. ``stream_usage=False`` is for servers that
     refuse ``stream_options``. ``max_tokens_param`` is the name that ``max_tokens`` is sent under:
     by default ``max_completion_tokens`` at OpenAI and ``max_tokens`` elsewhere.
 
@@ -84,8 +85,8 @@ class OpenAI(BaseProvider):
         self.name = name
         self._clients = Clients(settings, client, async_client)
         self._stream_usage = stream_usage
-        official = (self._clients.host or "").endswith("api.openai.com")
-        self._max_tokens_param = max_tokens_param or ("max_completion_tokens" if official else "max_tokens")
+        usual = "max_completion_tokens" if self._clients.official else "max_tokens"
+        self._max_tokens_param = max_tokens_param or usual
 
     def __repr__(self) -> str:  # never the key, nor one in the URL
         return f"OpenAI(host={self._clients.host!r}, name={self.name!r})"
@@ -115,6 +116,8 @@ class OpenAI(BaseProvider):
             _note(raw.headers, scope)
             events = raw.parse()
         unwired = raw.http_response if sdk.wire is None else None
+        if sdk.wire is not None:
+            _read_to_the_end(raw.http_response, reader, scope, sdk.wire)
         with events, hung_up_on_cancel(scope, unwired):
             expect_stream(raw.headers, scope, self.name)
             while not reader.complete:
@@ -129,8 +132,6 @@ class OpenAI(BaseProvider):
                     break
                 yield from reader.read(event)
             yield from reader.last()
-            if reader.complete and sdk.wire is not None:
-                _drain(raw.http_response, scope, sdk.wire)
 
     async def astream(self, call: Call, scope: Invocation) -> AsyncIterator[Chunk]:
         create, reader = await self._clients.for_this_loop(), ChunkReader(scope, self.name)
@@ -138,6 +139,7 @@ class OpenAI(BaseProvider):
             raw = await create(**self._fields(call, scope, stream=True))
             _note(raw.headers, scope)
             events = raw.parse()
+        _aread_to_the_end(raw.http_response, reader)
         async with events:
             expect_stream(raw.headers, scope, self.name)
             while not reader.complete:
@@ -154,8 +156,6 @@ class OpenAI(BaseProvider):
                     yield chunk
             for chunk in reader.last():
                 yield chunk
-            if reader.complete:
-                await _adrain(raw.http_response)
 
     def _fields(
         self, call: Call, scope: Invocation, *, stream: bool = False, wired: bool = False
@@ -250,23 +250,34 @@ def _least(*bounds: float | None) -> float | None:
     return max(SHORTEST_S, min(known)) if known else None
 
 
-def _drain(response: Any, scope: Invocation, wire: Wire) -> None:
-    """Read the end of a stream that is complete: only then can its connection be used again."""
-    try:
-        with wire.carry(scope, DRAIN_S):
-            for _ in zip(range(DRAIN_PIECES), response.stream, strict=False):
-                pass
-    except Exception:
-        pass  # the answer has been delivered: the connection is closed instead
+def _read_to_the_end(response: Any, reader: ChunkReader, scope: Invocation, wire: Wire) -> None:
+    """Have a finished stream read on when it is closed: only then can its connection be used again.
+
+    The SDK closes it at ``[DONE]``, which is not yet the end.
+    """
+
+    def close() -> None:
+        del response.close  # from now on its own
+        if reader.finish_reason is not None:
+            with suppress(Exception), wire.carry(scope, DRAIN_S):  # the answer is there already
+                for _ in zip(range(DRAIN_PIECES), response.stream, strict=False):
+                    pass
+        response.close()
+
+    response.close = close
 
 
-async def _adrain(response: Any) -> None:
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in response.stream:
-                pass
-    except Exception:
-        pass
+def _aread_to_the_end(response: Any, reader: ChunkReader) -> None:
+    async def aclose() -> None:
+        del response.aclose
+        if reader.finish_reason is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(DRAIN_S):
+                    async for _ in response.stream:
+                        pass
+        await response.aclose()
+
+    response.aclose = aclose
 
 
 async def _next(events: Any, patience_s: float | None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
 
-__all__ = ["ChunkReader", "expect_stream", "read_answer", "request_fields", "usage_of"]
+__all__ = ["ChunkReader", "expect_stream", "read_answer", "refuse_ours", "request_fields", "usage_of"]
 
 USAGE_PATIENCE_S = 2.0
 """How long an answer that is whole waits for its usage."""
 
-_OURS = frozenset({"model", "messages", "stream", "timeout"})
+CORRECTION_PATIENCE_S = 0.1
+"""How long it waits when usage came with the finish: some servers send the full count after that."""
+
+_OURS = frozenset(
+    {"model", "messages", "stream", "timeout", "api_key", "base_url", "http_client", "max_retries"}
+)
 _BY_NAME = frozenset({"extra_headers", "extra_query", "extra_body"})
 
 
@@ -49,18 +55,19 @@ def request_fields(
     Parameters that are ``None`` are left out; the caller's ``extra`` for this vendor comes last.
     Whatever is not in ``known`` goes into the body as it is (``extra_body``).
     """
+    refuse_ours(call, vendor)
     extra = call.options(vendor)
-    clash = sorted(_OURS & extra.keys())
-    if clash:
-        raise ConfigError(f"extra for {vendor!r} cannot set {', '.join(clash)}: tierllm does")
     fields = {name: value for name, value in call.params.items() if value is not None}
     if "max_tokens" in fields:
         fields[max_tokens_param] = fields.pop("max_tokens")
     fields.update(extra)
     if isinstance(fields.get("response_format"), type):
         fields["response_format"] = _schema_of(fields["response_format"])
+    options = fields.pop("stream_options", None) or {}
     if stream and stream_usage:
-        fields["stream_options"] = {"include_usage": True, **(fields.get("stream_options") or {})}
+        options = {**options, "include_usage": True}
+    if stream and options:
+        fields["stream_options"] = options
     body = {n: fields.pop(n) for n in tuple(fields) if n not in known and n not in _BY_NAME}
     if body:
         fields["extra_body"] = {**body, **(fields.get("extra_body") or {})}
@@ -69,6 +76,20 @@ def request_fields(
     if stream:
         fields["stream"] = True
     return fields
+
+
+def refuse_ours(call: Call, vendor: str, *, also: Collection[str] = ()) -> None:
+    """Raise ``ConfigError`` where parameters or ``extra`` set what tierllm sets."""
+    extra, ours = call.options(vendor), _OURS.union(also)
+    body = extra.get("extra_body")
+    for where, given, taken in (
+        ("parameters", call.params, ours | {"stream_options"}),
+        (f"extra for {vendor!r}", extra, ours),
+        (f"extra_body for {vendor!r}", body if isinstance(body, Mapping) else {}, ours),
+    ):
+        clash = sorted(taken & given.keys())
+        if clash:
+            raise ConfigError(f"{where} cannot set {', '.join(clash)}: tierllm does")
 
 
 def _schema_of(model: type) -> dict[str, Any]:
@@ -110,7 +131,7 @@ def read_answer(completion: Any, call: Call, scope: Invocation, vendor: str) -> 
     return Response(
         text=text,
         reasoning=_reasoning(message),
-        tool_calls=tuple(ToolCall(i, t.id, t.name, t.arguments) for i, t in enumerate(_tool_calls(message))),
+        tool_calls=tuple(replace(t, index=i) for i, (_, t) in enumerate(_tool_calls(message))),
         parsed=parsed(text, wanted),
         finish_reason=finish,
         usage=scope.usage,
@@ -121,9 +142,9 @@ def read_answer(completion: Any, call: Call, scope: Invocation, vendor: str) -> 
 
 
 def usage_of(reply: Any) -> Usage | None:
-    """The tokens a completion or a chunk reports, if it does."""
+    """The tokens a completion or a chunk reports, if it does; no tokens at all are no report."""
     usage = _get(reply, "usage")
-    if usage is None:
+    if not _count(usage, "prompt_tokens") and not _count(usage, "completion_tokens"):
         return None
     prompt, completion = _get(usage, "prompt_tokens_details"), _get(usage, "completion_tokens_details")
     return Usage(
@@ -164,7 +185,8 @@ class ChunkReader:
 
     The chunk with the finish reason is held back until the usage, which follows it, has come, or
     the stream has ended: ``last()`` gives it. ``complete`` says that nothing more is needed,
-    ``patience_s`` how long the next event is worth waiting for.
+    ``patience_s`` how long the next event is worth waiting for. Usage from before the finish is a
+    running count, good for want of a better one.
     """
 
     def __init__(self, scope: Invocation, vendor: str) -> None:
@@ -172,26 +194,29 @@ class ChunkReader:
         self._vendor = vendor
         self._refusal = ""
         self._usage: Usage | None = None
-        self._tool_calls = -1
+        self._finish_had_usage = False
+        self._places = _Places()
         self.finish_reason: str | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.finish_reason is not None and self._usage is not None
+        self.complete = False
 
     @property
     def patience_s(self) -> float | None:
-        return None if self.finish_reason is None else USAGE_PATIENCE_S
+        if self.finish_reason is None:
+            return None
+        return CORRECTION_PATIENCE_S if self._finish_had_usage else USAGE_PATIENCE_S
 
     def read(self, event: Any) -> Iterator[Chunk]:
         scope = self._scope
         scope.model = _text(event, "model") or scope.model
         scope.request_id = scope.request_id or _text(event, "id") or None
-        self._usage = usage_of(event) or self._usage
+        usage, finished = usage_of(event), self.finish_reason is not None
+        self._usage = usage or self._usage
         choices = _get(event, "choices")
         for choice in choices if isinstance(choices, list) else ():
             if _get(choice, "index") in (0, None):
                 yield from self._choice(choice, event)
+        if usage is not None:
+            self.complete, self._finish_had_usage = finished, self.finish_reason is not None
 
     def _choice(self, choice: Any, event: Any) -> Iterator[Chunk]:
         delta = _get(choice, "delta")
@@ -199,9 +224,9 @@ class ChunkReader:
         text, reasoning = _content(delta), _reasoning(delta)
         if text or reasoning:
             yield Chunk(text, reasoning=reasoning, raw=event)
-        for piece in _tool_calls(delta, self._tool_calls):
-            self._tool_calls = max(self._tool_calls, piece.index)
-            yield Chunk(tool_call=piece, raw=event)
+        for index, piece in _tool_calls(delta):
+            place = self._places.find(piece.id, piece.name, index)
+            yield Chunk(tool_call=replace(piece, index=place), raw=event)
         self.finish_reason = _text(choice, "finish_reason") or self.finish_reason
 
     def last(self) -> Iterator[Chunk]:
@@ -210,6 +235,34 @@ class ChunkReader:
         _refuse(self.finish_reason, self._refusal, self._scope, self._vendor)
         if self.finish_reason is not None:
             yield Chunk(finish_reason=self.finish_reason, usage=self._usage)
+
+
+class _Places:
+    """Which tool call of an answer each piece belongs to.
+
+    An id that is known goes on with its call. A new one begins a call, even under an index in use,
+    if the piece has a name; without a name it goes by index, since some servers make up an id for
+    every piece. What has neither id nor index goes on with the call before it.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, int] = {}
+        self._by_index: dict[int, int] = {}
+        self._latest: int | None = None
+
+    def find(self, call_id: str | None, name: str | None, index: int | None) -> int:
+        place = None if call_id is None else self._by_id.get(call_id)
+        if place is None and index is not None and (call_id is None or name is None):
+            place = self._by_index.get(index)
+        elif place is None and call_id is None:
+            place = self._latest
+        if place is None:
+            used = {*self._by_id.values(), *self._by_index.values()}
+            place = max(used, default=-1) + 1 if index is None or index in used else index
+        self._by_index[place if index is None else index] = self._latest = place
+        if call_id is not None:
+            self._by_id[call_id] = place
+        return place
 
 
 # -- reading with care --------------------------------------------------------------
@@ -240,19 +293,20 @@ def _reasoning(part: Any) -> str:
     return _text(part, "reasoning_content") or _text(part, "reasoning")
 
 
-def _tool_calls(part: Any, latest: int = -1) -> Iterator[ToolCall]:
-    """The tool calls, or pieces of them, in a message or delta; ``latest`` is the last index seen.
+def _tool_calls(part: Any) -> Iterator[tuple[int | None, ToolCall]]:
+    """The tool calls, or pieces of them, in a message or delta, each with the index it came under.
 
-    Where a server leaves the index out, a piece with an id begins a call and others go on with it.
+    Of a custom tool's call the free text of its input is the ``arguments``.
     """
     pieces = _get(part, "tool_calls")
     for piece in pieces if isinstance(pieces, list) else ():
-        function = _get(piece, "function")
-        if function is None:
+        function, custom = _get(piece, "function"), _get(piece, "custom")
+        if function is None and custom is None:
             continue
-        call_id, index = _text(piece, "id") or None, _get(piece, "index")
-        latest = index if isinstance(index, int) else max(0, latest + bool(call_id))
-        arguments = _get(function, "arguments") or ""
+        arguments = _get(function, "arguments") or _get(custom, "input") or ""
         if not isinstance(arguments, str):  # some servers send an object
             arguments = json.dumps(arguments)
-        yield ToolCall(latest, call_id, _text(function, "name") or None, arguments)
+        name = _text(function, "name") or _text(custom, "name") or None
+        index = _get(piece, "index")
+        call = ToolCall(id=_text(piece, "id") or None, name=name, arguments=arguments)
+        yield index if isinstance(index, int) else None, call

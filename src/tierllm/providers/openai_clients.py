@@ -26,6 +26,7 @@ __all__ = ["Clients", "Threaded", "is_async", "load_sdk"]
 KEPT_CONNECTIONS, KEPT_S = 256, 30.0
 """Idle connections kept for reuse. Open ones are not limited here: tierllm's pools do that."""
 
+_COPIED = frozenset({"OpenAI", "AsyncOpenAI"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound to
 
 
@@ -78,6 +79,8 @@ class Clients:
         own = given or given_async
         where = own.base_url if own is not None else settings["base_url"] or os.environ.get("OPENAI_BASE_URL")
         self.host = urlsplit(str(where)).hostname if where else "api.openai.com"
+        self.official = f".{self.host}".endswith(".openai.com")
+        self._elsewhere = bool(settings["base_url"]) and not self.official
         self.renew()
         renew_after_fork(self)
 
@@ -109,7 +112,7 @@ class Clients:
             settings, sdk = self._settings(), load_sdk()
             transport = sdk.DefaultHttpxClient(limits=_limits(sdk))
             wire = Wire.under(transport)
-            client = sdk.OpenAI(**settings, http_client=transport)
+            client = self._made(sdk.OpenAI, settings, transport)
         return Threaded(client.chat.completions.with_raw_response.create, wire, client)
 
     async def for_this_loop(self) -> Callable[..., Any]:
@@ -119,20 +122,33 @@ class Clients:
             return found.create
         for ended in [one for one in tuple(self._looped) if one.is_closed()]:
             self._looped.pop(ended, None)
-        keeper = None
-        if self._given_async is not None and self._home in (None, loop):
-            self._home = loop  # its connections belong to the first loop that uses it
-            client = self._given_async.with_options(max_retries=0)
-        else:
-            settings, sdk = self._settings(), load_sdk()
-            transport = sdk.DefaultAsyncHttpxClient(limits=_limits(sdk))
-            client = sdk.AsyncOpenAI(**settings, http_client=transport)
-            keeper = self._close_with(loop, client)
+        client, ours = self._make_looped(loop)
+        keeper = self._close_with(loop, client) if ours else None
         create: Callable[..., Any] = client.chat.completions.with_raw_response.create
         self._looped[loop] = _Looped(create, client, keeper)
         if keeper is not None:
             await anext(keeper)
         return create
+
+    def _make_looped(self, loop: asyncio.AbstractEventLoop) -> tuple[openai.AsyncOpenAI, bool]:
+        """A client for ``loop``, and whether it is ours to close."""
+        given = self._given_async
+        if given is None:
+            settings, sdk = self._settings(), load_sdk()
+            transport = sdk.DefaultAsyncHttpxClient(limits=_limits(sdk))
+            return self._made(sdk.AsyncOpenAI, settings, transport), True
+        with self._lock:
+            self._home = self._home or loop  # its connections belong to the first loop that uses it
+        if self._home is loop:
+            return given.with_options(max_retries=0), False
+        if _has_own_transport(given):
+            raise ConfigError(
+                "OpenAI: an async client with its own http_client serves one event loop only: make an "
+                "OpenAI(...) for each loop, or leave http_client to the SDK"
+            )
+        sdk = load_sdk()
+        transport = sdk.DefaultAsyncHttpxClient(limits=_limits(sdk))
+        return given.with_options(max_retries=0, http_client=transport), True
 
     async def _close_with(
         self, loop: asyncio.AbstractEventLoop, client: openai.AsyncOpenAI
@@ -166,9 +182,7 @@ class Clients:
         given = self._given or self._given_async
         if given is None:
             return {**self._own, "api_key": self._key(), "max_retries": 0}
-        if type(given).__name__ not in ("OpenAI", "AsyncOpenAI") or not given.api_key:
-            missing = "client" if self._given is None else "async_client"
-            raise ConfigError(f"OpenAI: a {type(given).__name__} cannot be copied: pass {missing}= as well")
+        _expect_copiable(given, "client" if self._given is None else "async_client")
         return {
             "api_key": given.api_key,
             "base_url": str(given.base_url),
@@ -179,17 +193,48 @@ class Clients:
             "max_retries": 0,
         }
 
+    def _made(self, kind: Callable[..., Any], settings: Mapping[str, Any], transport: object) -> Any:
+        client = kind(**settings, http_client=transport)
+        if self._elsewhere or self._given or self._given_async:  # not what the SDK finds in the environment
+            client.organization, client.project = settings["organization"], settings["project"]
+        return client
+
     def _key(self) -> str:
-        key = self._own["api_key"] or os.environ.get("OPENAI_API_KEY")
+        key = self._own["api_key"] or (None if self._elsewhere else os.environ.get("OPENAI_API_KEY"))
         if key:
             return str(key)
         if self.host in _LOCAL:
             return "none-needed"
+        if self._elsewhere:
+            raise ConfigError(
+                f"no API key for {self.host}: pass OpenAI(api_key=...), since OPENAI_API_KEY is not sent "
+                "to servers other than OpenAI's"
+            )
         raise ConfigError("no API key for OpenAI: set OPENAI_API_KEY, or pass OpenAI(api_key=...)")
 
 
 async def _aclose(keeper: AsyncGenerator[None, None]) -> None:
     await keeper.aclose()
+
+
+def _has_own_transport(client: object) -> bool:
+    """Whether an SDK client was given its ``http_client``: a proxy, certificates or hooks, it may be."""
+    return not type(getattr(client, "_client", None)).__name__.endswith("HttpxClientWrapper")
+
+
+def _expect_copiable(given: openai.OpenAI | openai.AsyncOpenAI, missing: str) -> None:
+    """Raise unless key, address and headers are all there is to a client."""
+    what = None
+    if type(given).__name__ not in _COPIED:
+        what = f"a {type(given).__name__}"
+    elif _has_own_transport(given):
+        what = "a client with its own http_client"
+    elif not given.api_key or any(
+        getattr(given, name, None) for name in ("_api_key_provider", "workload_identity", "_provider")
+    ):
+        what = "a client without a fixed API key"
+    if what is not None:
+        raise ConfigError(f"OpenAI: {what} has no counterpart made for it: pass {missing}= as well")
 
 
 def _limits(sdk: ModuleType) -> Any:

@@ -5,15 +5,19 @@ closed. A ``Wire`` goes under an httpx client (or its successor, httpx2): it bou
 and write by what the call in progress has left, and shuts the socket down when that call is
 cancelled from another thread.
 
-Connecting is bounded too, but not woken: it ends within its timeout.
+Looking up a host is bounded and woken too. Connecting is bounded, but not woken: it ends within its
+timeout.
 """
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -86,9 +90,34 @@ def _addresses(host: str, port: int) -> list[str]:
     """The addresses of ``host``, or itself: then connecting says what is wrong with it."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):
         return [host]
     return list(dict.fromkeys(str(address[0]) for *_, address in found)) or [host]
+
+
+def _looked_up(host: str, port: int, bound_s: float | None, scope: Invocation | None) -> list[str] | None:
+    """``_addresses``, or ``None`` if that took too long or was cancelled.
+
+    Nothing can interrupt the system's resolver. So a thread waits for it, a daemon, and may be left.
+    """
+    inbox: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
+
+    def leave() -> None:
+        inbox.put(None)
+
+    look_up = threading.Thread(
+        target=lambda: inbox.put(_addresses(host, port)), name="tierllm-resolver", daemon=True
+    )
+    if scope is not None:
+        scope.on_cancel(leave)
+    try:
+        look_up.start()
+        return inbox.get(timeout=bound_s)
+    except queue.Empty:
+        return None
+    finally:
+        if scope is not None:
+            scope.off_cancel(leave)
 
 
 class Wire:
@@ -133,18 +162,31 @@ class Wire:
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> _WiredStream:
-        bound = self._bounds.clamp(timeout)
-        hosts = _addresses(host, port) if bound is not None else [host]
-        for position, address in enumerate(hosts, 1):  # each gets a share: together they keep the bound
-            share = None if bound is None else bound / len(hosts)
+        bound, scope, began = self._bounds.clamp(timeout), self._bounds.scope, time.monotonic()
+        hosts: list[str] | None = [host]
+        if bound is not None or scope is not None:
+            hosts = _looked_up(host, port, bound, scope)
+        if hosts is None or self._bounds.cancelled:
+            raise self._timeout()
+        for waiting in range(len(hosts), 0, -1):  # each gets a share: together they keep the bound
+            left = None if bound is None else bound - (time.monotonic() - began)
+            share = None if left is None else max(SHORTEST_S, left / waiting)
             try:
-                stream = self._backend.connect_tcp(address, port, share, local_address, socket_options)
+                stream = self._backend.connect_tcp(
+                    hosts[-waiting], port, share, local_address, socket_options
+                )
             except Exception:
-                if position == len(hosts) or self._bounds.cancelled:
+                if waiting == 1 or self._bounds.cancelled:
                     raise
             else:
                 return _WiredStream(stream, self._bounds)
         raise AssertionError("unreachable: there is at least one address")
+
+    def _timeout(self) -> Exception:
+        """The backend's own word for it (httpcore's or httpcore2's), which its client understands."""
+        library = type(self._backend).__module__.partition(".")[0]
+        kind: type[Exception] = getattr(import_module(library), "ConnectTimeout", TimeoutError)
+        return kind("the host was not resolved in time")
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None

@@ -108,7 +108,7 @@ class CircuitBreaker:
         )
         self.fallback = tuple(fallback)
         self.machine = BreakerState(self.settings, clock or time.monotonic, name=name, shares=store is None)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clock = clock
         self._listeners = tuple(listeners)
         self._emit = emitter(self._listeners)
@@ -154,7 +154,7 @@ class CircuitBreaker:
 
     def renew(self) -> None:
         """Replace the lock and let go of probes: in a forked child both may belong to the parent."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.machine.forget_probes()
         if self._link is not None:
             self._link.renew(self._lock)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from ..errors import ConfigError
-from ..events import log
+from ..events import log_failure
+from ..providers.wrapped import Signature
 
 if TYPE_CHECKING:
     from .breaker import CircuitBreaker
@@ -34,18 +35,19 @@ Rung = Callable[..., object]
 
 def guard(breaker: CircuitBreaker, fn: Callable[P, R]) -> Callable[P, R]:
     """``fn`` behind ``breaker``; a generator function's stream counts as one call."""
-    asynchronous = inspect.isasyncgenfunction(fn) or inspect.iscoroutinefunction(fn)
+    kind, any_fn = Signature(fn), cast("Callable[..., Any]", fn)
+    asynchronous = kind.is_async
     if not asynchronous and any(inspect.iscoroutinefunction(rung) for rung in breaker.fallback):
         raise ConfigError(
             f"the fallback of {fn!r} holds an async function, but the function is not async: "
             "give it plain functions only"
         )
-    if inspect.isasyncgenfunction(fn):
-        wrapped: Callable[..., object] = _async_generator(breaker, fn)
-    elif inspect.isgeneratorfunction(fn):
-        wrapped = _generator(breaker, fn)
+    if kind.streams and asynchronous:
+        wrapped: Callable[..., object] = _async_generator(breaker, any_fn)
+    elif kind.streams:
+        wrapped = _generator(breaker, any_fn)
     elif asynchronous:
-        wrapped = _coroutine(breaker, cast("Callable[..., Coroutine[Any, Any, object]]", fn))
+        wrapped = _coroutine(breaker, any_fn)
     else:
         wrapped = _function(breaker, fn)
     return cast("Callable[P, R]", functools.update_wrapper(wrapped, fn))
@@ -121,7 +123,7 @@ def _generator(
         else:
             breaker.ended(admission, None, first_s)
         if offered is not None:
-            result = yield from cast("Generator[object, object, object]", offered)
+            yield from _several(offered)
         return result
 
     return guarded
@@ -146,11 +148,22 @@ def _async_generator(
                 raise
         else:
             breaker.ended(admission, None, first_s)
-        if offered is not None:
+        if hasattr(offered, "__aiter__"):
             async for item in cast("AsyncGenerator[object, object]", offered):
+                yield item
+        elif offered is not None:
+            for item in _several(offered):
                 yield item
 
     return guarded
+
+
+def _several(offered: object) -> Iterator[object]:
+    """What a rung offers in place of a stream: its items, or one that is no series."""
+    if isinstance(offered, Iterable) and not isinstance(offered, str | bytes | Mapping):
+        yield from offered
+    else:
+        yield offered
 
 
 # -- the fallback ladder ---------------------------------------------------------
@@ -161,7 +174,7 @@ def _climb(ladder: Sequence[Rung], args: tuple[object, ...], kwargs: dict[str, o
         try:
             offered = rung(*args, **kwargs)
         except Exception:  # a broken rung must not hide the call's own error
-            log.exception("a fallback of a circuit breaker failed")
+            log_failure("a fallback of a circuit breaker failed")
             continue
         if offered is not None:
             return offered
@@ -175,7 +188,7 @@ async def _aclimb(ladder: Sequence[Rung], args: tuple[object, ...], kwargs: dict
             if inspect.isawaitable(offered):
                 offered = await offered
         except Exception:
-            log.exception("a fallback of a circuit breaker failed")
+            log_failure("a fallback of a circuit breaker failed")
             continue
         if offered is not None:
             return offered

@@ -17,9 +17,15 @@ from ..errors import (
     RejectedError,
     UsageError,
 )
-from ..events import log
+from ..events import log_failure
 
 __all__ = ["BreakerSettings", "Counts"]
+
+MOST = 1_000_000
+"""Calls in a window, at most: it is held in memory."""
+
+MAY_BE_NONE = ("failure_rate", "consecutive_failures", "slow_call_s", "window_s")
+"""Rules that ``None`` switches off; every other setting needs a value."""
 
 Counts = Callable[[Exception], "bool | None"] | type[Exception] | tuple[type[Exception], ...]
 """Which errors are failures: a function (``None`` leaves it to the built-in rule), or their types."""
@@ -59,24 +65,27 @@ class BreakerSettings:
     def __post_init__(self) -> None:
         for name in ("failure_rate", "slow_call_rate"):
             share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
+            if _missing(name, share) or (share is not None and not (_number(share) and 0 < share <= 1)):
                 raise ConfigError(
                     f"CircuitBreaker({name}={share!r}): give a share above 0 and up to 1, such as 0.5"
                 )
         for name in ("window_s", "slow_call_s", "open_s", "probe_timeout_s", "store_refresh_s"):
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
+            if _missing(name, seconds) or (seconds is not None and not (_number(seconds) and seconds > 0)):
                 raise ConfigError(f"CircuitBreaker({name}={seconds!r}): give seconds above 0")
         for name in ("window", "min_calls", "consecutive_failures", "half_open_probes"):
             count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or count < 1):
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            if _missing(name, count) or (count is not None and not (whole and count >= 1)):
                 raise ConfigError(f"CircuitBreaker({name}={count!r}): give a whole number from 1 up")
-        if not self.open_backoff >= 1:
+        if self.window > MOST:
+            raise ConfigError(f"CircuitBreaker(window={self.window!r}): give {MOST:,} calls at most")
+        if not (_number(self.open_backoff) and self.open_backoff >= 1):
             raise ConfigError(
                 f"CircuitBreaker(open_backoff={self.open_backoff!r}): "
                 "give 1 for a constant open time, more to back off"
             )
-        if not self.max_open_s >= self.open_s:
+        if not (_number(self.max_open_s) and self.max_open_s >= self.open_s):
             raise ConfigError(
                 f"CircuitBreaker(max_open_s={self.max_open_s!r}): "
                 f"give at least open_s, which is {self.open_s!r}"
@@ -115,8 +124,16 @@ class BreakerSettings:
             try:
                 said = counts(error)
             except Exception:  # it must not hide the call's own error
-                log.exception("counts= of a circuit breaker failed on %s", type(error).__name__)
+                log_failure(f"counts= of a circuit breaker failed on {type(error).__name__}")
             else:
                 if said is not None:
                     return said
         return not isinstance(error, NEUTRAL) and (alone or isinstance(error, ProviderError))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _missing(name: str, value: object) -> bool:
+    return value is None and name not in MAY_BE_NONE

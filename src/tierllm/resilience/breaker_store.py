@@ -67,7 +67,7 @@ class BreakerLink:
     """Keeps one breaker's state and its store in step; the store is never called under ``lock``."""
 
     def __init__(
-        self, store: BreakerStore, state: BreakerState, lock: threading.Lock, wall_clock: Clock
+        self, store: BreakerStore, state: BreakerState, lock: threading.RLock, wall_clock: Clock
     ) -> None:
         self._store = store
         self._state = state
@@ -78,7 +78,7 @@ class BreakerLink:
         self._reachable = True
         self.renew(lock)
 
-    def renew(self, lock: threading.Lock) -> None:
+    def renew(self, lock: threading.RLock) -> None:
         """Use the breaker's lock, which is a new one after a fork."""
         self._lock = lock
         self._busy = threading.Lock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -86,7 +87,7 @@ class DeploymentLine:
         if retry is not None:
             retry.held_s = self.held_s
             self.handler = compose([retry], self._recorded)
-        self._base = self._fitted({})
+        self._base: Mapping[str, Any] = self._fitted({})
 
     # -- before ----------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class DeploymentLine:
         self.tier.ceilings.apply(params)
         for name in self.deployment.drop:
             params.pop(name, None)
-        return params
+        return MappingProxyType(params)  # handed to code that is not ours, and shared between calls
 
     # -- the attempt -----------------------------------------------------------
 
@@ -184,8 +185,10 @@ class DeploymentLine:
         if isinstance(error, ProviderError):
             attempt.outcome = "failed"
             self._failed(call, error, attempt.latency_s)
-        elif isinstance(error, RejectedError):
+        elif isinstance(error, RejectedError) and call.progress is None:
             attempt.outcome = "rejected"
+        elif isinstance(error, Exception) and not isinstance(error, DeadlineExceededError):
+            attempt.outcome = "failed"  # passes untouched, and counts for nothing
         else:
             attempt.outcome = "cancelled"
             progress = call.progress

@@ -22,7 +22,7 @@ from ..errors import (
     ThrottledError,
     TierLLMError,
 )
-from ..events import Event, SteppedDown, TierRestored
+from ..events import Event, SteppedDown, TierRestored, log_failure
 from ..pipeline.effects import Handler
 from ..types import Attempt
 
@@ -95,13 +95,17 @@ class FallbackChain:
 
     def goes_on(self, error: ProviderError | RejectedError, call: Call, tier: str = "") -> bool:
         """Whether ``error`` at one place leads to the next one, by ``tier``'s own rule if it has one."""
-        if not call.request.repeatable and isinstance(error, ProviderError):
+        if not call.request.repeatable and _reached(call):
             return False
         if isinstance(error, StreamInterruptedError):
             return False  # text has been delivered
         rule = self.rules.get(tier, self)
         if rule.on is not None and not isinstance(error, NotInTime):
-            decided = rule.on(error)
+            try:
+                decided = rule.on(error)
+            except Exception:  # it must not hide the call's own error
+                log_failure("on= of a FallbackChain failed")
+                decided = None
             if decided is not None:
                 return decided
         if isinstance(error, ContextWindowExceededError):
@@ -204,6 +208,11 @@ def _cause(errors: list[TierLLMError], call: Call) -> BaseException:
     attempts = call.trace.attempts if call.trace is not None else []
     said = [*errors, *(a.error for a in attempts)]
     return next((e for e in reversed(said) if isinstance(e, ProviderError)), errors[-1])
+
+
+def _reached(call: Call) -> bool:
+    """Whether some provider has been called, whatever came of it."""
+    return call.trace is None or any(a.outcome != "rejected" for a in call.trace.attempts)
 
 
 def _first_place(call: Call) -> bool:

@@ -18,6 +18,7 @@ from ..errors import (
 )
 from ..events import Event, RetryScheduled
 from ..pipeline.effects import Handler, Sleep
+from ..pipeline.fork import renew_after_fork
 from ..types import Waited
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class RetryBudget:
         self._second = 0
         self._calls = [0] * window_s
         self._retries = [0] * window_s
-        self._lock = threading.Lock()
+        renew_after_fork(self)
+        self._lock = threading.RLock()  # a signal handler may ask for the status
 
     def bind(self, clock: Clock) -> None:
         """Use a client's clock where none was given."""
@@ -96,9 +98,11 @@ class RetryBudget:
 
     def _turn(self, second: int) -> None:
         """Forget the seconds that have left the window."""
+        if second < self._second:  # the clock was set back
+            self._second = second - self.window_s
         for passed in range(max(self._second + 1, second - self.window_s + 1), second + 1):
             self._calls[passed % self.window_s] = self._retries[passed % self.window_s] = 0
-        self._second = max(self._second, second)
+        self._second = second
 
     def status(self) -> dict[str, Any]:
         """Calls and retries within the window, as plain data."""
@@ -107,7 +111,7 @@ class RetryBudget:
 
     def renew(self) -> None:
         """After a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class Retry:
@@ -167,6 +171,8 @@ class Retry:
         emit: Callable[[Event], None] | None,
     ) -> Retry:
         """A twin with the same rules, and a client's clock, dice and budget where none were given."""
+        if self.budget is not None:
+            self.budget.bind(clock)
         twin = Retry(
             self.attempts,
             base_s=self.base_s,

@@ -75,7 +75,9 @@ class TierLine:
         refusal: RejectedError | None = None
         for line in self._ordered():
             obstacle: Obstacle | None = None
-            if line is not call.ahead:
+            if line is call.ahead:
+                call.ahead = None  # once: a policy may come here again
+            else:
                 if not call.request.require <= line.deployment.labels:
                     self._passed_over(call, line, "labels")
                     continue

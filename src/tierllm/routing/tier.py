@@ -24,6 +24,10 @@ __all__ = ["Deployment", "Tier", "check_rules"]
 
 Prompt = str | Callable[[Sequence[Message]], "Sequence[Message] | str"]
 
+OWNED = frozenset({"model", "messages", "stream", "stream_options", "timeout", "max_retries", "http_client"})
+OWNED |= {"api_key", "api_base", "api_version", "base_url", "organization"}
+"""What tierllm sends itself, or a provider was made with; as parameters they would reach past it."""
+
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -268,6 +272,12 @@ def _check_params(where: str, option: str, params: object) -> None:
         return
     if not isinstance(params, Mapping):
         raise ConfigError(f'{where}, {option}={params!r}): give a mapping, such as {{"temperature": 0}}')
+    for name in params:
+        if not isinstance(name, str) or name in OWNED:
+            raise ConfigError(
+                f"{where}, {option}=...): {name!r} is no parameter of a generation; "
+                "take it out: models, timeouts, streaming and accounts have their own places"
+            )
     try:
         check_params(params)
     except ConfigError as error:

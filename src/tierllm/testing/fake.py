@@ -58,8 +58,10 @@ class FakeProvider(PlayedProvider):
         journal_size: int = 10_000,
         name: str = "fake",
     ) -> None:
-        if journal_size < 1:
-            raise ConfigError(f"FakeProvider(journal_size={journal_size!r}): give 1 or more")
+        if isinstance(journal_size, bool) or not isinstance(journal_size, int) or journal_size < 1:
+            raise ConfigError(f"FakeProvider(journal_size={journal_size!r}): give a whole number, 1 or more")
+        if answer is not None and not callable(answer):
+            raise ConfigError(f"FakeProvider(answer={answer!r}): give a function of the call")
         self.name = name
         self.journal = Journal(journal_size)
         self.calls = 0
@@ -102,9 +104,20 @@ class FakeProvider(PlayedProvider):
             self._scripts.down(model, fail or Fail.unavailable())
 
     def up(self, model: str = "*") -> None:
-        """End the outage of ``model``; ``"*"`` ends all."""
+        """End the outage of ``model``, even where all are down; ``"*"`` ends every outage."""
         with self._lock:
             self._scripts.up(model)
+
+    def assert_scripts_used(self) -> None:
+        """Every scripted item met a call, and of each script with ``forever`` at least one did.
+
+        Raises ``AssertionError`` with what is left: a mistyped model, say, or a retry that never came.
+        """
+        with self._lock:
+            left = self._scripts.left()
+            models = sorted({entry.model for entry in self.journal})
+        if left:
+            raise AssertionError("\n  ".join([f"scripted and never met (calls went to {models}):", *left]))
 
     def reset(self) -> None:
         """As new: no scripts, outages, journal or counts, limits unused, the seed from its start."""
@@ -207,6 +220,11 @@ class FakeProvider(PlayedProvider):
     def _steps(self, call: Call, scope: Invocation, item: Item | None, pace: Pace) -> Steps:
         if item is None and self._answer is not None:
             item = self._answer(call)
+            if not isinstance(item, Reply | Fail | str):
+                raise ConfigError(
+                    f"FakeProvider(answer=...): the function returned {type(item).__name__}; "
+                    "let it return a text, a Reply or a Fail"
+                )
         if item is None and not (scope.streaming or pace.between_s or pace.token_s):
             text, finish_reason = _cut(call, _own_words(call))  # the usual case, without detours
             chunk = Chunk(text, finish_reason=finish_reason, usage=usage_of(call.messages, text))

@@ -144,8 +144,10 @@ class Journal:
             )
 
     def assert_gaps(self, model: str, *, at_least_s: float | Sequence[float]) -> None:
-        """Calls to ``model`` began at least so far apart: one bound for all gaps, or one for each."""
+        """Calls to ``model``, two or more, began so far apart: one bound for all gaps, or one for each."""
         calls = self.calls(model=model)
+        if len(calls) < 2:
+            raise AssertionError(f"a gap takes two calls to {model}, there were {len(calls)}{_told(calls)}")
         gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(calls)]
         bounds = list(at_least_s) if isinstance(at_least_s, Sequence) else [at_least_s] * len(gaps)
         if len(bounds) != len(gaps):
@@ -158,8 +160,10 @@ class Journal:
                 )
 
     def assert_retry_after_honoured(self) -> None:
-        """No model was called again before the time at which it had said it may be."""
+        """There was a refusal with ``retry_after_s``, and no model was called again before its time."""
         calls = self.calls()
+        if all(call.retry_after_s is None for call in calls):
+            raise AssertionError(f"no call was refused with a retry_after_s to honour{_told(calls)}")
         told = deque(
             sorted(
                 (e for e in calls if e.retry_after_s is not None and e.ended_s is not None), key=_known_from

@@ -6,11 +6,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from ..errors import ConfigError
 
-__all__ = ["AT_ONCE", "Latency", "LatencySetting", "Pace", "pace_from"]
+__all__ = ["AT_ONCE", "Latency", "LatencySetting", "Pace", "check_seconds", "is_number", "pace_from"]
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_seconds(where: str, value: object) -> None:
+    """Raise ``ConfigError`` for what is neither ``None`` nor seconds; ``where`` begins its text."""
+    if value is not None and not (is_number(value) and 0 <= value < math.inf):
+        raise ConfigError(f"{where}={value!r}): give seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +37,10 @@ class Latency:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first_token_s < math.inf:
-            raise ConfigError(f"Latency(first_token_s={self.first_token_s!r}): give seconds, 0 or more")
-        if not self.tokens_per_s > 0:
+        check_seconds("Latency(first_token_s", self.first_token_s)
+        if not (is_number(self.tokens_per_s) and self.tokens_per_s > 0):
             raise ConfigError(f"Latency(tokens_per_s={self.tokens_per_s!r}): give a speed above 0")
-        if not 0 <= self.sigma < math.inf:
+        if not (is_number(self.sigma) and 0 <= self.sigma < math.inf):
             raise ConfigError(f"Latency(sigma={self.sigma!r}): give a spread of 0 or more")
 
     def draw(self, rng: Random) -> Pace:
@@ -63,18 +72,19 @@ def pace_from(setting: LatencySetting | Mapping[str, LatencySetting]) -> Callabl
         draws = {model: _draw(each) for model, each in setting.items()}
         others = draws.get("*", _at_once)
         return lambda model, rng: draws.get(model, others)(rng)
+    draw = _draw(setting)
     if setting == 0:
         return None
-    draw = _draw(setting)
     return lambda _, rng: draw(rng)
 
 
 def _draw(setting: LatencySetting) -> Draw:
     if isinstance(setting, Latency):
         return setting.draw
-    low, high = setting if isinstance(setting, tuple) else (setting, setting)
-    if not 0 <= low <= high < math.inf:
+    bounds = setting if isinstance(setting, tuple) else (setting, setting)
+    if len(bounds) != 2 or not all(map(is_number, bounds)) or not 0 <= bounds[0] <= bounds[1] < math.inf:
         raise ConfigError(f"latency_s={setting!r}: give seconds of 0 or more, or (low, high), or a Latency")
+    low, high = bounds
     if low == high:
         fixed = Pace(float(low))
         return lambda _: fixed

@@ -81,8 +81,10 @@ class Limits:
     def __init__(self, rpm: Limit, tpm: Limit) -> None:
         for name, limit in (("rpm", rpm), ("tpm", tpm)):
             given = limit.values() if isinstance(limit, Mapping) else () if limit is None else (limit,)
-            if any(number < 1 for number in given):
-                raise ConfigError(f"{name}={limit!r}: give 1 or more a minute, or leave it out")
+            if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+                raise ConfigError(
+                    f"{name}={limit!r}: give a whole number a minute, 1 or more, or leave it out"
+                )
         self._rpm = rpm
         self._tpm = tpm
         self._windows: dict[str, Window] = {}

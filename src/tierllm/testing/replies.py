@@ -25,6 +25,7 @@ from ..errors import (
     RateLimitError,
 )
 from ..types import ToolCall, Usage
+from .latency import check_seconds
 
 __all__ = ["Fail", "Item", "Reply"]
 
@@ -54,9 +55,7 @@ class Reply:
 
     def __post_init__(self) -> None:
         for name in ("latency_s", "first_token_s", "between_s"):
-            seconds = getattr(self, name)
-            if seconds is not None and not seconds >= 0:
-                raise ConfigError(f"Reply({name}={seconds!r}): give seconds, 0 or more")
+            check_seconds(f"Reply({name}", getattr(self, name))
         if self.chunks is not None:
             whole = "".join(self.chunks)
             if self.text not in ("", whole):
@@ -87,10 +86,9 @@ class Fail:
     latency_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.after < 0:
-            raise ConfigError(f"Fail.{self.kind}({self.after}): give a number of chunks, 0 or more")
-        if self.latency_s is not None and not self.latency_s >= 0:
-            raise ConfigError(f"Fail.{self.kind}(latency_s={self.latency_s!r}): give seconds, 0 or more")
+        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
+            raise ConfigError(f"Fail.{self.kind}({self.after!r}): give a whole number of chunks, 0 or more")
+        check_seconds(f"Fail.{self.kind}(latency_s", self.latency_s)
 
     def __repr__(self) -> str:
         return f"<Fail.{self.kind}({self.after or ''})>"
@@ -100,6 +98,7 @@ class Fail:
     @classmethod
     def rate_limited(cls, retry_after_s: float | None = None, *, latency_s: float | None = None) -> Fail:
         """429, perhaps with the time to stay away."""
+        check_seconds("Fail.rate_limited(retry_after_s", retry_after_s)
         make = partial(RateLimitError, "too many requests", status=429, retry_after_s=retry_after_s)
         return cls("rate_limited", make, latency_s=latency_s)
 
@@ -167,6 +166,9 @@ class Fail:
     @classmethod
     def error(cls, error: BaseException | type[BaseException], *, latency_s: float | None = None) -> Fail:
         """Any exception: a class, or one of which a copy is raised each time."""
+        is_class = isinstance(error, type) and issubclass(error, BaseException)
+        if not is_class and not isinstance(error, BaseException):
+            raise ConfigError(f"Fail.error({error!r}): give an exception, or the class of one")
         make = error if isinstance(error, type) else partial(_fresh, error)
         return cls("error", make, latency_s=latency_s)
 

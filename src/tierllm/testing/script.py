@@ -23,7 +23,7 @@ class ScriptExhausted(AssertionError):
 class Script:
     """Items for the calls to one model, those that ``when`` accepts, one after the other."""
 
-    __slots__ = ("_items", "strict", "when")
+    __slots__ = ("_items", "left", "strict", "when")
 
     def __init__(
         self,
@@ -39,8 +39,9 @@ class Script:
         for item in items:
             if not isinstance(item, Reply | Fail | str):
                 raise ConfigError(f"script(): {item!r} is neither a Reply, nor a Fail, nor a str")
-        if repeat < 1:
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             raise ConfigError(f"script(repeat={repeat!r}): give 1 or more, or forever=True")
+        self.left = 1 if forever else len(items) * repeat  # one item shows that it was met at all
         self._items: Iterator[Item] = cycle(items) if forever else chain.from_iterable(again(items, repeat))
         self.strict = strict
         self.when = when
@@ -50,6 +51,7 @@ class Script:
 
     def take(self) -> Item | None:
         """The next item; ``None`` when there is none left."""
+        self.left -= self.left > 0
         return next(self._items, None)
 
 
@@ -58,7 +60,7 @@ class Scripts:
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
-        self._outages: dict[str, Fail] = {}
+        self._outages: dict[str, Fail | None] = {}  # None: up again while all others are down
         self._queues: dict[str, list[Script]] = {}
         self._ended: dict[str, Script] = {}
         self.idle = not strict
@@ -68,14 +70,27 @@ class Scripts:
         self.idle = False
 
     def down(self, model: str, fail: Fail) -> None:
+        if model == "*":
+            self._outages = {name: own for name, own in self._outages.items() if own is not None}
         self._outages[model] = fail
         self.idle = False
 
     def up(self, model: str) -> None:
         if model == "*":
             self._outages.clear()
+        elif "*" in self._outages:
+            self._outages[model] = None
         else:
             self._outages.pop(model, None)
+
+    def left(self) -> list[str]:
+        """What no call has met yet, a line for each script."""
+        return [
+            f"{script.left} {'items' if script.left > 1 else 'item'} for {model!r}"
+            for model, queue in self._queues.items()
+            for script in queue
+            if script.left
+        ]
 
     def clear(self) -> None:
         self._outages.clear()
@@ -88,9 +103,9 @@ class Scripts:
         if self.idle:
             return None
         names = (call.model, "*")
-        for name in names:
-            if name in self._outages:
-                return self._outages[name]
+        outage = self._outages.get(call.model, self._outages.get("*"))
+        if outage is not None:
+            return outage
         for name in names:
             item = self._next(name, call)
             if item is not None:

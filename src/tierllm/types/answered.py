@@ -149,6 +149,26 @@ class Response:
             notes["degraded"] = ", ".join(self.degraded)
         return f"Response({text!r}, {', '.join(f'{n}={v!r}' for n, v in notes.items())})"
 
+    def __copy__(self) -> Response:
+        twin = Response.__new__(Response)
+        twin.text = self.text
+        twin.reasoning = self.reasoning
+        twin.tool_calls = self.tool_calls
+        twin.parsed = self.parsed
+        twin.finish_reason = self.finish_reason
+        twin.usage = self.usage
+        twin.cost_usd = self.cost_usd
+        twin.tier = self.tier
+        twin.deployment = self.deployment
+        twin.model = self.model
+        twin.cached = self.cached
+        twin.degraded = self.degraded
+        twin.warnings = self.warnings
+        twin.request_id = self.request_id
+        twin.trace = self.trace
+        twin.raw = self.raw
+        return twin
+
     def __getstate__(self) -> list[Any]:
         # a vendor's object may hold sockets or locks: an answer must survive pickling all the same
         state = [getattr(self, f.name) for f in fields(self)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ class Request:
     min_tier: str | None = None
     fallback: bool = True
     repeatable: bool = True
-    max_cost_usd: Decimal | None = None
     require: frozenset[str] = frozenset()
     route: str | None = None
     language: str | None = None

@@ -34,7 +34,7 @@ class Attempt:
     latency_s: float = 0.0
     first_token_s: float | None = None
     outcome: Outcome = "running"
-    error: BaseException | None = None
+    error: BaseException | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; of an error its kind, status and vendor's request id."""

@@ -1,0 +1,417 @@
+"""Providers, policies and callers that do what nobody expects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tierllm import (
+    CircuitBreaker,
+    Deployment,
+    MalformedResponseError,
+    Price,
+    Response,
+    Retry,
+    RetryBudget,
+    StreamInterruptedError,
+    Tier,
+    TieredClient,
+    UsageError,
+    tiered,
+)
+from tierllm.errors import (
+    AllTiersFailedError,
+    CircuitOpenError,
+    ClientClosedError,
+    ProviderUnavailableError,
+    RateLimitError,
+    TierLLMError,
+)
+from tierllm.providers import BaseProvider
+from tierllm.testing import Fail, FakeClock, FakeProvider
+from tierllm.types import Chunk
+
+
+class Instant(BaseProvider):
+    """Answers with whatever ``say`` gives."""
+
+    name = "instant"
+    waits = False
+
+    def __init__(self, say: Callable[[], Any]) -> None:
+        self.say = say
+
+    def complete(self, call: Any, scope: Any) -> Response:
+        return self.say()
+
+    async def acomplete(self, call: Any, scope: Any) -> Response:
+        return self.say()
+
+    def stream(self, call: Any, scope: Any) -> Iterator[Chunk]:
+        yield from self.say()
+
+
+def one(provider: Any, **more: Any) -> TieredClient:
+    more.setdefault("retry", False)
+    return TieredClient([Tier("gold", [Deployment("m", provider)])], **more)
+
+
+def two(provider: Any, **more: Any) -> TieredClient:
+    tiers = [Tier(name, [Deployment(name, provider)]) for name in ("gold", "silver")]
+    return TieredClient(tiers, retry=False, **more)
+
+
+def fine() -> Response:
+    return Response(text="fine", finish_reason="stop")
+
+
+# -- many callers ----------------------------------------------------------------
+
+
+def test_ids_are_unique_and_no_call_is_lost_when_threads_change_at_every_step() -> None:
+    client, ids, errors = one(Instant(fine)), [], []
+
+    def work() -> None:
+        for _ in range(300):
+            try:
+                ids.append(client.complete("x").trace.id)  # type: ignore[union-attr]
+            except BaseException as error:
+                errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert errors == []
+    assert len(set(ids)) == 2400
+
+
+def test_a_stream_closed_from_another_thread_ends_in_its_reader() -> None:
+    reached, seen = threading.Event(), []
+
+    class Slow(BaseProvider):
+        name, waits = "slow", True
+
+        def stream(self, call: Any, scope: Any) -> Iterator[Chunk]:
+            yield Chunk("a")
+            woken = threading.Event()
+            scope.on_cancel(woken.set)
+            reached.set()
+            assert woken.wait(10)
+            yield Chunk("b")
+
+    tier = Tier("gold", [Deployment("m", Slow())], max_concurrency=1)
+    client = TieredClient([tier])
+    stream = client.stream("x")
+
+    def read() -> None:
+        try:
+            with stream as chunks:
+                seen.extend(chunk.text for chunk in chunks)
+            seen.append("END")
+        except ClientClosedError as error:
+            seen.append(type(error).__name__)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reached.wait(10)
+    stream.close()
+    reader.join(10)
+    assert seen[-1] == "ClientClosedError"
+    assert client.status()["tiers"]["gold"]["pool"]["in_use"] == 0
+
+
+async def test_a_stream_closed_from_another_task_ends_in_its_reader() -> None:
+    fake = FakeProvider()
+    fake.script("m", Fail.stall_after(1))
+    client = TieredClient([Tier("gold", [Deployment("m", fake)], max_concurrency=1)])
+    stream, seen = client.astream("x"), []
+
+    async def read() -> None:
+        async with stream as chunks:
+            async for chunk in chunks:
+                seen.append(chunk.text)  # noqa: PERF401 - each as it comes
+
+    reader = asyncio.create_task(read())
+    while not seen:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await stream.aclose()
+    with pytest.raises(ClientClosedError):
+        await reader
+    assert client.status()["tiers"]["gold"]["pool"]["in_use"] == 0
+
+
+# -- providers -------------------------------------------------------------------
+
+
+def test_a_refusal_raised_in_mid_stream_is_an_interruption() -> None:
+    def say() -> Iterator[Chunk]:
+        yield Chunk("half")
+        raise CircuitOpenError("inner")
+
+    for client in (one(Instant(say), simple_reply="sorry"), two(Instant(say), simple_reply="sorry")):
+        texts = []
+        with pytest.raises(StreamInterruptedError) as caught, client.stream("x") as stream:
+            texts += [chunk.text for chunk in stream]
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "half"
+
+
+@pytest.mark.parametrize("wrong", ["text", None, {"text": "x"}])
+def test_what_is_no_chunk_is_malformed(wrong: Any) -> None:
+    client = one(Instant(lambda: iter([wrong])))
+    with pytest.raises(AllTiersFailedError) as caught, client.stream("x") as stream:
+        list(stream)
+    assert isinstance(caught.value.__cause__, MalformedResponseError)
+
+
+def test_usage_that_is_none_is_malformed() -> None:
+    def say() -> Response:
+        return Response(text="x", finish_reason="stop", usage={"input_tokens": 1})  # type: ignore[arg-type]
+
+    price = Price(input_usd_per_mtok=1, output_usd_per_mtok=1)
+    client = TieredClient([Tier("gold", [Deployment("m", Instant(say), price=price)])], retry=False)
+    with pytest.raises(AllTiersFailedError) as caught:
+        client.complete("x")
+    assert isinstance(caught.value.__cause__, MalformedResponseError)
+
+
+def test_a_response_given_twice_is_two_responses() -> None:
+    constant = fine()
+    client = two(Instant(lambda: constant))
+    first, second = client.complete("x", sla="gold"), client.complete("x", sla="silver")
+    assert (first.tier, second.tier, constant.tier) == ("gold", "silver", None)
+    assert first.trace is not second.trace
+
+
+def test_an_error_that_is_its_own_cause_ends_the_call() -> None:
+    def say() -> Response:
+        error = ProviderUnavailableError("x")
+        raise error from error
+
+    with pytest.raises(AllTiersFailedError):
+        two(Instant(say)).complete("x")
+
+
+def test_an_async_provider_that_swallows_its_cancellation_is_cancelled_again() -> None:
+    class Stubborn(BaseProvider):
+        name = "stubborn"
+
+        async def acomplete(self, call: Any, scope: Any) -> Response:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                await asyncio.sleep(30)
+            return fine()
+
+    async def go() -> None:
+        with pytest.raises(TierLLMError):
+            await one(Stubborn()).acomplete("x", deadline_s=0.05)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    begun = time.monotonic()
+    asyncio.run(go())
+    assert time.monotonic() - begun < 20  # a guard against a hang
+
+
+async def test_streams_of_items_that_are_nothing() -> None:
+    client = two(FakeProvider())
+
+    @tiered.call(client=client)
+    async def items() -> AsyncIterator[None]:
+        yield None
+        yield None
+
+    assert [item async for item in items()] == [None, None]
+
+
+# -- policies --------------------------------------------------------------------
+
+
+def test_a_policy_that_gives_nothing_is_named_for_it() -> None:
+    async def nothing(call: Any, call_next: Any) -> Any:
+        await call_next(call)
+
+    with pytest.raises(UsageError, match="NoneType"):
+        one(FakeProvider(), policies=[nothing]).complete("x")
+
+
+def test_a_policy_may_give_one_response_to_many_calls() -> None:
+    kept: list[Response] = []
+
+    async def remember(call: Any, call_next: Any) -> Response:
+        if not kept:
+            kept.append(await call_next(call))
+        return kept[0]
+
+    client = one(FakeProvider(), policies=[remember])
+    first, second = client.complete("x"), client.complete("x")
+    assert first is not second
+    assert first.trace is not second.trace
+
+
+def test_a_tier_policy_that_comes_again_meets_the_retry_after() -> None:
+    fake = FakeProvider()
+    fake.script("m", Fail.rate_limited(retry_after_s=60), Fail.rate_limited(retry_after_s=60))
+
+    async def again(call: Any, call_next: Any) -> Response:
+        try:
+            return await call_next(call)
+        except RateLimitError:
+            return await call_next(call)
+
+    tier = Tier("gold", [Deployment("m", fake)], policies=[again], max_concurrency=1)
+    with pytest.raises(AllTiersFailedError):
+        TieredClient([tier], retry=False, clock=FakeClock()).complete("x")
+    assert fake.calls == 1
+
+
+def test_policies_and_listeners_may_come_from_a_generator() -> None:
+    heard: list[Any] = []
+    client = one(
+        FakeProvider(),
+        policies=(policy for policy in [CircuitBreaker()]),
+        listeners=(listener for listener in [heard.append]),
+    )
+    client.complete("x")
+    assert heard
+
+
+# -- wrapped calls ---------------------------------------------------------------
+
+
+def test_what_cannot_be_repeated_is_not_repeated_for_a_refusal_inside() -> None:
+    calls: list[int] = []
+
+    @tiered.call(client=two(FakeProvider()), repeatable=False)
+    def pay() -> None:
+        calls.append(1)
+        raise CircuitOpenError("inner")
+
+    with pytest.raises(CircuitOpenError):
+        pay()
+    assert calls == [1]
+
+
+def test_a_function_cannot_change_what_the_next_call_gets() -> None:
+    seen = []
+    client = TieredClient([Tier("gold", [Deployment("m", params={"seed": 1})])])
+
+    @tiered.call(client=client)
+    def call(*, route: Any = None) -> None:
+        seen.append(dict(route.params))
+        with pytest.raises((TypeError, AttributeError)):
+            route.params.pop("seed")
+
+    call()
+    call()
+    assert seen == [{"seed": 1}] * 2
+
+
+# -- secrecy ---------------------------------------------------------------------
+
+
+def test_a_broken_listener_does_not_bring_the_vendors_words_into_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def say() -> Response:
+        raise ProviderUnavailableError("503") from ValueError("you said: CANARY")
+
+    def broken(event: Any) -> None:
+        raise RuntimeError("a bug of the listener's")
+
+    seen: list[str] = []
+    client = one(Instant(say), listeners=[broken, lambda event: seen.append(repr(event))])
+    with caplog.at_level(logging.DEBUG), pytest.raises(AllTiersFailedError):
+        client.complete("CANARY")
+    assert "a bug of the listener's" in caplog.text
+    assert "CANARY" not in caplog.text
+    assert seen
+    assert not any("CANARY" in told for told in seen)
+
+
+def test_events_do_not_repeat_foreign_errors() -> None:
+    def say() -> Response:
+        raise ValueError("cannot encode CANARY")
+
+    seen: list[str] = []
+    client = one(Instant(say), listeners=[lambda event: seen.append(repr(event))])
+    with pytest.raises(ValueError, match="CANARY"):
+        client.complete("x")
+    assert seen
+    assert not any("CANARY" in told for told in seen)
+
+
+# -- settings --------------------------------------------------------------------
+
+
+def test_very_long_waits_are_waits() -> None:
+    fake = FakeProvider()
+    client = TieredClient(
+        [Tier("gold", [Deployment("m", fake)], max_concurrency=1, max_wait_s=4e9)], deadline_s=1e10
+    )
+    held = client._lines["gold"].pool
+    assert held is not None
+    permit = held.take([])
+    assert permit is not None
+    threading.Timer(0.02, permit.release).start()
+    assert client.complete("x").tier == "gold"
+
+
+def test_a_budget_of_a_retrys_own_keeps_the_clients_time() -> None:
+    clock, fake = FakeClock(), FakeProvider()
+    retry = Retry(2, base_s=0, budget=RetryBudget(0, floor_per_s=0.1))
+    client = one(fake, retry=retry, clock=clock, breaker=False)
+    attempts = []
+    for _ in range(3):
+        fake.script("m", Fail.unavailable())
+        attempts.append(len(client.complete("x").trace.attempts))  # type: ignore[union-attr]
+        clock.advance(100)
+    assert attempts == [2, 2, 2]
+
+
+def test_a_budget_survives_a_clock_that_is_set_back() -> None:
+    now = [10_000.0]
+    budget = RetryBudget(0.2, floor_per_s=1, window_s=10, clock=lambda: now[0])
+    for _ in range(10):
+        assert budget.withdraw()
+    assert not budget.withdraw()
+    now[0] -= 5_000
+    assert budget.withdraw()
+
+
+async def test_a_breaker_counts_around_async_objects() -> None:
+    class Asks:
+        async def __call__(self) -> None:
+            raise ConnectionError
+
+    breaker = CircuitBreaker(consecutive_failures=2)
+    asks = breaker(Asks())
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await asks()
+    assert breaker.state == "open"
+
+
+@pytest.mark.parametrize(
+    "setting", ["slow_call_rate", "probe_timeout_s", "half_open_probes", "open_s", "window", "min_calls"]
+)
+def test_a_breakers_settings_need_a_value(setting: str) -> None:
+    with pytest.raises(ValueError, match=setting):
+        CircuitBreaker(**{setting: None})  # type: ignore[arg-type]
