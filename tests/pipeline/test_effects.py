@@ -507,17 +507,17 @@ def test_a_deadline_that_is_moved_on_moves_the_waits(mode: Mode) -> None:
     pool = Pool(1)
     held: list[Any] = []
     pool.take(held)
-    provider = says("a b", first_token_s=0.06, between_s=0.0)
-    scope = mode.scope(0.02)
+    provider = says("a b", first_token_s=0.4, between_s=0.0)
+    scope = mode.scope(0.2)
 
     async def later() -> None:
         scope.deadline_at = mode.clock() + 10
-        await Sleep(0.05)
+        await Sleep(0.3)
         held[0].release()
 
     async def work() -> Response:
         with await Wait(pool):
-            scope.deadline_at = mode.clock() + 0.03
+            scope.deadline_at = mode.clock() + 0.2
             return await Gather(stack([], provider)(call()), extend())  # type: ignore[return-value]
 
     async def extend() -> None:

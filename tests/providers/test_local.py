@@ -186,11 +186,21 @@ def test_parameters_and_vendor_options_reach_the_model(local: Local) -> None:
     assert request["top_k"] == 3
     assert "top_p" not in request
     assert request["seed"] == 1
-    call, _ = asked(seed=5, extra={"stream": False, "messages": []})
+    call, _ = asked(seed=5)
     request = local._request(call)
     assert request["seed"] == 5
     assert request["stream"] is True
     assert request["messages"] == list(FOX)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "stream_options", "return_progress"])
+def test_what_tierllm_sets_cannot_be_given(ask: Ask, local: Local, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"extra for 'local' cannot set {name}"):
+        ask(extra={name: "x"})
+    call, _ = asked()
+    call.params = {name: "x"}
+    with pytest.raises(ConfigError, match=f"parameters cannot set {name}"):
+        local._request(call)
 
 
 # -- failures -----------------------------------------------------------------------

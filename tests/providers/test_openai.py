@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -157,6 +158,40 @@ def test_usage_may_come_with_the_finish(canned: Canned, caller: Caller, openai_a
     assert answer.usage == Usage(input_tokens=1, output_tokens=1, cached_input_tokens=1)
 
 
+NOTHING = {"prompt_tokens": 0, "completion_tokens": 0}
+RUNNING = {"prompt_tokens": 10, "completion_tokens": 2}
+
+
+@pytest.mark.parametrize("running", [NOTHING, RUNNING])
+@pytest.mark.parametrize("with_finish", [False, True])
+def test_the_usage_after_the_finish_is_the_one_that_counts(
+    canned: Canned, caller: Caller, openai_at: At, running: object, with_finish: bool
+) -> None:
+    finish = event("stop", usage=running if with_finish else None)
+    canned.say(said_events(event(content="hi", usage=running), finish, 0.02, USAGE))
+    answer = caller.ask(openai_at(canned.base_url), "stream")
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 7
+
+
+def test_a_running_usage_is_better_than_none(canned: Canned, caller: Caller, openai_at: At) -> None:
+    canned.say(said_events(event(content="hi", usage=RUNNING), event("stop")))
+    answer = caller.ask(openai_at(canned.base_url), "stream")
+    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
+    canned.say(said_events(event(content="hi", usage=NOTHING), event("stop")))
+    assert caller.ask(openai_at(canned.base_url), "stream").usage is None
+
+
+def test_usage_with_the_finish_is_not_waited_beyond_for_long(
+    canned: Canned, caller: Caller, openai_at: At
+) -> None:
+    canned.say(said_events(event(content="hi"), event("stop", usage=RUNNING), 2.0))
+    began = time.monotonic()
+    answer = caller.ask(openai_at(canned.base_url), "stream")
+    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
+    assert time.monotonic() - began < 1.5
+
+
 def test_reasoning_of_compatible_servers(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
     if form == "stream":
         canned.say(
@@ -183,6 +218,63 @@ def test_tool_calls_of_careless_servers(canned: Canned, caller: Caller, openai_a
     canned.say(said_json(completion(None, "tool_calls", tool_calls=[first, second])))
     whole = caller.ask(openai_at(canned.base_url), "complete")
     assert [(t.index, t.name) for t in whole.tool_calls] == [(0, "f"), (1, "g")]
+
+
+def pieces(*given: tuple[str | None, str | None, int | None, str]) -> list[dict[str, Any]]:
+    """One event for each piece: an id, a name, an index, arguments."""
+    return [
+        event(tool_calls=[{"id": i, "index": at, "function": {"name": name, "arguments": arguments}}])
+        for i, name, at, arguments in given
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "calls"),
+    [
+        (  # several calls under one index, each with an id of its own
+            [("a", "f", 0, "{"), ("", None, 0, "}"), ("b", "g", 0, "["), (None, None, 0, "]")],
+            [(0, "a", "f", "{}"), (1, "b", "g", "[]")],
+        ),
+        (  # the id again with each piece, and no index
+            [("a", "f", None, "{"), ("a", None, None, "}"), ("b", "g", None, ""), ("a", "f", None, " ")],
+            [(0, "a", "f", "{} "), (1, "b", "g", "")],
+        ),
+        (  # a new id with each piece
+            [("a", "f", 0, "{"), ("b", None, 0, "}"), ("c", "g", 1, "[]")],
+            [(0, "a", "f", "{}"), (1, "c", "g", "[]")],
+        ),
+        (  # as OpenAI has it, interleaved
+            [("a", "f", 0, ""), ("b", "g", 1, "["), (None, None, 0, "{}"), (None, None, 1, "]")],
+            [(0, "a", "f", "{}"), (1, "b", "g", "[]")],
+        ),
+        (  # no ids at all
+            [(None, "f", 0, "{"), (None, None, 0, "}"), (None, "g", 1, "[]")],
+            [(0, None, "f", "{}"), (1, None, "g", "[]")],
+        ),
+    ],
+)
+def test_pieces_find_their_tool_call(
+    canned: Canned, openai_at: At, sent: list[Any], calls: list[tuple[Any, ...]]
+) -> None:
+    canned.say(said_events(*pieces(*sent), event("tool_calls")))
+    answer = Caller("sync").ask(openai_at(canned.base_url), "stream")
+    assert answer.tool_calls == tuple(ToolCall(*call) for call in calls)
+
+
+def test_calls_of_custom_tools(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
+    def call(given: str, **names: Any) -> dict[str, Any]:
+        return {"index": 0, "type": "custom", **names, "custom": {"input": given}}
+
+    first = call("SELECT ", id="a")
+    first["custom"]["name"] = "sql"
+    if form == "stream":
+        sent = (event(tool_calls=[first]), event(tool_calls=[call("1")]), event("tool_calls"))
+        canned.say(said_events(*sent))
+    else:
+        first["custom"]["input"] = "SELECT 1"
+        canned.say(said_json(completion(None, "tool_calls", tool_calls=[first])))
+    answer = caller.ask(openai_at(canned.base_url), form)
+    assert answer.tool_calls == (ToolCall(0, "a", "sql", "SELECT 1"),)
 
 
 def test_content_in_parts_and_other_choices(canned: Canned, caller: Caller, openai_at: At) -> None:
@@ -244,6 +336,28 @@ def test_extra_cannot_take_over_what_tierllm_sets(canned: Canned, openai_at: At)
     with pytest.raises(ConfigError, match="model, timeout"):
         Caller("sync").ask(openai_at(canned.base_url), "complete", extra={"timeout": 1, "model": "x"})
     assert canned.bodies == []
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "stream_options", "timeout", "api_key"])
+def test_nor_can_parameters(canned: Canned, caller: Caller, form: str, openai_at: At, name: str) -> None:
+    call, scope = asked(streaming=form == "stream")
+    call.params = {name: "x"}
+    with pytest.raises(ConfigError, match=f"parameters cannot set {name}"):
+        (caller.stream if form == "stream" else caller.complete)(openai_at(canned.base_url), call, scope)
+    with pytest.raises(ConfigError, match="extra_body"):
+        caller.ask(openai_at(canned.base_url), form, extra={"extra_body": {"stream": True}})
+    assert canned.bodies == []
+
+
+def test_stream_options_of_ones_own_keep_the_usage(
+    canned: Canned, caller: Caller, form: str, openai_at: At
+) -> None:
+    streaming = form == "stream"
+    canned.say(said_events(event("stop"), USAGE) if streaming else said_json(completion()))
+    own = {"include_obfuscation": False, "include_usage": False}
+    caller.ask(openai_at(canned.base_url), form, extra={"stream_options": own})
+    sent = {"include_obfuscation": False, "include_usage": True} if streaming else None
+    assert canned.bodies[0].get("stream_options") == sent
 
 
 @pytest.mark.parametrize(
@@ -453,6 +567,41 @@ def test_local_servers_need_no_key(canned: Canned, openai_at: At, monkeypatch: p
     assert Caller("sync").ask(openai_at(canned.base_url, api_key=None), "complete").text == "hi"
 
 
+OWN_HEADERS = ("openai-organization", "openai-project")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-environment")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-the-environment")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_environments_key_is_not_sent_elsewhere(canned: Canned, caller: Caller, openai_at: At) -> None:
+    canned.say(said_json(completion()))
+    caller.ask(openai_at(canned.base_url, api_key=None), "complete")
+    caller.ask(openai_at(canned.base_url, organization="own"), "complete")
+    nameless, named = canned.headers
+    assert nameless["authorization"] == "Bearer none-needed"
+    assert [nameless.get(name) for name in OWN_HEADERS] == [None, None]
+    assert [named.get(name) for name in OWN_HEADERS] == ["own", None]
+    for base_url in ("https://llm.example/v1", "https://openai.com.example/v1", "https://myopenai.com/v1"):
+        with pytest.raises(ConfigError, match=r"pass OpenAI\(api_key=...\)") as caught:
+            caller.ask(OpenAI(base_url=base_url), "complete")
+        assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("base_url", [None, "https://eu.api.openai.com/v1"])
+def test_openai_itself_has_the_environments_key(base_url: str | None) -> None:
+    provider = OpenAI(base_url=base_url)
+    client = provider._clients.for_threads().client
+    assert (client.api_key, client.organization) == ("sk-of-the-environment", "org-of-the-environment")
+    provider.close()
+
+
 def test_key_and_place_come_from_the_environment(
     canned: Canned, openai_at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +671,23 @@ def test_no_wait_is_begun_when_time_is_up(canned: Canned, caller: Caller, form: 
     with pytest.raises(DeadlineExceededError):
         caller.ask(openai_at(canned.base_url), form, deadline_s=-1.0)
     assert canned.bodies == []
+
+
+@pytest.mark.parametrize("bound", ["deadline", "connect"])
+def test_a_resolver_that_hangs_ends_in_time(
+    form: str, openai_at: At, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait() and [])
+    provider = openai_at("http://llm.example/v1")
+    provider._clients.for_threads()
+    given: dict[str, Any] = (
+        {"timeouts": Timeouts(connect_s=0.2)} if bound == "connect" else {"deadline_s": 0.2}
+    )
+    with pytest.raises(ProviderTimeoutError if bound == "connect" else DeadlineExceededError) as caught:
+        Caller("sync").ask(provider, form, **given)
+    assert getattr(caught.value, "phase", "connect") == "connect"
+    let_go.set()
 
 
 # -- cancellation -------------------------------------------------------------------
@@ -612,10 +778,14 @@ def test_leaving_a_stream_early_frees_its_connection(mock: LLMock, openai_at: At
 
 def test_connections_are_used_again(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
     provider = openai_at(canned.base_url)
-    whole = said_events(event(content="hi"), event("stop"), USAGE)
-    canned.say(whole if form == "stream" else said_json(completion()))
-    for _ in range(3):
-        caller.ask(provider, form)
+    replies = [said_json(completion())]
+    if form == "stream":  # usage after the finish, with it, or not at all
+        ends = ((event("stop"), USAGE), (event("stop", usage=RUNNING),), (event("stop"),))
+        replies = [said_events(event(content="hi"), *end) for end in ends]
+    for reply in replies:
+        canned.say(reply)
+        for _ in range(2):
+            caller.ask(provider, form)
     assert canned.connections == 1
 
 
@@ -668,6 +838,64 @@ def test_clients_that_cannot_be_used() -> None:
         asyncio.run(OpenAI(client=azure).acomplete(call, scope))
     own.close()
     azure.close()
+
+
+def test_a_client_of_ones_own_serves_every_loop(canned: Canned, openai_at: At) -> None:
+    canned.say(said_json(completion()))
+    where = {"azure_endpoint": canned.base_url.removesuffix("/v1"), "api_version": "1", "api_key": "own-key"}
+    own = openai.AsyncAzureOpenAI(**where, default_headers={"x-own": "1"})  # type: ignore[call-overload]
+    provider = openai_at(async_client=own)
+    clients: list[Any] = []
+
+    async def ask() -> None:
+        call, scope = asked()
+        assert (await provider.acomplete(call, scope)).text == "hi"
+        clients.extend(one.client for one in provider._clients._looped.values())
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        for runner in (first, second, first):
+            runner.run(ask())
+        home = clients[0]
+        moved = next(client for client in clients if client is not home)
+        assert type(moved) is openai.AsyncAzureOpenAI
+        assert moved._client is not own._client
+        second.close()
+        assert moved.is_closed()
+        assert not own.is_closed()
+        first.run(own.close())
+    assert [headers["api-key"] for headers in canned.headers] == ["own-key"] * 3
+    assert [headers["x-own"] for headers in canned.headers] == ["1"] * 3
+
+
+def test_a_transport_of_ones_own_is_never_left_out(canned: Canned, openai_at: At) -> None:
+    canned.say(said_json(completion()))
+    seen: list[object] = []
+
+    async def hook(request: object) -> None:
+        seen.append(request)
+
+    http_client = openai.DefaultAsyncHttpxClient(event_hooks={"request": [hook]})
+    own = openai.AsyncOpenAI(api_key="k", base_url=canned.base_url, http_client=http_client)
+    provider = openai_at(client=own)
+    call, _ = asked()
+    with asyncio.Runner() as first:
+        for _ in range(2):
+            first.run(provider.acomplete(call, asked()[1]))
+        with pytest.raises(ConfigError, match="one event loop"):
+            asyncio.run(provider.acomplete(call, asked()[1]))
+        with pytest.raises(ConfigError, match=r"http_client .*pass client= as well"):
+            provider.complete(call, asked()[1])
+        first.run(own.close())
+    assert len(seen) == len(canned.bodies) == 2
+
+
+def test_a_client_whose_key_changes_has_no_counterpart() -> None:
+    own = openai.OpenAI(api_key=lambda: "token")
+    own.api_key = "token"  # as after its first request
+    call, scope = asked()
+    with pytest.raises(ConfigError, match=r"fixed API key .*async_client="):
+        asyncio.run(OpenAI(client=own).acomplete(call, scope))
+    own.close()
 
 
 def test_each_loop_has_its_own_client_and_closes_it(canned: Canned, openai_at: At) -> None:

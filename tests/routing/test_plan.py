@@ -62,7 +62,7 @@ def test_a_tier_that_never_falls_back_ends_the_plan() -> None:
     "options",
     [
         {"require": {"mars"}},
-        {"require": {"eu", "mars"}},
+        {"require": ["eu", "mars"]},
         {"require": {"zero"}, "min_tier": "silver"},
         {"require": {"eu"}, "sla": "silver", "fallback": False},
         {"require": {"eu"}, "sla": "silver", "min_tier": "silver"},

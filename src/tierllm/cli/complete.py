@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             response = _ask(client, arguments)
         except TierLLMError as error:
-            if arguments.trace and error.trace is not None:
-                print(json.dumps(error.trace.to_dict(), indent=2), file=sys.stderr)
+            if arguments.trace:
+                _explain(error)
             raise
     if arguments.json:
         print(json.dumps(_told(response, arguments.trace), ensure_ascii=False, indent=2))
@@ -71,10 +71,20 @@ def _client(file: str | None) -> TieredClient:
     return TieredClient([Tier("local", [Deployment("smollm2-135m", Local())])])
 
 
+def _explain(error: TierLLMError) -> None:
+    """The trace of a failed call, and what vendors said in their own words."""
+    if error.trace is not None:
+        print(json.dumps(error.trace.to_dict(), indent=2), file=sys.stderr)
+    errors = [error, *(attempt.error for attempt in getattr(error, "attempts", ()))]
+    for detail in dict.fromkeys(getattr(each, "detail", None) for each in errors):
+        if detail:
+            print(f"detail: {detail}", file=sys.stderr)
+
+
 def _ask(client: TieredClient, arguments: argparse.Namespace) -> Response:
     prompt = arguments.prompt
     if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if sys.stdin else ""
     messages: Any = prompt
     if arguments.system is not None:
         messages = [{"role": "system", "content": arguments.system}, {"role": "user", "content": prompt}]
