@@ -45,7 +45,13 @@ def answer(sdk: OpenAI, question: str, *, route: Route = Route.INJECTED) -> Chat
 @tiered.call(sla="gold", client=client)
 def words(sdk: OpenAI, question: str, *, route: Route = Route.INJECTED) -> Iterator[str]:
     messages: Any = [{"role": "user", "content": question}]
-    for chunk in sdk.chat.completions.create(model=route.model, messages=messages, stream=True):
+    for chunk in sdk.chat.completions.create(
+        model=route.model,
+        max_tokens=route.max_tokens,
+        timeout=route.timeout_s,
+        messages=messages,
+        stream=True,
+    ):
         yield chunk.choices[0].delta.content or ""
 
 
@@ -60,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         model, coming = asked["model"], failures[asked["model"]]
         status = coming.pop(0) if coming else 200
-        print(f"    server: {model} {status}")
+        most = f", at most {asked['max_tokens']} tokens" if asked.get("max_tokens") else ""
+        print(f"    server: {model} {status}{most}")
         if status != 200:
             self.reply(status, "application/json", json.dumps({"error": {"message": "on cue"}}))
         elif asked.get("stream"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 import itertools
 import math
@@ -30,7 +31,7 @@ from .resilience.tier_line import TierLine
 from .routing.ask import FOREVER_S, CallOptions, ask
 from .routing.plan import Plan, plan
 from .routing.tier import Deployment, Tier, check_rules
-from .types import Call, Message, Request, Response, Timeouts, Trace
+from .types import Call, Candidate, Message, Request, Response, Timeouts, Trace
 
 if TYPE_CHECKING:
     from .config import Config
@@ -212,10 +213,26 @@ class TieredClient:
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
         admissible = self._plan(request)
         trace = Trace(f"{self._prefix}-{next(self._numbers):x}", request.sla, admissible.granted)
+        if admissible.excluded:
+            trace.candidates += [Candidate(tier, "*", reason) for tier, reason in admissible.excluded]
+        if request.extra:
+            self._check_extra(request)
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
         call.begun_at = now
         return ReadyCall(call, self._observed, scope, self._host)
+
+    def _check_extra(self, request: Request) -> None:
+        vendors = {provider.name for provider in self._providers()}
+        for name in request.extra:
+            if name not in vendors:
+                close = difflib.get_close_matches(name, vendors, 1)
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"the providers are {', '.join(sorted(vendors))}"
+                )
+                raise ConfigError(f"extra[{name!r}]: no deployment has such a provider; {hint}")
 
     def _plan(self, request: Request) -> Plan:
         if request.min_tier is None and request.fallback and not request.require:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tierllm import Deployment, Tier, TieredClient
+from tierllm import Deployment, InvalidRequestError, ProviderUnavailableError, Tier, TieredClient
 from tierllm.testing import Fail, FakeProvider
 from tierllm.testing.answers import answer_to
 
@@ -70,6 +70,15 @@ def test_a_failure_is_one_line_and_its_trace(tierllm, fake):
     assert ran.err.startswith("tierllm complete: every admissible place failed: gold/big: ")
     assert ran.err.count("\n") == 1
     assert '"outcome": "failed"' in tierllm("complete", "hi", "--trace").err
+
+
+def test_the_vendors_own_words_are_told_with_the_trace(tierllm, fake):
+    refused = InvalidRequestError("cannot take this request; see .detail", detail="no such voice")
+    fake.script("big", Fail.error(refused), repeat=2)
+    assert tierllm("complete", "hi").err == "tierllm complete: cannot take this request; see --trace\n"
+    assert "\ndetail: no such voice\n" in tierllm("complete", "hi", "--trace").err
+    fake.down(fail=Fail.error(ProviderUnavailableError("out", detail="come back at ten")))
+    assert tierllm("complete", "hi", "--trace").err.count("\ndetail: come back at ten\n") == 1
 
 
 def test_a_stream_that_breaks_keeps_what_came(tierllm, fake):

@@ -8,7 +8,8 @@ import pytest
 
 from tierllm import ConfigError
 from tierllm.cli import demo, stage
-from tierllm.testing import FakeProvider
+from tierllm.cli.story import Story
+from tierllm.testing import FakeClock, FakeProvider
 
 
 def test_the_whole_story_in_no_time(tierllm):
@@ -66,6 +67,29 @@ def test_in_color(width, monkeypatch, capsys):
     assert "none lost" in out
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out).replace("\r", "\n").splitlines()
     assert max(map(len, lines)) <= width
+
+
+def test_no_text_is_taken_for_markup(monkeypatch, capsys):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "200")
+    model = FakeProvider(answer=lambda call: "See [/answer] and [local].")
+    why = 'No room in [/tmp/x]: pip install "tierllm[local]".'
+    played = stage.rich_stage()
+    assert played is not None
+    clock = FakeClock()
+    with played:
+        Story(model, "m", why, 60.0, played, clock, clock.advance).tell()
+        played.news(0.0, "gold", "open", "by [/hand]")
+        played.close(["All [/told]."])
+    out = capsys.readouterr().out
+    for text in (why, "See [/answer] and [local].", "by [/hand]", "All [/told]."):
+        assert text in out
+
+
+@pytest.mark.parametrize("seconds", ["3600", "1e7"])
+def test_a_long_demo(tierllm, seconds):
+    ran = tierllm("demo", "--fast", "--seconds", seconds)
+    assert (ran.code, ran.err) == (0, "")
 
 
 def test_without_rich_plain(monkeypatch):

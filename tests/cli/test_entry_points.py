@@ -68,6 +68,34 @@ def test_a_reader_who_leaves_is_no_error(fakes):
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("arguments", [("check",), ("demo", "--fast"), ("complete", "hi")])
+def test_closed_streams_are_no_error(fakes, arguments):
+    command = f'exec "{sys.executable}" -m tierllm "$@" <&- >&-'
+    ran = subprocess.run(
+        ["sh", "-c", command, "sh", *arguments], stderr=subprocess.PIPE, check=False, timeout=30
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert subprocess.run(["sh", "-c", f"{command} 2>&-", "sh", *arguments], check=False).returncode == 0
+
+
+def test_nothing_to_read(fakes):
+    command = f'exec "{sys.executable}" -m tierllm complete - <&-'
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=30)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "tierllm complete: the prompt is empty: give the model something to answer\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("arguments", [("check",), ("demo", "--fast")])
+def test_a_full_disk_is_told_in_one_line(fakes, arguments):
+    command = [sys.executable, "-m", "tierllm", *arguments]
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=30)
+    assert (ran.returncode, ran.stderr) == (1, b"tierllm: No space left on device\n")
+
+
 def test_an_interrupt_gives_its_code(tierllm, monkeypatch):
     def interrupted(arguments):
         raise KeyboardInterrupt

@@ -30,10 +30,12 @@ from tierllm.errors import (
     AllTiersFailedError,
     CircuitOpenError,
     ClientClosedError,
+    ConfigError,
     ProviderUnavailableError,
     RateLimitError,
     TierLLMError,
 )
+from tierllm.events import ProviderMisconfigured
 from tierllm.providers import BaseProvider
 from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Chunk
@@ -415,3 +417,142 @@ async def test_a_breaker_counts_around_async_objects() -> None:
 def test_a_breakers_settings_need_a_value(setting: str) -> None:
     with pytest.raises(ValueError, match=setting):
         CircuitBreaker(**{setting: None})  # type: ignore[arg-type]
+
+
+# -- what an audit asked for -----------------------------------------------------
+
+
+def test_a_retry_that_cannot_end_in_time_is_not_begun() -> None:
+    clock = FakeClock()
+    fake = FakeProvider(latency_s={"gold": 4.0, "silver": 0.5})
+    client = two(fake, clock=clock)
+    patient = TieredClient(client.tiers, retry=Retry(3, base_s=0), clock=clock)
+    for _ in range(24):
+        patient.complete("x")
+    fake.script("gold", Fail.unavailable(latency_s=2.0))
+    response = patient.complete("x", deadline_s=5)
+    assert response.tier == "silver"
+    assert response.trace is not None
+    assert [a.tier for a in response.trace.attempts] == ["gold", "silver"]
+
+
+def test_a_place_found_unusable_at_a_fallback_is_passed_over_loudly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def unusable() -> Response:
+        raise ConfigError("there is no key")
+
+    fake = FakeProvider()
+    fake.down("g")
+    tiers = [
+        Tier("gold", [Deployment("g", fake)]),
+        Tier("silver", [Deployment("s", Instant(unusable))]),
+        Tier("bronze", [Deployment("b", fake)]),
+    ]
+    heard: list[Any] = []
+    client = TieredClient(tiers, retry=False, listeners=[heard.append])
+    assert client.complete("x").tier == "bronze"
+    assert any(isinstance(event, ProviderMisconfigured) for event in heard)
+    assert "there is no key" in caplog.text
+    with pytest.raises(ConfigError, match="there is no key"):
+        client.complete("x", sla="silver")
+
+
+def test_extra_for_a_provider_that_is_not_there() -> None:
+    client = one(FakeProvider(name="openai"))
+    client.complete("x", extra={"openai": {"user": "u"}})
+    with pytest.raises(ConfigError, match="did you mean 'openai'"):
+        client.complete("x", extra={"openia": {"user": "u"}})
+
+
+def test_the_trace_names_what_the_plan_left_out_and_what_the_deadline_cut() -> None:
+    fake, clock = FakeProvider(), FakeClock()
+    fake.script("gold", Fail.hang())
+    client = two(fake, clock=clock)
+    with pytest.raises(TierLLMError) as caught:
+        client.complete("x", deadline_s=1, fallback=False)
+    assert caught.value.trace is not None
+    assert [(c.tier, c.reason) for c in caught.value.trace.candidates] == [
+        ("silver", "no fallback"),
+        ("gold", "deadline"),
+    ]
+
+
+def test_what_was_delivered_says_where_it_came_from() -> None:
+    fake = FakeProvider()
+    fake.script("gold", Fail.cut_after(2))
+    with pytest.raises(StreamInterruptedError) as caught, two(fake).stream("x") as stream:
+        list(stream)
+    assert caught.value.partial is not None
+    assert (caught.value.partial.tier, caught.value.partial.deployment) == ("gold", "gold")
+
+
+class Closes(FakeProvider):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[str] = []
+
+    def close(self) -> None:
+        self.closed.append("close")
+
+    async def aclose(self) -> None:
+        self.closed.append("aclose")
+
+
+def test_closing_closes_every_provider_even_where_one_fails() -> None:
+    class Fails(FakeProvider):
+        def close(self) -> None:
+            raise OSError("no")
+
+    good = Closes()
+    tiers = [Tier("gold", [Deployment("a", good), Deployment("b", Fails()), Deployment("c", Closes())])]
+    client = TieredClient(tiers)
+    with pytest.raises(OSError, match="no"):
+        client.close()
+    assert good.closed == ["close"]
+    assert tiers[0].deployments[2].provider.closed == ["close"]  # type: ignore[attr-defined]
+
+
+async def test_aclose_closes_providers_and_waits_for_its_tasks() -> None:
+    good = Closes()
+    client = one(good)
+    async with client:
+        await client.acomplete("x")
+    assert good.closed == ["aclose"]
+
+
+def test_the_defaults_of_a_breaker() -> None:
+    settings = CircuitBreaker().settings
+    assert (settings.failure_rate, settings.consecutive_failures, settings.min_calls) == (0.5, 3, 10)
+    assert (settings.half_open_probes, settings.max_open_s) == (1, 300.0)
+
+
+def test_probes_may_be_wanted_more_than_allowed_at_once() -> None:
+    now = [0.0]
+    breaker = CircuitBreaker(
+        consecutive_failures=1,
+        open_s=1,
+        half_open_probes=3,
+        half_open_concurrency=1,
+        clock=lambda: now[0],
+    )
+    with pytest.raises(ConnectionError), breaker:
+        raise ConnectionError
+    now[0] = 2.0
+    for _ in range(3):
+        assert breaker.state != "closed"
+        probe = breaker.admit()
+        assert breaker.peek() is not None
+        with pytest.raises(CircuitOpenError):
+            breaker.admit()
+        breaker.ended(probe)
+    assert breaker.state == "closed"
+
+
+def test_status_knows_the_usual_latency() -> None:
+    clock = FakeClock()
+    client = one(FakeProvider(latency_s=0.5), clock=clock)
+    for _ in range(25):
+        client.complete("x")
+    place = client.status()["tiers"]["gold"]["deployments"]["m"]
+    assert place["latency_p50_s"] == pytest.approx(0.5)

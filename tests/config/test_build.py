@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from tierllm import ConfigError, Objective, Price, TieredClient
-from tierllm.config import Config
+from tierllm.config import Config, check
 from tierllm.testing import FakeClock, FakeProvider
 
 client_of = TieredClient.from_config
@@ -190,3 +190,24 @@ def test_which_key_is_sent_where(write, monkeypatch, table, sent):
 def test_the_local_model_is_not_loaded_by_building(write):
     client = client_of(Config.load(write(f'[providers.p]\nkind = "local"\nn_ctx = 512\n{ONE_TIER}')))
     assert client.tiers[0].deployments[0].provider.name == "p"
+
+
+def test_a_stand_in_for_a_provider_that_is_not_there_is_refused(write):
+    path = write(FULL)
+    for name, told in (("mian", "did you mean 'main'?"), ("openai", "known are main, other")):
+        with pytest.raises(ConfigError) as caught:
+            TieredClient.from_file(path, providers={name: FakeProvider(), "other": FakeProvider()})
+        assert f"providers={{'{name}': …}}: the file has no provider of this name; {told}" in str(
+            caught.value
+        )
+
+
+def test_a_variable_with_the_looks_of_a_key_is_not_named(write):
+    names = ["AKIAIOSFODNN7EXAMPLE", "SKSECRET0123", "SK_LIVE_51"]
+    config = Config.load(write(FULL.replace('"KEY_ONE", "KEY_TWO"', str(names)[1:-1])))
+    findings = check(config, {})
+    with pytest.raises(ConfigError) as caught:
+        client_of(config)
+    for told in (str(caught.value), "".join(map(str, findings))):
+        assert not any(name in told for name in names)
+        assert told.count("providers.main.api_key_env: an environment variable with the looks of a key") == 3

@@ -143,6 +143,11 @@ def first_deployment(tier, **settings):
             "makes its answers up",
         ),
         (
+            lambda c, g, s: c["providers"].update(home={"kind": "local", "model_path": "~/none.gguf"}),
+            "providers.home.model_path",
+            "there is no such file",
+        ),
+        (
             lambda c, g, s: c["providers"]["home"].update(base_url="http://far/v1", api_key_env="KEY_A"),
             "providers.home.base_url",
             "in the clear",

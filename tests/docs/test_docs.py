@@ -1,9 +1,10 @@
-"""The pages do what they say: README.md and docs/*.md, run from their own text.
+"""The pages do what they say: README.md, CONTRIBUTING.md and docs/*.md, run from their own text.
 
 ```python           runs; the blocks of a page share one namespace and one working directory
 ```python no-run    is compiled only
-```toml             is parsed
-```console run      its lines that begin with "$ tierllm" run, and exit with 0
+```toml [FILE]      is a sound configuration; FILE is written into the working directory
+```console run      its lines that begin with "$ tierllm" run, exit with 0, and print the lines shown
+                    below them, in this order; "$ tierllm … || echo $?" exits with what is shown last
 
 A failure shows the page and the line.
 """
@@ -25,9 +26,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import tierllm
+from tierllm.config import Config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL
 )
@@ -84,8 +86,10 @@ def test_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 block.compiled()
             case "python", "":
                 execute(block, module)
-            case "toml", _:
-                tomllib.loads(block.code)
+            case "toml", name:
+                Config.parse(tomllib.loads(block.code))
+                if name:
+                    Path(name).write_text(block.code, encoding="utf-8")
             case "console", "run":
                 run(block)
             case (("python" | "console"), mark) if mark:
@@ -106,14 +110,19 @@ def execute(block: Block, module: types.ModuleType) -> None:
 
 
 def run(block: Block) -> None:
-    for offset, line in enumerate(block.code.splitlines(), 1):
-        if line.strip().startswith("$ tierllm"):
-            arguments = shlex.split(line.strip().removeprefix("$ tierllm"))
-            done = subprocess.run(
-                [sys.executable, "-m", "tierllm", *arguments], capture_output=True, text=True, check=False
-            )
-            where = f"{block.page.name}:{block.line + offset}"
-            assert done.returncode == 0, f"{where}: {line}\n{done.stdout}{done.stderr}"
+    for command in re.split(r"^\$ ", block.code, flags=re.MULTILINE)[1:]:
+        line, *shown = command.splitlines()
+        assert line.startswith("tierllm "), f"{block.page.name}:{block.line}: this cannot be run: {line}"
+        line, may_fail, _ = line.partition(" || echo $?")
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(line)], capture_output=True, text=True, check=False
+        )
+        told, where = done.stdout, f"{block.page.name}:{block.line}: {line}\n{done.stdout}{done.stderr}"
+        code = int(shown.pop()) if may_fail else 0
+        assert done.returncode == code, where
+        for each in shown:
+            _, found, told = told.partition(each)
+            assert found, f"{where}\ndoes not go on with: {each}"
 
 
 def test_links_lead_somewhere() -> None:
@@ -129,3 +138,8 @@ def test_links_lead_somewhere() -> None:
 def test_the_network_is_refused() -> None:
     with pytest.raises(AssertionError, match="must run offline"), socket.socket() as outside:
         outside.connect(("192.0.2.1", 80))
+
+
+def test_every_benchmark_is_named() -> None:
+    named = re.findall(r"tests/benchmarks/(\w+\.py)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(path.name for path in (ROOT / "tests/benchmarks").glob("bench_*.py"))

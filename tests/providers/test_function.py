@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import functools
 import threading
 import time
@@ -230,6 +231,25 @@ def test_it_is_given_what_its_signature_names(form: Form) -> None:
     assert isinstance(seen["scope"], Invocation)
 
 
+def test_its_messages_are_its_own(form: Form) -> None:
+    part = object()  # an SDK's
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    messages = ({"role": "user", "content": [{"type": "text", "text": "hello"}, image, part]},)
+    before = copy.copy(messages[0]["content"]), copy.deepcopy(image)
+
+    def changing(given: list[dict[str, Any]]) -> str:
+        text, picture, foreign = given[0]["content"]
+        assert foreign is part
+        text["text"] = picture["image_url"]["url"] = "changed"
+        given[0]["content"].clear()
+        return "x"
+
+    call = Call(Request(messages=messages), model="m")
+    form.run(Function(changing), call, Invocation(call, Scope(time.monotonic), form.streaming))
+    assert (messages[0]["content"], image) == before
+    assert messages[0]["content"][0] == {"type": "text", "text": "hello"}
+
+
 def test_messages_by_name_none_for_the_absent_and_all_for_kwargs(form: Form) -> None:
     def named(model: str, temperature: float | None, messages: list[Any]) -> str:
         return f"{model} {temperature} {messages[0]['content']}"
@@ -341,10 +361,23 @@ def test_an_async_function_is_bounded(form: Form) -> None:
 
 def test_a_sync_function_that_is_late_is_late(form: Form) -> None:
     def slow(messages: object) -> str:
-        time.sleep(0.05)
+        time.sleep(0.02)
         return "late"
 
-    assert form.ask(Function(slow), timeouts=Timeouts(total_s=0.01)).text == "late"
+    def slow_to_begin(messages: object) -> Iterator[str]:
+        time.sleep(0.02)
+        yield "late"
+
+    def slow_to_end(messages: object) -> Iterator[str]:
+        yield "in time"
+        time.sleep(0.02)
+
+    for fn in (slow, slow_to_begin, slow_to_end):
+        with pytest.raises(DeadlineExceededError):
+            form.ask(Function(fn), deadline_s=0.01)
+    for fn in (slow, slow_to_begin):
+        with pytest.raises(ProviderTimeoutError):  # nothing was delivered: another place may answer
+            form.ask(Function(fn), timeouts=Timeouts(total_s=0.01))
 
 
 def test_a_slow_generator_ends_at_its_next_piece(form: Form) -> None:

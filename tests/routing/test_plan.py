@@ -49,7 +49,23 @@ def planned(tiers: list[Tier] | None = None, **options: Any) -> Plan:
     ids=str,
 )
 def test_from_what_was_asked_for_down_to_the_floor(options: dict[str, Any], granted: str, tiers: str) -> None:
-    assert planned(**options) == Plan(granted, tuple(tiers.split()))
+    made = planned(**options)
+    assert (made.granted, made.tiers) == (granted, tuple(tiers.split()))
+
+
+@pytest.mark.parametrize(
+    ("options", "excluded"),
+    [
+        ({}, ()),
+        ({"min_tier": "silver"}, (("bronze", "min_tier"),)),
+        ({"fallback": False}, (("silver", "no fallback"), ("bronze", "no fallback"))),
+        ({"require": {"zero"}}, (("gold", "labels"), ("silver", "labels"))),
+    ],
+)
+def test_what_lies_beneath_and_is_not_admissible_is_named_with_why(
+    options: dict[str, Any], excluded: tuple[tuple[str, str], ...]
+) -> None:
+    assert planned(**options).excluded == excluded
 
 
 def test_a_tier_that_never_falls_back_ends_the_plan() -> None:

@@ -242,7 +242,7 @@ BAD_TIERS: list[dict[str, Any]] = [
     *({"breaker": v} for v in (True, 5, "on")),
     *({"retry": v} for v in (True, 3, "on")),
     *({"fallback": v} for v in (None, "no", 0)),
-    *({"defaults": v} for v in (5, [1], {"temperature": "hot"}, {"max_tokens": NAN})),
+    *({"defaults": v} for v in (5, [1], {"temperature": "hot"}, {"max_tokens": NAN}, {"stream": True})),
     *({"policies": v} for v in (5, [5], [None])),
 ]
 
@@ -276,6 +276,17 @@ def test_deployments_that_make_no_sense(wrong: dict[str, Any]) -> None:
     settings = {"model": "m", "provider": FAKE, **wrong}
     with pytest.raises(ConfigError):
         Deployment(settings.pop("model"), settings.pop("provider"), **settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model", "messages", "stream", "stream_options", "timeout", "api_key", "api_base", "base_url", 5],
+)
+def test_parameters_that_are_tierllms_own(name: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"params=\.\.\.\): {name!r} is no parameter of a generation"):
+        d(params={name: None})
+    with pytest.raises(ConfigError, match=r"Tier\('gold', defaults="):
+        Tier("gold", [d()], defaults={name: None})
 
 
 def test_settings_that_do() -> None:

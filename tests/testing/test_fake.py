@@ -203,7 +203,22 @@ class TestLatency:
         assert self.times(by_model, 1, "other") == [1.0]
         assert self.times({"slow": 3.0}, 1, "other") == [0.0]
 
-    @pytest.mark.parametrize("latency_s", [-1, (2, 1), {"m": float("inf")}, float("nan")])
+    @pytest.mark.parametrize(
+        "latency_s",
+        [
+            -1,
+            (2, 1),
+            {"m": float("inf")},
+            float("nan"),
+            "1",
+            True,
+            False,
+            None,
+            (1, "2"),
+            (1, 2, 3),
+            {"m": "1"},
+        ],
+    )
     def test_refuses_nonsense(self, latency_s: Any) -> None:
         with pytest.raises(ConfigError, match="latency_s"):
             FakeProvider(latency_s=latency_s)
@@ -320,7 +335,7 @@ class TestLimits:
         clock.advance(60)
         assert complete(fake, call(), clock).text == "b"
 
-    @pytest.mark.parametrize("limit", [0, {"m": -1}])
+    @pytest.mark.parametrize("limit", [0, {"m": -1}, "1", 1.5, True, {"m": "1"}])
     def test_refuse_nonsense(self, limit: Any) -> None:
         with pytest.raises(ConfigError, match="rpm"):
             FakeProvider(rpm=limit)
@@ -559,6 +574,20 @@ async def test_refuses_to_block_an_event_loop() -> None:
     with pytest.raises(UsageError, match="acomplete"):
         fake.complete(asked, Invocation(asked, Scope(time.monotonic), False))
     assert fake.in_flight == 0
+
+
+@every_form
+@pytest.mark.parametrize("nonsense", [3, None, b"text", ["text"]], ids=repr)
+def test_an_answer_function_that_gives_nonsense(nonsense: Any, form: Any) -> None:
+    fake = FakeProvider(answer=lambda call: nonsense)
+    with pytest.raises(ConfigError, match=rf"the function returned {type(nonsense).__name__}; let it return"):
+        form(fake, call())
+    assert (fake.in_flight, fake.journal[0].error) == (0, "ConfigError")
+
+
+def test_an_answer_must_be_a_function() -> None:
+    with pytest.raises(ConfigError, match="answer='hi'"):
+        FakeProvider(answer="hi")  # type: ignore[arg-type]
 
 
 def test_journal_size_must_be_one_or_more() -> None:

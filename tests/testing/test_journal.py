@@ -100,6 +100,16 @@ def test_assert_gaps() -> None:
         journal.assert_gaps("m", at_least_s=[1, 1, 1])
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_without_two_calls_there_is_no_gap_to_speak_of(calls: int) -> None:
+    journal = Journal()
+    for _ in range(calls):
+        received(journal)
+    for bound in (1.0, []):
+        with pytest.raises(AssertionError, match=f"a gap takes two calls to m, there were {calls}"):
+            journal.assert_gaps("m", at_least_s=bound)
+
+
 def test_gaps_forgive_rounding() -> None:
     journal = Journal()
     for at_s in (0.1 + 0.2, 0.6):
@@ -113,6 +123,13 @@ class TestRetryAfter:
         received(journal, at_s=0, retry_after_s=2)
         received(journal, at_s=2)
         journal.assert_retry_after_honoured()
+
+    def test_without_a_refusal_there_is_nothing_to_honour(self) -> None:
+        journal = Journal()
+        for _ in range(2):
+            with pytest.raises(AssertionError, match="no call was refused with a retry_after_s"):
+                journal.assert_retry_after_honoured()
+            received(journal)
 
     def test_called_too_early(self) -> None:
         journal = Journal()

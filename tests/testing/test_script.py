@@ -249,8 +249,19 @@ class TestFail:
     def test_refuses_nonsense(self) -> None:
         with pytest.raises(ConfigError, match="cut_after"):
             Fail.cut_after(-1)
-        with pytest.raises(ConfigError, match="latency_s"):
-            Fail.timeout(latency_s=-1)
+        for after in (2.5, "2", True, None):
+            with pytest.raises(ConfigError, match="a whole number of chunks"):
+                Fail.cut_after(after)  # type: ignore[arg-type]
+        for seconds in (-1, "1", True, float("inf")):
+            with pytest.raises(ConfigError, match="latency_s"):
+                Fail.timeout(latency_s=seconds)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match="between_s"):
+                Reply("x", between_s=seconds)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match="retry_after_s"):
+                Fail.rate_limited(seconds)  # type: ignore[arg-type]
+        for error in ("boom", None, int):
+            with pytest.raises(ConfigError, match="give an exception"):
+                Fail.error(error)  # type: ignore[arg-type]
 
 
 class TestScript:
@@ -304,7 +315,32 @@ class TestScript:
             ask(fake)
         assert (fake.in_flight, fake.calls) == (0, 0)
 
-    @pytest.mark.parametrize("options", [{"repeat": 0}, {}])
+    def test_tells_what_was_never_met(self) -> None:
+        fake = FakeProvider()
+        fake.assert_scripts_used()
+        fake.script("m", "a", "b")
+        fake.script("m", "on and on", forever=True)
+        fake.script("mm", Fail.unavailable(), repeat=3)
+        ask(fake)
+        with pytest.raises(AssertionError) as failure:
+            fake.assert_scripts_used()
+        assert str(failure.value).splitlines() == [
+            "scripted and never met (calls went to ['m']):",
+            "  1 item for 'm'",
+            "  1 item for 'm'",
+            "  3 items for 'mm'",
+        ]
+        for model in ("m", "m", "mm", "mm", "mm"):
+            try:
+                ask(fake, model)
+            except ProviderUnavailableError:
+                assert model == "mm"
+        fake.assert_scripts_used()
+        fake.script("m", "forgotten")
+        fake.reset()
+        fake.assert_scripts_used()
+
+    @pytest.mark.parametrize("options", [{"repeat": 0}, {"repeat": 1.5}, {"repeat": "2"}, {}])
     def test_refuses_nonsense(self, options: dict[str, int]) -> None:
         with pytest.raises(ConfigError, match="script"):
             FakeProvider().script("m", *(("x",) if options else ()), **options)  # type: ignore[arg-type]
@@ -364,3 +400,21 @@ class TestOutage:
         fake.up()
         assert ask(fake, "m").text
         assert ask(fake, "n").text
+
+    def test_of_everything_but_one(self) -> None:
+        fake = FakeProvider()
+        fake.down()
+        fake.up("m")
+        fake.script("m", "scripted")
+        assert ask(fake, "m").text == "scripted"
+        with pytest.raises(ProviderUnavailableError):
+            ask(fake, "n")
+        fake.down("m", Fail.rate_limited(3))
+        with pytest.raises(RateLimitError):
+            ask(fake, "m")
+        fake.up("m")
+        fake.down()
+        with pytest.raises(ProviderUnavailableError):
+            ask(fake, "m")
+        fake.up()
+        assert ask(fake, "m").text

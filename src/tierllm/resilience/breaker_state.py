@@ -104,7 +104,7 @@ class BreakerState:
             generation = self.generation
         if generation.state == "half_open":
             probes = tuple(p for p in generation.probes if not p.settled)
-            if len(probes) + generation.successes >= self.settings.half_open_probes:
+            if not self._room(generation, len(probes)):
                 return None
             probe = Admission(generation, now, probe=True)
             generation.probes = (*probes, probe)
@@ -124,11 +124,17 @@ class BreakerState:
         else:
             busy = [p.started_at for p in generation.probes if not p.settled]
             left = min(busy, default=now) + settings.probe_timeout_s - now
-            if left > 0 and len(busy) + generation.successes < settings.half_open_probes:
+            if left > 0 and self._room(generation, len(busy)):
                 return None
             if left <= 0:  # a hung probe, noticed by the next call
                 left += self._longer()
         return left if left > 0 else None
+
+    def _room(self, generation: Generation, busy: int) -> bool:
+        """Whether one more probe is wanted, and allowed beside those under way."""
+        settings = self.settings
+        at_once = settings.half_open_concurrency or settings.half_open_probes
+        return busy < at_once and busy + generation.successes < settings.half_open_probes
 
     def settle(self, admission: Admission, failed: bool | None, slow: bool = False) -> None:
         """The outcome of an admitted call; ``failed=None`` counts neither as a failure nor as a success.

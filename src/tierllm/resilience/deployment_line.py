@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import (
     AuthenticationError,
     CircuitOpenError,
+    ConfigError,
     ContextWindowExceededError,
     DeadlineExceededError,
     ProviderError,
@@ -23,7 +24,7 @@ from ..errors import (
 from ..events import AttemptFailed, Event, ProviderMisconfigured
 from ..pipeline.compose import compose, invoking
 from ..providers.parsing import parsed
-from ..types import Attempt
+from ..types import Attempt, Response
 from .fallback import NotInTime
 from .timeouts import Pace
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Handler, Policy
     from ..routing.tier import Deployment, Tier
-    from ..types import Call, Response, Timeouts
+    from ..types import Call, Timeouts
     from .breaker import CircuitBreaker
     from .retry import Retry
 
@@ -86,6 +87,7 @@ class DeploymentLine:
         self.handler: Handler = self._recorded
         if retry is not None:
             retry.held_s = self.held_s
+            retry.too_slow_for = lambda left_s: self.pace.too_slow_for(left_s, self.clock())
             self.handler = compose([retry], self._recorded)
         self._base: Mapping[str, Any] = self._fitted({})
 
@@ -165,6 +167,10 @@ class DeploymentLine:
             response = await self._guarded(call)
         except BaseException as error:
             self._timed(attempt, call, began)
+            if isinstance(error, ConfigError) and not _first(attempt, call):
+                unusable = AuthenticationError(f"{self.tier.name}/{self.name} cannot be used: {error}")
+                self._ended_badly(attempt, call, unusable)
+                raise unusable from error  # found out at a fallback: loud, and on to the next place
             self._ended_badly(attempt, call, error)
             raise
         self._timed(attempt, call, began)
@@ -182,6 +188,9 @@ class DeploymentLine:
 
     def _ended_badly(self, attempt: Attempt, call: Call, error: BaseException) -> None:
         attempt.error = error if isinstance(error, Exception) else None
+        partial = getattr(error, "partial", None)
+        if isinstance(partial, Response) and partial.tier is None:
+            partial.tier, partial.deployment = self.tier.name, self.name
         if isinstance(error, ProviderError):
             attempt.outcome = "failed"
             self._failed(call, error, attempt.latency_s)
@@ -253,3 +262,11 @@ class DeploymentLine:
             "held_for_s": self.held_s(),
             "breaker": None if self.breaker is None else self.breaker.status(),
         }
+
+
+def _first(attempt: Attempt, call: Call) -> bool:
+    """Whether no other place has been asked before."""
+    return call.trace is None or all(
+        (a.tier, a.deployment) == (attempt.tier, attempt.deployment) or a.outcome == "rejected"
+        for a in call.trace.attempts
+    )

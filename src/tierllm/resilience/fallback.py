@@ -64,6 +64,8 @@ class FallbackChain:
     ) -> None:
         if content_filter not in ("raise", "next"):
             raise ConfigError(f"FallbackChain(content_filter={content_filter!r}): 'raise' or 'next'")
+        if on is not None and not callable(on):
+            raise ConfigError(f"FallbackChain(on={on!r}): give a function of the error")
         if mode not in ("enforce", "observe"):
             raise ConfigError(f"FallbackChain(mode={mode!r}): 'enforce' or 'observe'")
         self.content_filter = content_filter

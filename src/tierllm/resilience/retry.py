@@ -160,6 +160,7 @@ class Retry:
         self._rng = rng
         self._emit: Callable[[Event], None] | None = None
         self.held_s: Callable[[], float] | None = None
+        self.too_slow_for: Callable[[float], str] | None = None
         """For how long the place asked to be left alone; set by the place that this twin serves."""
 
     def bound(
@@ -253,7 +254,7 @@ class Retry:
         elif story.number >= self.attempts:
             return None
         left = call.scope.remaining_s() if call.scope is not None else None
-        if left is not None and delay >= left:
+        if left is not None and (delay >= left or (self.too_slow_for and self.too_slow_for(left - delay))):
             return None
         if self.budget is not None and not self.budget.withdraw():
             return None

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..admission.pool import Pool
 from ..admission.seat import Admission
-from ..errors import CircuitOpenError, ContextWindowExceededError, ProviderError, RejectedError
+from ..errors import (
+    CircuitOpenError,
+    ContextWindowExceededError,
+    DeadlineExceededError,
+    ProviderError,
+    RejectedError,
+)
 from ..pipeline.compose import compose
 from ..types import Attempt, Candidate
 from .fallback import NotInTime
@@ -98,6 +104,9 @@ class TierLine:
                     if isinstance(error, ContextWindowExceededError) and error.window:
                         call.min_window = max(call.min_window, error.window)
                     continue
+                except BaseException as error:
+                    self._passed_over(call, line, _reason(error))
+                    raise
                 self._passed_over(call, line, None)
                 return response
             self._barred(call, line, obstacle)
@@ -149,12 +158,14 @@ class TierLine:
         }
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Why a place was passed over, in one word where there is one."""
     if isinstance(error, CircuitOpenError):
         return "breaker"
-    if isinstance(error, NotInTime):
+    if isinstance(error, NotInTime | DeadlineExceededError):
         return "deadline"
+    if not isinstance(error, Exception):
+        return "cancelled"
     if isinstance(error, ContextWindowExceededError):
         return "window"
     status = getattr(error, "status", None)

@@ -26,10 +26,19 @@ NO_PROMPT: Final = NoPrompt.TOKEN
 
 
 class CallOptions(TypedDict, total=False):
-    """The keywords that every call takes.
+    """The keywords that every call takes; ``None`` is as good as leaving one out.
 
-    The first group is tierllm's: the tier asked for and its floor, who asks, how urgent it is, how
-    long it may take. The second goes to the model. ``extra`` holds vendor options by provider name.
+    **Where it may go.** ``sla`` is the tier to start at (left out: the first). ``min_tier`` is the
+    floor, ``require`` names labels that a deployment must have, and ``fallback=False`` keeps the
+    call in the tier where it starts. ``deadline_s`` bounds the whole call.
+
+    **What it is.** ``route`` (the kind of call) and ``language`` choose a simple reply. ``user``,
+    ``tenant``, ``plan``, ``priority`` (higher is more urgent), ``session`` and ``tags`` are carried
+    in the ``Request``, for your own policies, stale answers and simple replies. Nothing in tierllm
+    acts on these six yet, and none is sent to a vendor.
+
+    **What the model gets.** All from ``max_tokens`` on, within the tier's ceilings. ``extra`` holds
+    further options by provider name: ``{"openai": {"verbosity": "low"}}``.
     """
 
     sla: str | None

@@ -18,10 +18,15 @@ __all__ = ["Plan", "plan", "unknown_tier"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The admissible tiers, best first, and where the call starts."""
+    """The admissible tiers, best first, and where the call starts.
+
+    ``excluded`` names those beneath it that it may not go to, each with why: ``"min_tier"``,
+    ``"no fallback"`` or ``"labels"``.
+    """
 
     granted: str
     tiers: tuple[str, ...]
+    excluded: tuple[tuple[str, str], ...] = ()
 
 
 def unknown_tier(option: str, name: object, known: Sequence[str]) -> ConfigError:
@@ -48,16 +53,20 @@ def plan(request: Request, tiers: Sequence[Tier]) -> Plan:
             raise unknown_tier("min_tier", request.min_tier, names)
         floor = names.index(request.min_tier)
         start = min(start, floor)
+    reason = "min_tier"
     if not request.fallback:
-        floor = start
+        floor, reason = start, "no fallback"
     admissible: list[str] = []
     without: list[str] = []
     for tier in tiers[start : floor + 1]:
         able = any(request.require <= deployment.labels for deployment in tier.deployments)
         (admissible if able else without).append(tier.name)
         if tier.fallback is False:
+            floor, reason = names.index(tier.name), "no fallback"
             break
+    excluded = [(name, "labels") for name in without]
+    excluded += [(name, reason) for name in names[floor + 1 :]]
     if not admissible:
         labels = ", ".join(sorted(request.require))
         raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(without)} has these labels")
-    return Plan(admissible[0], tuple(admissible))
+    return Plan(admissible[0], tuple(admissible), tuple(excluded))

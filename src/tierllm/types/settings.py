@@ -26,7 +26,7 @@ class Timeouts:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None and not value > 0:
+            if value is not None and not _above_zero(value):
                 raise ConfigError(f"Timeouts({f.name}={value!r}): give seconds above 0, or None for no bound")
 
 
@@ -44,7 +44,11 @@ class Objective:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None and not value > 0:
+            if value is not None and not _above_zero(value):
                 raise ConfigError(f"Objective({f.name}={value!r}): give a number above 0, or leave it out")
         if self.availability is not None and self.availability >= 1:
             raise ConfigError(f"Objective(availability={self.availability!r}): give a share below 1")
+
+
+def _above_zero(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value > 0
