@@ -29,6 +29,7 @@ PUBLIC = [
     "CircuitBreaker",
     "CircuitOpenError",
     "ClientClosedError",
+    "Config",
     "ConfigError",
     "ContentFilteredError",
     "ContextWindowExceededError",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .client import (
         TieredClient,
     )
+    from .config import Config
     from .cost.price import (
         Price,
     )
@@ -95,6 +96,7 @@ _HOMES = {
     "CircuitBreaker": "resilience.breaker",
     "CircuitOpenError": "errors",
     "ClientClosedError": "errors",
+    "Config": "config",
     "ConfigError": "errors",
     "ContentFilteredError": "errors",
     "ContextWindowExceededError": "errors",
@@ -142,6 +144,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitOpenError",
     "ClientClosedError",
+    "Config",
     "ConfigError",
     "ContentFilteredError",
     "ContextWindowExceededError",

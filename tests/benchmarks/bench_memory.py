@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_memory.py [CALLS]
 
-Half of them sync, half async, one in ten failing over to the next tier, one in a hundred streamed.
+Through the full pipeline: pool, deadline, retry, breaker, fallback, trace. Half of them sync, half async;
+one in ten fails twice at its first place and falls back; one in a hundred is streamed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tierllm import Deployment, Retry, Tier, TieredClient
+from tierllm import Deployment, Retry, RetryBudget, Tier, TieredClient
 from tierllm.testing import Fail, FakeProvider
 
 WARM_UP = 50_000
@@ -30,15 +31,17 @@ def main() -> None:
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     fake = FakeProvider()
     client = TieredClient(
-        [Tier("gold", [Deployment("g", fake)], max_concurrency=8), Tier("silver", [Deployment("s", fake)])],
+        [
+            Tier("gold", [Deployment("g", fake)], max_concurrency=8),
+            Tier("silver", [Deployment("s", fake)], max_concurrency=8),
+        ],
         deadline_s=60,
-        retry=Retry(1),
-        breaker=False,
+        retry=Retry(2, base_s=0, budget=RetryBudget(1.0)),
     )
 
     def one(n: int) -> None:
         if n % 10 == 0:
-            fake.script("g", Fail.unavailable())
+            fake.script("g", Fail.unavailable(), repeat=2)
         if n % 100 == 1:
             with client.stream("hello") as stream:
                 for _ in stream:
@@ -49,7 +52,7 @@ def main() -> None:
     async def many(first: int, last: int) -> None:
         for n in range(first, last):
             if n % 10 == 0:
-                fake.script("g", Fail.unavailable())
+                fake.script("g", Fail.unavailable(), repeat=2)
             await client.acomplete("hello", sla="gold")
 
     def batch(first: int, size: int) -> None:
@@ -58,6 +61,11 @@ def main() -> None:
         asyncio.run(many(first + size // 2, first + size))
 
     batch(0, WARM_UP)
+    served = {
+        name: sum(d["served"] for d in tier["deployments"].values())
+        for name, tier in client.status()["tiers"].items()
+    }
+    assert served["silver"] == WARM_UP // 10, served  # falling back is part of it
     gc.collect()
     before, begun = resident_mb(), time.perf_counter()
     for first in range(WARM_UP, calls, 50_000):
