@@ -108,7 +108,7 @@ def test_importing_tierllm_loads_no_pydantic():
             "tiers[0].deployments[0].params: api_key: a key has no place in this file; keys come from",
         ),
         (MINIMAL + "drop = ['']", "tiers[0].deployments[0].drop: give a set of names"),
-        ("[breaker]\nwindow = 99999999999" + MINIMAL, "breaker.window: should be less than or equal to "),
+        ("[breaker]\nwindow = 99999999999" + MINIMAL, "breaker.window: give 1,000,000 calls at most"),
         ("[retry_budget]\nwindow_s = 99999999999" + MINIMAL, "retry_budget.window_s: should be less than"),
         (
             "[providers.x]\nkind = 'openai'\napi_key_env = []" + MINIMAL,

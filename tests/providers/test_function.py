@@ -519,4 +519,4 @@ def test_threads_end(form: Form) -> None:
     end = time.monotonic() + 2
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.005)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of an earlier test may have ended meanwhile

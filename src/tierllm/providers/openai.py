@@ -139,7 +139,6 @@ class OpenAI(BaseProvider):
             raw = await create(**self._fields(call, scope, stream=True))
             _note(raw.headers, scope)
             events = raw.parse()
-        _aread_to_the_end(raw.http_response, reader)
         async with events:
             expect_stream(raw.headers, scope, self.name)
             while not reader.complete:
@@ -156,6 +155,8 @@ class OpenAI(BaseProvider):
                     yield chunk
             for chunk in reader.last():
                 yield chunk
+            if reader.complete:
+                await _aread_to_the_end(raw.http_response)
 
     def _fields(
         self, call: Call, scope: Invocation, *, stream: bool = False, wired: bool = False
@@ -253,31 +254,28 @@ def _least(*bounds: float | None) -> float | None:
 def _read_to_the_end(response: Any, reader: ChunkReader, scope: Invocation, wire: Wire) -> None:
     """Have a finished stream read on when it is closed: only then can its connection be used again.
 
-    The SDK closes it at ``[DONE]``, which is not yet the end.
+    The SDK closes it at ``[DONE]``, which is not yet the end; its asynchronous form does read on.
     """
+    pieces = response.iter_bytes()
 
     def close() -> None:
-        del response.close  # from now on its own
+        del response.close, response.iter_bytes  # from now on its own
         if reader.finish_reason is not None:
-            with suppress(Exception), wire.carry(scope, DRAIN_S):  # the answer is there already
-                for _ in zip(range(DRAIN_PIECES), response.stream, strict=False):
+            # the answer is there already; and pieces that have just ended raise, since they do this
+            with suppress(Exception), wire.carry(scope, DRAIN_S):
+                for _ in zip(range(DRAIN_PIECES), pieces, strict=False):
                     pass
         response.close()
 
     response.close = close
+    response.iter_bytes = lambda: pieces
 
 
-def _aread_to_the_end(response: Any, reader: ChunkReader) -> None:
-    async def aclose() -> None:
-        del response.aclose
-        if reader.finish_reason is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(DRAIN_S):
-                    async for _ in response.stream:
-                        pass
-        await response.aclose()
-
-    response.aclose = aclose
+async def _aread_to_the_end(response: Any) -> None:
+    with suppress(Exception):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in response.stream:
+                pass
 
 
 async def _next(events: Any, patience_s: float | None) -> Any:

@@ -130,7 +130,7 @@ class Weights:
             raise OSError(errno.ENOSPC, "no space left for the download")
         last = _last_error(said)
         found_none = "No matching distribution" in last and "(from versions: none)" in said
-        about = said if found_none else said[said.rfind("ERROR: ") :]
+        about = said if found_none else said[max(said.rfind("ERROR: "), said.rfind("error: "), 0) :]
         if UNTRUSTED.search(about):
             raise self._failure(
                 "the package index's certificate is not trusted", "Check pip's certificate settings"
@@ -216,6 +216,6 @@ def _terminal() -> int:
 
 def _last_error(words: str) -> str:
     """pip's last error line, without credentials that an index address may contain."""
-    errors = [line.removeprefix("ERROR: ") for line in words.splitlines() if line.startswith("ERROR: ")]
+    errors = re.findall(r"^(?:ERROR: |\u00d7 )(.+)", words, re.MULTILINE)
     line = errors[-1] if errors else "it gave no reason"
     return re.sub(r"//[^/\s@]+@", "//", line).rstrip(".")
