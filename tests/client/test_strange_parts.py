@@ -15,7 +15,9 @@ import pytest
 from tierllm import (
     CircuitBreaker,
     Deployment,
+    FallbackChain,
     MalformedResponseError,
+    Objective,
     Price,
     Response,
     Retry,
@@ -23,6 +25,7 @@ from tierllm import (
     StreamInterruptedError,
     Tier,
     TieredClient,
+    Timeouts,
     UsageError,
     tiered,
 )
@@ -556,3 +559,32 @@ def test_status_knows_the_usual_latency() -> None:
         client.complete("x")
     place = client.status()["tiers"]["gold"]["deployments"]["m"]
     assert place["latency_p50_s"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Retry(base_s="1"),  # type: ignore[arg-type]
+        lambda: Retry(max_s=float("nan")),
+        lambda: Retry(stop=3),  # type: ignore[arg-type]
+        lambda: RetryBudget("a"),  # type: ignore[arg-type]
+        lambda: RetryBudget(window_s=10**11),
+        lambda: CircuitBreaker(open_s="1"),  # type: ignore[arg-type]
+        lambda: CircuitBreaker(window=10**9),
+        lambda: CircuitBreaker(half_open_concurrency=0),
+        lambda: FallbackChain(on=3),  # type: ignore[arg-type]
+        lambda: Timeouts(total_s="5"),  # type: ignore[arg-type]
+        lambda: Objective(latency_p95_s="a"),  # type: ignore[arg-type]
+        lambda: one(FakeProvider(), stale=_later),
+        lambda: one(FakeProvider(), rng=3),
+        lambda: one(FakeProvider(), retry_budget=3),
+    ],
+    ids=range(14),
+)
+def test_settings_of_the_wrong_kind_are_typed_errors(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError):
+        make()
+
+
+async def _later(request: Any) -> None:
+    return None

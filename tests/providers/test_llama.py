@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def test_ctrl_c_is_raised_once_the_loop_runs(tmp_path: Path, monkeypatch: pytest
     class Server:
         def __init__(self, params: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
             said.append("loaded")
 
         def handle_metrics(self) -> None:

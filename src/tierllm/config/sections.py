@@ -148,6 +148,7 @@ class BreakerTable(Rule):
     open_backoff: float = 2.0
     max_open_s: float = 300.0
     half_open_probes: int = 1
+    half_open_concurrency: int | None = None
     probe_timeout_s: float = 60.0
     mode: Literal["enforce", "observe"] = "enforce"
 

@@ -98,17 +98,20 @@ def _started(settings: Settings) -> Any:
             server = _start(settings)
         except BaseException as exc:  # the caller is to get whatever it is
             failure = exc
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=start, name="tierllm-load", daemon=False)
+    over = threading.Event()  # Thread.join, once interrupted, takes the thread for ended
+    threading.Thread(target=start, name="tierllm-load", daemon=False).start()
     try:
-        thread.start()
-        thread.join()
+        over.wait()
+    finally:
+        over.wait()  # again, where a signal broke off the first
+    try:
         if failure is not None:
             raise failure
         return server
     finally:
-        if thread.is_alive():  # interrupted
-            thread.join()
         failure = None  # or it and this frame would refer to each other
 
 

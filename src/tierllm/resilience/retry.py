@@ -36,6 +36,8 @@ NEVER = (InvalidRequestError, AuthenticationError, StreamInterruptedError)
 
 ROUNDING_S = 1e-3
 
+A_DAY_S = 86_400
+
 GIVE_UP_THE_SEAT_S = 0.5
 """A longer back-off lets another call have the place in the pool meanwhile."""
 
@@ -55,10 +57,11 @@ class RetryBudget:
         window_s: int = 10,
         clock: Clock | None = None,
     ) -> None:
-        if not (0 <= share < math.inf and 0 <= floor_per_s < math.inf and _whole(window_s)):
+        bounded = _whole(window_s) and window_s <= A_DAY_S
+        if not (_at_least_0(share) and _at_least_0(floor_per_s) and bounded):
             raise ConfigError(
                 f"RetryBudget(share={share}, floor_per_s={floor_per_s}, window_s={window_s}): "
-                "give numbers of 0 or more, and a window of at least a second"
+                "give numbers of 0 or more, and a window of a second to a day"
             )
         self.share = share
         self.floor_per_s = floor_per_s
@@ -146,8 +149,12 @@ class Retry:
     ) -> None:
         if not _whole(attempts):
             raise ConfigError(f"Retry(attempts={attempts}): give at least 1, the first attempt itself")
-        if not (base_s >= 0 and max_s >= 0 and max_retry_after_s >= 0):
-            raise ConfigError("Retry: base_s, max_s and max_retry_after_s are seconds of 0 or more")
+        for name, seconds in (("base_s", base_s), ("max_s", max_s), ("max_retry_after_s", max_retry_after_s)):
+            if not _at_least_0(seconds):
+                raise ConfigError(f"Retry({name}={seconds!r}): give seconds of 0 or more")
+        for name, rule in (("stop", stop), ("wait", wait), ("retry", retry)):
+            if rule is not None and not callable(rule):
+                raise ConfigError(f"Retry({name}={rule!r}): give one of tenacity's objects")
         self.attempts = attempts
         self.base_s = base_s
         self.max_s = max_s
@@ -318,6 +325,11 @@ class _Story:
         state.idle_for = self.idle_s
         state.outcome = Future.construct(self.number, error, has_exception=True)
         return state
+
+
+def _at_least_0(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf  # type: ignore[operator]
 
 
 def _whole(value: object) -> bool:
