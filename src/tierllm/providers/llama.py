@@ -102,11 +102,13 @@ def _started(settings: Settings) -> Any:
             over.set()
 
     over = threading.Event()  # Thread.join, once interrupted, takes the thread for ended
-    threading.Thread(target=start, name="tierllm-load", daemon=False).start()
+    thread = threading.Thread(target=start, name="tierllm-load", daemon=False)
     try:
+        thread.start()
         over.wait()
     finally:
-        over.wait()  # again, where a signal broke off the first
+        if thread.ident is not None:
+            over.wait()  # again, where a signal broke off the first
     try:
         if failure is not None:
             raise failure
