@@ -138,6 +138,7 @@ def test_progress_is_seen_on_a_terminal_and_nowhere_else() -> None:
 
     code = "from providers.test_weights import TINY; TINY.path()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment.pop("PIP_QUIET", None)  # the user's own wish, which pip follows
     quiet = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
