@@ -22,15 +22,13 @@ from .pipeline.fork import renew_after_fork
 from .pipeline.host import Host
 from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
 from .pipeline.scope import Scope
-from .resilience.breaker import CircuitBreaker
-from .resilience.deployment_line import DeploymentLine
+from .resilience.assembly import Assembly
 from .resilience.fallback import FallbackChain
 from .resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
 from .resilience.retry import Retry, RetryBudget
-from .resilience.tier_line import TierLine
 from .routing.ask import FOREVER_S, CallOptions, ask
 from .routing.plan import Plan, plan
-from .routing.tier import Deployment, Tier, check_rules
+from .routing.tier import Tier, check_rules
 from .types import Call, Candidate, Message, Request, Response, Timeouts, Trace
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from .pipeline.clock import Clock
     from .pipeline.effects import Flow, Policy
     from .pipeline.provider import Provider
+    from .resilience.breaker import CircuitBreaker
 
 __all__ = ["TieredClient"]
 
@@ -100,7 +99,17 @@ class TieredClient:
             rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
             emit=self._emit,
         )
-        self._lines = {t.name: self._tier_line(t, retry, breaker, timeouts) for t in self.tiers}
+        assembly = Assembly(
+            clock=clock,
+            rng=self.rng,
+            emit=self._emit,
+            budget=self._budget,
+            rule=self.fallback,
+            retry=retry,
+            breaker=breaker,
+            timeouts=timeouts,
+        )
+        self._lines = {tier.name: assembly.line(tier) for tier in self.tiers}
         rungs: list[Rung] = []
         if stale is not None:
             rungs.append(StaleAnswer(stale))
@@ -126,59 +135,6 @@ class TieredClient:
     ) -> TieredClient:
         """The client that a ``Config`` describes. ``providers`` stand in for those of these names."""
         return cls(**{**config.arguments(providers=providers), **overrides})
-
-    def _tier_line(
-        self,
-        tier: Tier,
-        retry: Retry | Literal[False] | None,
-        breaker: CircuitBreaker | Literal[False] | None,
-        timeouts: Timeouts | None,
-    ) -> TierLine:
-        rule = tier.fallback if isinstance(tier.fallback, FallbackChain) else self.fallback
-        lines = [
-            self._deployment_line(
-                tier,
-                deployment,
-                name,
-                _first(deployment.retry, tier.retry, retry),
-                _first(deployment.breaker, tier.breaker, breaker),
-                deployment.timeouts or tier.timeouts or timeouts or Timeouts(),
-            )
-            for deployment, name in zip(tier.deployments, _names(tier), strict=True)
-        ]
-        return TierLine(tier, lines, rule=rule, clock=self.clock, rng=self.rng)
-
-    def _deployment_line(
-        self,
-        tier: Tier,
-        deployment: Deployment,
-        name: str,
-        retry: Retry | Literal[False] | None,
-        breaker: CircuitBreaker | Literal[False] | None,
-        timeouts: Timeouts,
-    ) -> DeploymentLine:
-        own: CircuitBreaker | None = None
-        if breaker is deployment.breaker and isinstance(breaker, CircuitBreaker):
-            own = breaker  # this deployment's very own
-        elif breaker is not False:
-            own = (breaker or CircuitBreaker()).fresh(f"{tier.name}/{name}")
-        if own is not None:
-            own.bind(name=f"{tier.name}/{name}", clock=self.clock, emit=self._emit)
-        tries: Retry | None = None
-        if retry is not False:
-            tries = (retry or Retry()).bound(
-                clock=self.clock, rng=self.rng, budget=self._budget, emit=self._emit
-            )
-        return DeploymentLine(
-            tier,
-            deployment,
-            name=name,
-            clock=self.clock,
-            emit=self._emit,
-            breaker=own,
-            retry=tries,
-            timeouts=timeouts,
-        )
 
     # -- calls -----------------------------------------------------------------
 
@@ -362,23 +318,6 @@ class TieredClient:
 
     def __repr__(self) -> str:
         return f"<TieredClient {' > '.join(self._lines)}>"
-
-
-def _first(*settings: Any) -> Any:
-    """The setting nearest to the deployment."""
-    return next((s for s in settings if s is not None), None)
-
-
-def _names(tier: Tier) -> list[str]:
-    """Deployment names, told apart where a tier has one twice (several keys of one account)."""
-    names: list[str] = []
-    for deployment in tier.deployments:
-        name, number = deployment.name, 1
-        while name in names:
-            number += 1
-            name = f"{deployment.name}#{number}"
-        names.append(name)
-    return names
 
 
 def _checked(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
