@@ -15,7 +15,6 @@ from tierllm.admission.pool import Permit, Pool
 from tierllm.admission.seat import Admission, Seat
 from tierllm.errors import AllTiersFailedError, ClientClosedError, StreamInterruptedError, ThrottledError
 from tierllm.pipeline.effects import Grant, Sleep, Wait
-from tierllm.pipeline.scope import Scope
 from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Call, Request, Response, Trace
 
@@ -42,12 +41,6 @@ class Served:
     def enter(self, inside: Any) -> Any:
         return self.admission(a_call(), inside)
 
-    def grant(self, flow: Any) -> Any:
-        wait = flow.send(None)
-        assert isinstance(wait, Wait)
-        assert wait.on is self.pool
-        return flow.send(self.pool.take(self.owned))
-
 
 async def napping(call: Call) -> Response:
     await Sleep(1)
@@ -57,7 +50,7 @@ async def napping(call: Call) -> Response:
 def test_the_permit_is_held_while_the_call_goes_on_and_no_longer() -> None:
     served = Served()
     flow = served.enter(napping)
-    assert isinstance(served.grant(flow), Sleep)
+    assert isinstance(flow.send(None), Sleep)  # free, and so nothing to wait for
     assert served.pool.in_use == 1
     with pytest.raises(StopIteration):
         flow.send(None)
@@ -68,21 +61,9 @@ def test_the_permit_is_held_while_the_call_goes_on_and_no_longer() -> None:
 def test_the_permit_is_given_back_whatever_happens(error: type[BaseException]) -> None:
     served = Served()
     flow = served.enter(napping)
-    served.grant(flow)
+    flow.send(None)
     with pytest.raises(error):
         flow.throw(error())
-    assert served.pool.in_use == 0
-
-
-def test_a_free_permit_is_taken_at_once_and_belongs_to_the_flow() -> None:
-    served = Served()
-    call = a_call()
-    call.scope = Scope(FakeClock())
-    flow: Any = served.admission(call, napping)
-    assert isinstance(flow.send(None), Sleep)  # it is inside already
-    assert [permit.pool for permit in call.scope.permits] == [served.pool]
-    assert served.pool.in_use == 1
-    flow.close()
     assert served.pool.in_use == 0
 
 
@@ -99,8 +80,8 @@ def test_a_full_pool_is_queued_for_as_long_as_it_may() -> None:
 
 def test_a_seat_left_is_free_and_lost_until_it_is_got_back() -> None:
     served = Served()
-    permit = served.pool.take(served.owned)
-    seat, call = Seat(served.admission, permit), a_call()
+    seat, call = Seat(served.admission), a_call()
+    assert seat.take()
     flow: Any = seat.leave_for(2, call)
     sleep = flow.send(None)
     assert isinstance(sleep, Sleep)

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..pipeline.effects import Grant, Ticket
+from ..pipeline.effects import Ticket
 
 if TYPE_CHECKING:
+    from ..pipeline.effects import Grant
     from ..types import Call
 
 __all__ = ["Permit", "Pool"]
@@ -72,7 +73,7 @@ class Pool:
             and len(self._queue) >= self.max_waiting
         )
 
-    def take(self, owner: list[Grant]) -> Permit | None:
+    def take(self, owner: list[Permit] | list[Grant]) -> Permit | None:
         """A permit, if one is free and nobody waits for it."""
         with self._lock:
             held = self._held

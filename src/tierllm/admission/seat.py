@@ -19,17 +19,27 @@ __all__ = ["Admission", "Seat"]
 class Seat:
     """A call's place in a pool, which it may leave for a while and come back to."""
 
-    __slots__ = ("_admission", "_permit", "lost")
+    __slots__ = ("_admission", "_owned", "lost")
 
-    def __init__(self, admission: Admission, permit: Permit | None) -> None:
+    def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._permit = permit
+        self._owned: list[Permit] = []
         self.lost = False
         """Left, and not got back: the call is over in this tier."""
 
-    def release(self) -> None:
-        permit, self._permit = self._permit, None
+    def take(self) -> bool:
+        """Sit down where there is a free place, and nothing to wait for."""
+        return self._admission.pool.take(self._owned) is not None
+
+    async def wait(self, call: Call) -> None:
+        """Queue for a place."""
+        permit = await self._admission.admit(call)
         if permit is not None:
+            self._owned.append(permit)
+
+    def release(self) -> None:
+        owned, self._owned = self._owned, []
+        for permit in owned:
             permit.pool.take_back(permit)
 
     async def leave_for(self, seconds: float, call: Call) -> None:
@@ -37,7 +47,7 @@ class Seat:
         self.release()
         self.lost = True
         await Sleep(seconds)
-        self._permit = await self._admission.admit(call)
+        await self.wait(call)
         self.lost = False
 
 
@@ -63,11 +73,10 @@ class Admission:
         self.mode = mode
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        permit: Permit | None = None
-        if self.mode == "enforce" and call.scope is not None:
-            permit = self.pool.take(call.scope.permits)  # free, and so nothing to wait for
-        seat = call.permit = Seat(self, permit or await self.admit(call))
-        try:
+        seat = call.permit = Seat(self)
+        try:  # from here on: what the seat has taken is given back, wherever an interrupt strikes
+            if self.mode == "observe" or not seat.take():
+                await seat.wait(call)
             return await call_next(call)
         finally:
             seat.release()

@@ -50,7 +50,7 @@ class AsyncRun(Run):
     cancellations that were requested of it before this wait, and are none of our business.
     """
 
-    __slots__ = ("_interrupted", "_source", "before", "loop", "task")
+    __slots__ = ("_interrupted", "_left", "_source", "before", "loop", "task")
 
     def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
         super().__init__(flow, scope, host, streaming)
@@ -59,6 +59,7 @@ class AsyncRun(Run):
         self._interrupted = False
         self.task: asyncio.Task[Any] | None = None
         self.before = 0
+        self._left = False
         scope.on_cancel(self._interrupt)
 
     async def advance(self) -> Chunk | None:
@@ -77,10 +78,14 @@ class AsyncRun(Run):
                 if source is not None:
                     try:
                         chunk = await source.advance()
-                        if chunk is not None:
+                        if chunk is None:
+                            step, value = send, source.result
+                        elif not self._left:
                             self.delivered += 1
                             return chunk
-                        step, value = send, source.result
+                        else:  # closed from another task meanwhile: this one ends the flow
+                            await source.aclose()
+                            step, value = throw, Cancelled()
                     except BaseException as error:
                         step, value = throw, self._own(error)
                     source = self._source = None
@@ -127,6 +132,7 @@ class AsyncRun(Run):
 
         While another task waits for the next chunk, the flow is its to end: it is woken for that.
         """
+        self._left = True
         if self.task is not None and self.task is not asyncio.current_task():
             self.scope.cancel()
             return

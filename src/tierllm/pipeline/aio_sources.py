@@ -62,6 +62,10 @@ class Watchdog:
         self._timer = loop.call_at(at, self._look)
 
     @property
+    def bitten(self) -> bool:
+        return self._bites > 0
+
+    @property
     def asleep(self) -> bool:
         return self._timer is None
 
@@ -128,7 +132,9 @@ class ProviderStream:
                 watchdog.stop()
                 return None
             invocation.feed(chunk)
-            if first:
+            if watchdog.bitten:
+                watchdog.stop()  # the provider swallowed it and went on: the next wait is bounded anew
+            elif first:
                 watchdog.watch()  # the bound between tokens may come sooner than the first token's
             return chunk
         except BaseException as error:

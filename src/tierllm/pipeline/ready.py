@@ -101,11 +101,13 @@ class ResponseStream:
     def close(self) -> None:
         """End the call where it stands. Safe to call twice."""
         if self._run is not None:
+            driven = self._run
             try:
-                self._run.close()
+                driven.close()
             finally:
-                self._chunks = iter(())  # what it was refers to this stream
-                self._ready.host.end(self._ready.scope)
+                if driven.closed:
+                    self._chunks = iter(())  # what it was refers to this stream
+                    self._ready.host.end(self._ready.scope)
 
     def __iter__(self) -> Iterator[Chunk]:
         if self._chunks is None:
@@ -121,6 +123,7 @@ class ResponseStream:
             while (chunk := advance()) is not None:
                 yield chunk
         except Cancelled:
+            self._ready.host.end(self._ready.scope)
             raise self._ready.closed() from None
         if not (driven.delivered or driven.closed):  # answered without a stream: from a cache, say
             yield from driven.result.chunks()

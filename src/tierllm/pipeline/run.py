@@ -29,7 +29,8 @@ class Run:
     """One flow, its scope and what it holds.
 
     ``streaming``: chunks of live invocations go to whoever drives the run. ``delivered`` counts
-    them. ``permits`` are the scope's. ``result`` is the flow's value once it has ended.
+    them. ``permits`` lists what ``Wait`` granted: whatever is still held when the flow ends is given
+    back then. ``result`` is the flow's value once it has ended.
     ``closed``: the consumer has left.
     """
 
@@ -41,7 +42,7 @@ class Run:
         self.host = host
         self.streaming = streaming
         self.delivered = 0
-        self.permits: list[Grant] = scope.permits
+        self.permits: list[Grant] = []
         self.result: Any = None
         self.closed = False
 

@@ -26,7 +26,6 @@ from ..types import Chunk, Response, Timeouts, ToolCall, Usage
 if TYPE_CHECKING:
     from ..types import Call
     from .clock import Clock
-    from .effects import Grant
 
 __all__ = ["Cancelled", "Invocation", "Scope"]
 
@@ -42,11 +41,10 @@ class Scope:
     """Deadline and cancellation of one flow; legs of a race have a child scope each.
 
     ``deadline_at`` is a time of ``clock`` or ``None``; all scopes of a family share the root's.
-    ``permits`` lists what the flow was granted: what is still held when it ends is given back then.
     ``cancel()`` may come from any thread.
     """
 
-    __slots__ = ("_deadline_at", "_hooks", "_root", "cancelled", "clock", "permits")
+    __slots__ = ("_deadline_at", "_hooks", "_root", "cancelled", "clock")
 
     def __init__(self, clock: Clock, deadline_at: float | None = None, parent: Scope | None = None) -> None:
         self.clock = clock
@@ -54,7 +52,6 @@ class Scope:
         self._deadline_at = deadline_at
         self.cancelled = False
         self._hooks: list[Callable[[], object]] = []
-        self.permits: list[Grant] = []
         if parent is not None:
             parent.on_cancel(self.cancel)
 

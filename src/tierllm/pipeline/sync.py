@@ -51,12 +51,14 @@ class Source(Protocol):
 class SyncRun(Run):
     """A flow driven in the thread that calls ``advance``; different threads may take turns."""
 
-    __slots__ = ("_advancing", "_source")
+    __slots__ = ("_advancing", "_left", "_source", "_unfinished")
 
     def __init__(self, flow: Flow[Response], scope: Scope, host: Host, streaming: bool) -> None:
         super().__init__(flow, scope, host, streaming)
         self._source: Source | None = None
         self._advancing = False
+        self._left = False
+        self._unfinished = [True]
 
     def advance(self) -> Chunk | None:
         """The next chunk, or ``None`` once the flow has ended well (see ``result``) or was closed.
@@ -67,16 +69,23 @@ class SyncRun(Run):
         step: Step = send
         value: Any = None
         source = self._source
-        self._advancing = True
+        self._advancing = True  # first: ``close`` says that it has left, then looks here, without a lock
         try:
+            if self._left:
+                self._finish()
+                return None
             while True:
                 if source is not None:
                     try:
                         chunk = source.advance()
-                        if chunk is not None:
+                        if chunk is None:
+                            step, value = send, source.result
+                        elif not self._left:
                             self.delivered += 1
                             return chunk
-                        step, value = send, source.result
+                        else:  # closed from another thread meanwhile: this one ends the flow
+                            source.close()  # type: ignore[unreachable]
+                            step, value = throw, Cancelled()
                     except BaseException as error:
                         step, value = throw, error
                     source = self._source = None
@@ -118,8 +127,16 @@ class SyncRun(Run):
 
         While another thread waits for the next chunk, the flow is its to end: it is woken for that.
         """
+        self._left = True
         if self._advancing:
             self.scope.cancel()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        try:
+            self._unfinished.pop()  # one step: of two threads that come here, one goes on
+        except IndexError:
             return
         self.closed = True
         source, self._source = self._source, None

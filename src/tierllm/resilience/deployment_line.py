@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -143,7 +142,7 @@ class DeploymentLine:
         request = call.request
         if self.tier.prompt is not None:
             fit.messages = self.tier.worded(request.messages)
-        fit.params = self._fitted(request.params) if request.params else self._base
+        fit.params = self._fitted(request.params) if request.params else dict(self._base)
         return fit
 
     def _fitted(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,7 +150,7 @@ class DeploymentLine:
         self.tier.ceilings.apply(params)
         for name in self.deployment.drop:
             params.pop(name, None)
-        return MappingProxyType(params)  # handed to code that is not ours, and shared between calls
+        return params
 
     # -- the attempt -----------------------------------------------------------
 
@@ -167,7 +166,8 @@ class DeploymentLine:
             response = await self._guarded(call)
         except BaseException as error:
             self._timed(attempt, call, began)
-            if isinstance(error, ConfigError) and not _first(attempt, call):
+            silent = call.progress is None or call.progress.first_at is None
+            if isinstance(error, ConfigError) and silent and not _first(attempt, call):
                 unusable = AuthenticationError(f"{self.tier.name}/{self.name} cannot be used: {error}")
                 self._ended_badly(attempt, call, unusable)
                 raise unusable from error  # found out at a fallback: loud, and on to the next place

@@ -81,28 +81,31 @@ class RetryBudget:
 
     def called(self) -> None:
         """A call begins."""
-        second = int(self.clock())
         with self._lock:
-            if second != self._second:
-                self._turn(second)
-            self._calls[second % self.window_s] += 1
+            self._calls[self._now()] += 1
 
     def withdraw(self) -> bool:
         """True when one more retry is within the budget; it is then counted."""
-        second = int(self.clock())
         with self._lock:
-            if second != self._second:
-                self._turn(second)
+            now = self._now()
             allowed = self.share * sum(self._calls) + self.floor_per_s * self.window_s
             if sum(self._retries) + 1 > allowed:
                 return False
-            self._retries[second % self.window_s] += 1
+            self._retries[now] += 1
             return True
+
+    def _now(self) -> int:
+        """The present second's place in the window."""
+        second = int(self.clock())
+        if second != self._second:
+            if second < self._second - self.window_s:  # the clock was set back
+                self._second = second - self.window_s
+            if second > self._second:
+                self._turn(second)
+        return self._second % self.window_s
 
     def _turn(self, second: int) -> None:
         """Forget the seconds that have left the window."""
-        if second < self._second:  # the clock was set back
-            self._second = second - self.window_s
         for passed in range(max(self._second + 1, second - self.window_s + 1), second + 1):
             self._calls[passed % self.window_s] = self._retries[passed % self.window_s] = 0
         self._second = second
