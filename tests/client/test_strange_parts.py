@@ -704,3 +704,24 @@ def test_a_budget_keeps_its_window_when_threads_tell_the_time_a_little_apart() -
         now[0] = moment
         budget.called()
     assert not budget.withdraw()
+
+
+def test_reading_on_after_it_was_closed_from_elsewhere_is_no_quiet_end() -> None:
+    seen: list[str] = []
+    with one(FakeProvider()).stream("x") as stream, pytest.raises(ClientClosedError):
+        for chunk in stream:
+            seen.append(chunk.text)
+            closer = threading.Thread(target=stream.close)
+            closer.start()
+            closer.join()
+    assert len(seen) == 1
+
+
+async def test_reading_on_after_another_task_closed_it_is_no_quiet_end() -> None:
+    seen: list[str] = []
+    async with one(FakeProvider()).astream("x") as stream:
+        with pytest.raises(ClientClosedError):
+            async for chunk in stream:
+                seen.append(chunk.text)
+                await asyncio.create_task(stream.aclose())
+    assert len(seen) == 1

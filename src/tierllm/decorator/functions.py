@@ -234,6 +234,7 @@ class _PromptedStream(AsyncResponseStream):
         self._prompted = prompted
         self._run = None
         self._replay = None
+        self._closer = 0
 
     async def __aenter__(self) -> AsyncResponseStream:
         if self._run is None:

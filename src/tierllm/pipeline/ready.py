@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -77,12 +78,13 @@ class ResponseStream:
     ``response`` is the folded answer once the last chunk has come.
     """
 
-    __slots__ = ("_chunks", "_ready", "_run")
+    __slots__ = ("_chunks", "_closer", "_ready", "_run")
 
     def __init__(self, ready: ReadyCall) -> None:
         self._ready = ready
         self._run: SyncRun | None = None
         self._chunks: Iterator[Chunk] | None = None
+        self._closer = 0
 
     def __enter__(self) -> ResponseStream:
         ready = self._ready
@@ -102,6 +104,7 @@ class ResponseStream:
         """End the call where it stands. Safe to call twice."""
         if self._run is not None:
             driven = self._run
+            self._closer = self._closer or threading.get_ident()
             try:
                 driven.close()
             finally:
@@ -125,7 +128,10 @@ class ResponseStream:
         except Cancelled:
             self._ready.host.end(self._ready.scope)
             raise self._ready.closed() from None
-        if not (driven.delivered or driven.closed):  # answered without a stream: from a cache, say
+        if driven.closed:
+            if driven.result is None and self._closer != threading.get_ident():
+                raise self._ready.closed()  # not by this reader, who has only read a part
+        elif not driven.delivered:  # answered without a stream: from a cache, say
             yield from driven.result.chunks()
 
     @property
@@ -137,12 +143,13 @@ class ResponseStream:
 class AsyncResponseStream:
     """``ResponseStream`` on an event loop: ``async with``, ``async for``."""
 
-    __slots__ = ("_ready", "_replay", "_run")
+    __slots__ = ("_closer", "_ready", "_replay", "_run")
 
     def __init__(self, ready: ReadyCall) -> None:
         self._ready = ready
         self._run: AsyncRun | None = None
         self._replay: Iterator[Chunk] | None = None
+        self._closer = 0
 
     async def __aenter__(self) -> AsyncResponseStream:
         from .aio import AsyncRun
@@ -162,6 +169,7 @@ class AsyncResponseStream:
     async def aclose(self) -> None:
         """End the call where it stands. Safe to call twice."""
         if self._run is not None:
+            self._closer = self._closer or _this_task()
             try:
                 await self._run.aclose()
             finally:
@@ -186,6 +194,8 @@ class AsyncResponseStream:
                 raise
             if chunk is not None:
                 return chunk
+            if driven.closed and driven.result is None and self._closer != _this_task():
+                raise self._ready.closed()  # not by this reader, who has only read a part
             # answered without a provider's stream (from a cache, say): told as one
             replayed = not (driven.delivered or driven.closed)
             self._replay = driven.result.chunks() if replayed else iter(())
@@ -197,6 +207,12 @@ class AsyncResponseStream:
     def response(self) -> Response:
         """The folded answer. Raises ``UsageError`` before the stream has been read to its end."""
         return _result(self._run)
+
+
+def _this_task() -> int:
+    from asyncio import current_task
+
+    return id(current_task())  # the task itself would be kept alive
 
 
 def _result(driven: SyncRun | AsyncRun | None) -> Response:

@@ -169,9 +169,10 @@ class Retry:
         self._clock = clock
         self._rng = rng
         self._emit: Callable[[Event], None] | None = None
+        # set by the place that this twin serves: for how long it asked to be left alone, and why what
+        # is left of a deadline is too little for it
         self.held_s: Callable[[], float] | None = None
         self.too_slow_for: Callable[[float], str] | None = None
-        """For how long the place asked to be left alone; set by the place that this twin serves."""
 
     def bound(
         self,
