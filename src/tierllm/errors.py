@@ -19,8 +19,10 @@
     ├── RejectedError                    refused by tierllm; the provider was not called
     │   ├── BudgetExceededError
     │   ├── CircuitOpenError
-    │   ├── ThrottledError
-    │   └── RequestTooLargeError
+    │   ├── NotConfirmedError            confirm= said no to the estimate
+    │   ├── RequestTooLargeError
+    │   └── ThrottledError
+    ├── StoreUnavailableError            a shared store cannot be reached, or is broken
     └── AllTiersFailedError              every admissible place was tried; see .attempts
 
 Errors carry data as attributes, survive pickling and copying, and never hold an API key or
@@ -34,6 +36,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from .cost.estimate import Estimate
     from .types import Attempt, Response, Trace
 
 __all__ = [
@@ -48,12 +53,14 @@ __all__ = [
     "DeadlineExceededError",
     "InvalidRequestError",
     "MalformedResponseError",
+    "NotConfirmedError",
     "ProviderError",
     "ProviderTimeoutError",
     "ProviderUnavailableError",
     "RateLimitError",
     "RejectedError",
     "RequestTooLargeError",
+    "StoreUnavailableError",
     "StreamInterruptedError",
     "ThrottledError",
     "TierLLMError",
@@ -190,7 +197,37 @@ class RejectedError(TierLLMError):
 
 
 class BudgetExceededError(RejectedError):
-    """The call does not fit into a budget."""
+    """The call does not fit into a budget.
+
+    ``budget`` is the budget's name and ``bucket`` whose it is (``"user=u42"``). ``asked``, ``left``
+    and ``limit`` are in ``unit``: ``"usd"``, ``"tokens"`` or ``"calls"``. ``resets_at`` is when room
+    comes back at the latest (seconds since 1970; ``None``: never), ``retry_after_s`` the same from now.
+    ``steps_down`` says whether a cheaper place may be tried in its stead.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        budget: str = "",
+        bucket: str = "",
+        unit: str = "usd",
+        asked: Decimal | int | None = None,
+        left: Decimal | int | None = None,
+        limit: Decimal | int | None = None,
+        resets_at: float | None = None,
+        retry_after_s: float | None = None,
+        steps_down: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.budget = budget
+        self.bucket = bucket
+        self.unit = unit
+        self.asked = asked
+        self.left = left
+        self.limit = limit
+        self.resets_at = resets_at
+        self.steps_down = steps_down
 
 
 class CircuitOpenError(RejectedError):
@@ -202,7 +239,39 @@ class ThrottledError(RejectedError):
 
 
 class RequestTooLargeError(RejectedError):
-    """The request fits no admissible deployment's context window or limit."""
+    """The request fits no admissible deployment's context window or limit.
+
+    ``input_tokens`` and ``output_tokens`` (the ``max_tokens`` asked for) do not fit into ``window``.
+    ``counted`` says whether the input was counted exactly or estimated.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        window: int | None = None,
+        counted: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.window = window
+        self.counted = counted
+
+
+class NotConfirmedError(RejectedError):
+    """``confirm=`` was shown the estimate and did not agree. ``estimate`` is what it was shown."""
+
+    def __init__(self, message: str = "", *, estimate: Estimate | None = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+
+
+class StoreUnavailableError(TierLLMError):
+    """A store cannot be reached or is broken. Whether a call goes on without is the budget's ``fail``."""
 
 
 class AllTiersFailedError(TierLLMError):

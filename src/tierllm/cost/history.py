@@ -1,0 +1,1 @@
+"""How long answers are and how fast they come, learnt from those before."""

@@ -1,0 +1,1 @@
+"""How many tokens a request is: bounds at once, exact counts where they matter."""

@@ -1,0 +1,125 @@
+"""The store of one process: a lock and dictionaries."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from .account import Account
+from .base import Hold, Line, Settlement, Standing, Store, Verdict
+
+__all__ = ["MemoryStore"]
+
+GRACE_S = 86_400.0
+"""Accounts outlive their windows by so long, in case the clock is set back."""
+
+LOOK_EVERY = 1024
+"""Expired accounts are looked for once in so many reservations."""
+
+
+class MemoryStore(Store):
+    """Shared by the threads and tasks of one process; gone with it. Thread-safe, never fails.
+
+    ``clock`` tells the seconds since 1970.
+    """
+
+    inline = True
+    shared = False
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._accounts: dict[str, Account] = {}
+        self._open: set[str] = set()
+        self._documents: dict[str, tuple[bytes, float | None]] = {}
+        self._reserved = 0
+        self._look_at = LOOK_EVERY
+
+    def reserve(self, hold: Hold) -> Verdict:
+        accounts = self._accounts
+        found: list[Account] = []
+        standings: list[Standing] = []
+        ok = True
+        with self._lock:
+            for line in hold.lines:
+                account = accounts.get(line.account)
+                if account is None:
+                    account = accounts[line.account] = Account()
+                    account.expires_at = line.expires_at
+                elif line.expires_at > account.expires_at:
+                    account.expires_at = line.expires_at
+                standing = account.standing(line.oldest)
+                limit = line.limit
+                if limit is not None and standing.settled + standing.reserved + line.amount > limit:
+                    ok = False
+                found.append(account)
+                standings.append(standing)
+            if ok:
+                for account, line in zip(found, hold.lines, strict=True):
+                    account.reserved += line.amount
+                self._open.add(hold.id)
+            self._reserved += 1
+            if self._reserved >= self._look_at:
+                self._forget_expired()
+        return Verdict(ok, tuple(standings))
+
+    def post(self, settlement: Settlement) -> None:
+        self.apply((settlement,))  # nothing here waits
+
+    def apply(self, batch: Sequence[Settlement]) -> None:
+        accounts = self._accounts
+        with self._lock:
+            for hold, amounts, slots in batch:
+                if hold.id not in self._open:
+                    continue
+                self._open.discard(hold.id)
+                for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
+                    account = accounts[line.account]
+                    account.reserved -= line.amount
+                    account.settle(amount, slot, line.oldest)
+
+    def standings(self, lines: Sequence[Line]) -> tuple[Standing, ...]:
+        with self._lock:
+            found = [(self._accounts.get(line.account), line.oldest) for line in lines]
+            return tuple(
+                Standing(0, 0) if account is None else account.standing(oldest) for account, oldest in found
+            )
+
+    def _forget_expired(self) -> None:
+        long_ago = self.clock() - GRACE_S
+        for name, account in tuple(self._accounts.items()):
+            if account.expires_at < long_ago and not account.reserved:
+                del self._accounts[name]
+        self._look_at = self._reserved + max(LOOK_EVERY, len(self._accounts))
+
+    # -- documents -------------------------------------------------------------
+
+    def load(self, name: str) -> bytes | None:
+        with self._lock:
+            return self._document(name)
+
+    def swap(self, name: str, value: bytes, expected: bytes | None, ttl_s: float | None = None) -> bool:
+        with self._lock:
+            if self._document(name) != expected:
+                return False
+            self._documents[name] = (value, None if ttl_s is None else self.clock() + ttl_s)
+            return True
+
+    def _document(self, name: str) -> bytes | None:
+        value, expires_at = self._documents.get(name, (None, None))
+        if expires_at is not None and expires_at <= self.clock():
+            del self._documents[name]
+            return None
+        return value
+
+    # -- life ------------------------------------------------------------------
+
+    def renew(self) -> None:
+        """The child goes on from what the parent had settled; what the parent reserved is the parent's."""
+        super().renew()
+        self._lock = threading.Lock()
+        self._open.clear()
+        for account in self._accounts.values():
+            account.reserved = 0
