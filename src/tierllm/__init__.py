@@ -23,9 +23,26 @@ if TYPE_CHECKING:
     from .client import (
         TieredClient,
     )
-    from .config import Config
+    from .config import (
+        Config,
+    )
+    from .cost.budget import (
+        Budget,
+    )
+    from .cost.estimate import (
+        Estimate,
+    )
+    from .cost.estimator import (
+        CostEstimator,
+    )
+    from .cost.ledger import (
+        UsageLedger,
+    )
     from .cost.price import (
         Price,
+    )
+    from .cost.prices import (
+        PriceBook,
     )
     from .decorator import (
         Route,
@@ -44,12 +61,14 @@ if TYPE_CHECKING:
         DeadlineExceededError,
         InvalidRequestError,
         MalformedResponseError,
+        NotConfirmedError,
         ProviderError,
         ProviderTimeoutError,
         ProviderUnavailableError,
         RateLimitError,
         RejectedError,
         RequestTooLargeError,
+        StoreUnavailableError,
         StreamInterruptedError,
         ThrottledError,
         TierLLMError,
@@ -73,6 +92,11 @@ if TYPE_CHECKING:
         Deployment,
         Tier,
     )
+    from .stores import (
+        DiskStore,
+        MemoryStore,
+        RedisStore,
+    )
     from .types import (
         Attempt,
         Call,
@@ -90,6 +114,7 @@ _HOMES = {
     "AllTiersFailedError": "errors",
     "Attempt": "types",
     "AuthenticationError": "errors",
+    "Budget": "cost.budget",
     "BudgetExceededError": "errors",
     "Call": "types",
     "Chunk": "types",
@@ -100,17 +125,24 @@ _HOMES = {
     "ConfigError": "errors",
     "ContentFilteredError": "errors",
     "ContextWindowExceededError": "errors",
+    "CostEstimator": "cost.estimator",
     "DeadlineExceededError": "errors",
     "Deployment": "routing.tier",
+    "DiskStore": "stores",
+    "Estimate": "cost.estimate",
     "FallbackChain": "resilience.fallback",
     "InvalidRequestError": "errors",
     "MalformedResponseError": "errors",
+    "MemoryStore": "stores",
+    "NotConfirmedError": "errors",
     "Objective": "types",
     "Price": "cost.price",
+    "PriceBook": "cost.prices",
     "ProviderError": "errors",
     "ProviderTimeoutError": "errors",
     "ProviderUnavailableError": "errors",
     "RateLimitError": "errors",
+    "RedisStore": "stores",
     "RejectedError": "errors",
     "Request": "types",
     "RequestTooLargeError": "errors",
@@ -118,6 +150,7 @@ _HOMES = {
     "Retry": "resilience.retry",
     "RetryBudget": "resilience.retry",
     "Route": "decorator",
+    "StoreUnavailableError": "errors",
     "StreamInterruptedError": "errors",
     "ThrottledError": "errors",
     "Tier": "routing.tier",
@@ -129,6 +162,7 @@ _HOMES = {
     "UnknownOptionError": "errors",
     "Usage": "types",
     "UsageError": "errors",
+    "UsageLedger": "cost.ledger",
     "configure": "decorator",
     "scope": "routing.ask",
     "tiered": "decorator",

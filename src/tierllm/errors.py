@@ -217,7 +217,7 @@ class BudgetExceededError(RejectedError):
         limit: Decimal | int | None = None,
         resets_at: float | None = None,
         retry_after_s: float | None = None,
-        steps_down: bool = False,
+        steps_down: bool = True,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.budget = budget

@@ -2,60 +2,225 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from decimal import Decimal
-from typing import TYPE_CHECKING
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..types import Usage
 
-__all__ = ["Price"]
+__all__ = ["Price", "Rate"]
 
-_MILLION = Decimal(1_000_000)
+Rate = Decimal | float | int | str
+"""Dollars per million tokens as they may be given: floats as they are written, 0.1 is a tenth."""
+
+_EXACT: Final = Context(prec=96)  # the caller's own context must not round what a call costs
+_TEN: Final = Decimal(10)
+_PLACES_AT_MOST, _USD_BELOW = 40, 10**9  # what that precision holds for any number of tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class Price:
-    """Dollars per million tokens. Cached input costs ``cached_input_usd_per_mtok`` where given.
+    """Dollars per million tokens, exact. Numbers of any kind are taken and kept as ``Decimal``.
 
-    Numbers of any kind are taken; they are kept as ``Decimal``.
+    Cached input and cache writes cost what other input costs where they have no rate of their own.
+    ``above``: the rates of the *whole* request once its input is more than so many tokens.
+    ``service``: the prices by the service tier that the vendor says it served (``Usage.service_tier``);
+    a tier that is not listed costs what the standard one does. ``as_of`` (``"2026-11-01"``) and
+    ``source`` say where the price comes from. Immutable, hashable, and safe to share.
     """
 
-    input_usd_per_mtok: Decimal | float | int | str
-    output_usd_per_mtok: Decimal | float | int | str
-    cached_input_usd_per_mtok: Decimal | float | int | str | None = None
-    cache_write_usd_per_mtok: Decimal | float | int | str | None = None
+    input_usd_per_mtok: Decimal
+    output_usd_per_mtok: Decimal
+    cached_input_usd_per_mtok: Decimal | None
+    cache_write_usd_per_mtok: Decimal | None
+    above: tuple[tuple[int, Price], ...]
+    service: tuple[tuple[str, Price], ...]
+    as_of: str | None
+    source: str | None
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is None and f.default is None:
-                continue
-            try:
-                exact = Decimal(str(value))
-            except ArithmeticError:
-                exact = Decimal("NaN")
-            if not exact.is_finite() or exact < 0:
-                raise ConfigError(f"Price({f.name}={value!r}): give dollars per million tokens, 0 or more")
-            object.__setattr__(self, f.name, exact)
+    # The same as integers, in units of 10⁻ⁿ dollars a token.
+    _input: int = field(repr=False, compare=False, init=False)
+    _output: int = field(repr=False, compare=False, init=False)
+    _cached: int = field(repr=False, compare=False, init=False)
+    _written: int = field(repr=False, compare=False, init=False)
+    _dearest_input: int = field(repr=False, compare=False, init=False)
+    _units_per_usd: Decimal = field(repr=False, compare=False, init=False)
+    _units_per_nano: int = field(repr=False, compare=False, init=False)
+    _plain: bool = field(repr=False, compare=False, init=False)
+
+    def __init__(
+        self,
+        *,
+        input_usd_per_mtok: Rate,
+        output_usd_per_mtok: Rate,
+        cached_input_usd_per_mtok: Rate | None = None,
+        cache_write_usd_per_mtok: Rate | None = None,
+        above: Mapping[int, Price] | Iterable[tuple[int, Price]] = (),
+        service: Mapping[str, Price] | Iterable[tuple[str, Price]] = (),
+        as_of: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        put = object.__setattr__
+        plain = _rate("input_usd_per_mtok", input_usd_per_mtok)
+        output = _rate("output_usd_per_mtok", output_usd_per_mtok)
+        cached = _rate_or_none("cached_input_usd_per_mtok", cached_input_usd_per_mtok)
+        written = _rate_or_none("cache_write_usd_per_mtok", cache_write_usd_per_mtok)
+        put(self, "input_usd_per_mtok", plain)
+        put(self, "output_usd_per_mtok", output)
+        put(self, "cached_input_usd_per_mtok", cached)
+        put(self, "cache_write_usd_per_mtok", written)
+        put(self, "above", _steps(above))
+        put(self, "service", _tiers(service))
+        put(self, "as_of", _day(as_of))
+        if source is not None and not isinstance(source, str):
+            raise ConfigError(f"Price(source={source!r}): give a text, such as the page it was read from")
+        put(self, "source", source)
+
+        rates = (plain, output, plain if cached is None else cached, plain if written is None else written)
+        places = max(3, *map(_places, rates))  # so that a nano-dollar is a whole number of units
+        per_mtok = [int(_EXACT.multiply(rate, _TEN**places)) for rate in rates]
+        for name, units in zip(("_input", "_output", "_cached", "_written"), per_mtok, strict=True):
+            put(self, name, units)
+        put(self, "_dearest_input", max(self._input, self._cached, self._written))
+        put(self, "_units_per_usd", Decimal(10 ** (6 + places)))
+        put(self, "_units_per_nano", 10 ** (places - 3))
+        put(self, "_plain", not (self.above or self.service))
+
+    @classmethod
+    def free(cls) -> Price:
+        """Nothing, whatever is used: a model of one's own."""
+        return cls(input_usd_per_mtok=0, output_usd_per_mtok=0)
 
     def cost_usd(self, usage: Usage) -> Decimal:
-        """The price of ``usage``: each kind of token at its own rate."""
-        plain = self.input_usd_per_mtok
-        cached = plain if self.cached_input_usd_per_mtok is None else self.cached_input_usd_per_mtok
-        written = plain if self.cache_write_usd_per_mtok is None else self.cache_write_usd_per_mtok
-        fresh_tokens = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
-        total = (
-            Decimal(max(0, fresh_tokens)) * _exact(plain)
-            + usage.cached_input_tokens * _exact(cached)
-            + usage.cache_write_tokens * _exact(written)
-            + usage.output_tokens * _exact(self.output_usd_per_mtok)
+        """The price of ``usage``: each kind of token at its own rate, exactly."""
+        price = self if self._plain else self.rates(usage.input_tokens, usage.service_tier)
+        return _EXACT.divide(Decimal(price._units(usage)), price._units_per_usd)
+
+    def cost_nano(self, usage: Usage) -> int:
+        """The price of ``usage`` in nano-dollars, rounded up."""
+        price = self if self._plain else self.rates(usage.input_tokens, usage.service_tier)
+        return -(-price._units(usage) // price._units_per_nano)
+
+    def worst_nano(self, input_tokens: int, output_tokens: int, service_tier: str | None = None) -> int:
+        """The most that a request of at most these sizes can cost, in nano-dollars, rounded up.
+
+        All input at the dearest of its rates, and the dearest ``above`` within reach. ``service_tier``
+        is the one asked for (``None``: the standard one); a dearer one may still be served, and billed,
+        as the standard one.
+        """
+        if self._plain:
+            return self._most(input_tokens, output_tokens)
+        price = self._served(service_tier)
+        most = price._most(input_tokens, output_tokens)
+        if price is not self and price._most(1000, 1000) > self._most(1000, 1000):
+            return max(most, self._most(input_tokens, output_tokens))
+        return most
+
+    def _most(self, input_tokens: int, output_tokens: int) -> int:
+        units = input_tokens * self._dearest_input + output_tokens * self._output
+        most = -(-units // self._units_per_nano)
+        for start, step in self.above:
+            if input_tokens > start:
+                most = max(most, step._most(input_tokens, output_tokens))
+        return most
+
+    def list_usd(self, usage: Usage) -> Decimal:
+        """The price of ``usage`` as if nothing had been cached: all of its input at the plain rate."""
+        price = self.rates(usage.input_tokens, usage.service_tier)
+        units = usage.input_tokens * price._input + usage.output_tokens * price._output
+        return _EXACT.divide(Decimal(units), price._units_per_usd)
+
+    def rates(self, input_tokens: int = 0, service_tier: str | None = None) -> Price:
+        """The price whose rates hold for a request with so much input, served by that tier."""
+        price = self._served(service_tier)
+        for start, step in reversed(price.above):
+            if input_tokens > start:
+                return step
+        return price
+
+    def _served(self, service_tier: str | None) -> Price:
+        if service_tier is not None:
+            for name, price in self.service:
+                if name == service_tier:
+                    return price
+        return self
+
+    def _units(self, usage: Usage) -> int:
+        cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+        if not (cached or written):
+            return usage.input_tokens * self._input + usage.output_tokens * self._output
+        fresh = max(0, usage.input_tokens - cached - written)
+        units = fresh * self._input + cached * self._cached + written * self._written
+        return units + usage.output_tokens * self._output
+
+
+def _rate(name: str, value: object) -> Decimal:
+    exact = Decimal("NaN")
+    if isinstance(value, Decimal | float | int | str):
+        try:
+            exact = Decimal(str(value))
+        except ArithmeticError:
+            pass  # told below
+    if not exact.is_finite() or exact < 0:
+        raise ConfigError(f"Price({name}={value!r}): give dollars per million tokens, 0 or more")
+    if exact >= _USD_BELOW or _places(exact) > _PLACES_AT_MOST:
+        raise ConfigError(
+            f"Price({name}=…): give dollars per million tokens, less than a billion and with no more "
+            f"than {_PLACES_AT_MOST} decimals"
         )
-        return total / _MILLION
+    return exact.copy_abs()
 
 
-def _exact(rate: Decimal | float | int | str) -> Decimal:
-    assert isinstance(rate, Decimal)
-    return rate
+def _rate_or_none(name: str, value: object) -> Decimal | None:
+    return None if value is None else _rate(name, value)
+
+
+def _places(rate: Decimal) -> int:
+    exponent = rate.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return -exponent if rate else 0
+
+
+def _pairs(name: str, given: object) -> list[tuple[object, object]]:
+    try:
+        return [(key, value) for key, value in (given.items() if isinstance(given, Mapping) else given)]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ConfigError(f"Price({name}={given!r}): give a dictionary of prices") from None
+
+
+def _steps(given: object) -> tuple[tuple[int, Price], ...]:
+    steps: dict[int, Price] = {}
+    for start, price in _pairs("above", given):
+        if not isinstance(start, int) or isinstance(start, bool) or start < 1:
+            raise ConfigError(f"Price(above={{{start!r}: …}}): give a number of input tokens, 1 or more")
+        if not isinstance(price, Price) or price.above or price.service:
+            raise ConfigError(f"Price(above={{{start}: …}}): give a Price without above and service")
+        steps[start] = price
+    return tuple(sorted(steps.items(), key=lambda step: step[0]))
+
+
+def _tiers(given: object) -> tuple[tuple[str, Price], ...]:
+    tiers: dict[str, Price] = {}
+    for name, price in _pairs("service", given):
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(
+                f"Price(service={{{name!r}: …}}): give the name of a service tier, as in 'flex'"
+            )
+        if not isinstance(price, Price) or price.service:
+            raise ConfigError(f"Price(service={{{name!r}: …}}): give a Price without service")
+        tiers[name] = price
+    return tuple(sorted(tiers.items(), key=lambda tier: tier[0]))
+
+
+def _day(given: object) -> str | None:
+    if given is None:
+        return None
+    try:
+        return datetime.date.fromisoformat(given).isoformat()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigError(f"Price(as_of={given!r}): give a day, as in '2026-11-01'") from None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ClientClosedError
+from ..events import log_failure
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,6 +76,17 @@ class Host:
             finally:
                 if self.closed:  # something is still being undone
                     executor.shutdown(wait=False)
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Do short I/O that nobody waits for, off this thread. What it raises is logged."""
+
+        def done() -> None:
+            try:
+                work()
+            except Exception:
+                log_failure("work in the background failed")
+
+        self.submit(done)
 
     def close(self) -> None:
         """Cancel every flow under way and refuse new ones. Safe to call twice and from any thread."""

@@ -16,6 +16,8 @@ from .tier_line import TierLine
 if TYPE_CHECKING:
     import random
 
+    from ..cost.prices import PriceBook
+    from ..cost.treasury import Treasury
     from ..events import Event
     from ..pipeline.clock import Clock
     from ..routing.tier import Deployment, Tier
@@ -39,6 +41,8 @@ class Assembly:
     retry: Retry | Literal[False] | None
     breaker: CircuitBreaker | Literal[False] | None
     timeouts: Timeouts | None
+    treasury: Treasury
+    prices: PriceBook | None
 
     def line(self, tier: Tier) -> TierLine:
         """A tier's line, with those of its deployments."""
@@ -59,6 +63,8 @@ class Assembly:
             breaker=self._breaker_of(tier, deployment, f"{tier.name}/{name}"),
             retry=self._retry_of(tier, deployment),
             timeouts=deployment.timeouts or tier.timeouts or self.timeouts or Timeouts(),
+            treasury=self.treasury,
+            prices=self.prices,
         )
 
     def _breaker_of(self, tier: Tier, deployment: Deployment, name: str) -> CircuitBreaker | None:

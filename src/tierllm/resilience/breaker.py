@@ -20,11 +20,12 @@ from ..pipeline.fork import renew_after_fork
 from .breaker_alone import Rung, entered, guard, left
 from .breaker_settings import BreakerSettings, Counts
 from .breaker_state import Admission, BreakerState, StateName
-from .breaker_store import BreakerLink, BreakerStore
+from .breaker_store import BreakerLink, BreakerStore, breaker_store
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.scope import Invocation
+    from ..stores import Store
     from ..types import Call, Response
 
 __all__ = ["BreakerSettings", "CircuitBreaker"]
@@ -86,7 +87,7 @@ class CircuitBreaker:
         fallback: Sequence[Rung] = (),
         listeners: Sequence[Listener] = (),
         clock: Clock | None = None,
-        store: BreakerStore | None = None,
+        store: BreakerStore | Store | None = None,
         store_refresh_s: float = 1.0,
         wall_clock: Clock = time.time,
     ) -> None:
@@ -116,7 +117,9 @@ class CircuitBreaker:
         self._emit = emitter(self._listeners)
         self._would_have_refused = 0
         self._store, self._wall_clock = store, wall_clock
-        self._link = None if store is None else BreakerLink(store, self.machine, self._lock, wall_clock)
+        self._link = None
+        if store is not None:
+            self._link = BreakerLink(breaker_store(store), self.machine, self._lock, wall_clock)
         renew_after_fork(self)
 
     def fresh(

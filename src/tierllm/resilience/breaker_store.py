@@ -6,18 +6,30 @@ probes: each process probes for itself. A store that fails costs nothing but the
 
 from __future__ import annotations
 
+import json
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ConfigError
 from ..events import log
 from ..pipeline.clock import Clock
+from ..stores import Store
 
 if TYPE_CHECKING:
     from .breaker_state import BreakerState
 
-__all__ = ["BreakerLink", "BreakerSnapshot", "BreakerStore", "MemoryBreakerStore"]
+__all__ = [
+    "BreakerLink",
+    "BreakerSnapshot",
+    "BreakerStore",
+    "DocumentBreakerStore",
+    "MemoryBreakerStore",
+    "breaker_store",
+]
+
+REMEMBERED_S = 30 * 86_400.0
+"""So long after its last change a breaker's state is remembered in a store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +73,60 @@ class MemoryBreakerStore:
                 return False
             self._snapshots[name] = snapshot
             return True
+
+
+class DocumentBreakerStore:
+    """Breakers that meet in a store, as documents of JSON. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def load(self, name: str) -> BreakerSnapshot | None:
+        return _snapshot(name, self._store.load(_document(name)))
+
+    def publish(self, name: str, snapshot: BreakerSnapshot, expected_generation: int) -> bool:
+        raw = self._store.load(_document(name))
+        latest = _snapshot(name, raw)
+        if (0 if latest is None else latest.generation) != expected_generation:
+            return False
+        value = json.dumps(asdict(snapshot)).encode()
+        return self._store.swap(_document(name), value, raw, ttl_s=REMEMBERED_S)
+
+
+def breaker_store(store: BreakerStore | Store) -> BreakerStore:
+    """What a breaker can use of a ``store``."""
+    return DocumentBreakerStore(store) if isinstance(store, Store) else store
+
+
+def _document(name: str) -> str:
+    return f"breaker:{name}"
+
+
+def _snapshot(name: str, raw: bytes | None) -> BreakerSnapshot | None:
+    """What ``raw`` says; nothing, with a warning, if that is no snapshot."""
+    if raw is None:
+        return None
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    match found:
+        case {
+            "generation": int(generation),
+            "state": str(state),
+            "reason": str(reason),
+            "open_for_s": int(open_for_s) | float(open_for_s),
+            "open_until_unix_s": int() | float() | None as until,
+        }:
+            return BreakerSnapshot(
+                generation=generation,
+                state=state,
+                reason=reason,
+                open_for_s=open_for_s,
+                open_until_unix_s=until,
+            )
+    log.warning("circuit breaker %r: what the store has under its name is no breaker's state", name)
+    return None
 
 
 class BreakerLink:

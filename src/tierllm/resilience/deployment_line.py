@@ -1,6 +1,6 @@
 """The line a call walks down at one deployment.
 
-Retry → record → policies → CircuitBreaker → Invoke
+Retry → record → policies → Budget → CircuitBreaker → Invoke
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..cost.place import Place
+from ..cost.spending import Spending
 from ..errors import (
     AuthenticationError,
+    BudgetExceededError,
     CircuitOpenError,
     ConfigError,
     ContextWindowExceededError,
     DeadlineExceededError,
     ProviderError,
     RejectedError,
+    RequestTooLargeError,
     ThrottledError,
 )
 from ..events import AttemptFailed, Event, ProviderMisconfigured
@@ -28,10 +32,12 @@ from .fallback import NotInTime
 from .timeouts import Pace
 
 if TYPE_CHECKING:
+    from ..cost.prices import PriceBook
+    from ..cost.treasury import Treasury
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Handler, Policy
     from ..routing.tier import Deployment, Tier
-    from ..types import Call, Timeouts
+    from ..types import Call, Message, Timeouts
     from .breaker import CircuitBreaker
     from .retry import Retry
 
@@ -47,6 +53,9 @@ COMPLAIN_AGAIN_S = 60.0
 
 RECENT = 100
 """How many outcomes a place remembers for ``status()``."""
+
+DOUBT = 1.3
+"""How far an estimated count may be above the real one."""
 
 Obstacle = RejectedError | ContextWindowExceededError
 
@@ -65,6 +74,8 @@ class DeploymentLine:
         breaker: CircuitBreaker | None,
         retry: Retry | None,
         timeouts: Timeouts | None,
+        treasury: Treasury,
+        prices: PriceBook | None,
     ) -> None:
         self.tier = tier
         self.deployment = deployment
@@ -79,10 +90,22 @@ class DeploymentLine:
         self.recent: deque[str] = deque(maxlen=RECENT)
         self.served = 0
         self.failed = 0
-        guards: list[Policy] = [*deployment.policies]
-        if breaker is not None:
-            guards.append(breaker.policy)
-        self._guarded = compose(guards, invoking(deployment.provider))
+        provider = deployment.provider
+        self.place = Place(
+            tier.name,
+            name,
+            deployment.model,
+            vendor=provider.name,
+            price=deployment.price or getattr(provider, "price", None),
+            context_window=deployment.context_window,
+            book=prices,
+        )
+        treasury.places.append(self.place)
+        self.spending = Spending(self.place, treasury)
+        guards: list[Policy] = [] if breaker is None else [breaker.policy]
+        self._guarded = compose([*deployment.policies, *guards], invoking(provider))
+        self._metered = compose([*deployment.policies, self.spending, *guards], invoking(provider))
+        self._always_metered = treasury.active
         self.handler: Handler = self._recorded
         if retry is not None:
             retry.held_s = self.held_s
@@ -119,6 +142,10 @@ class DeploymentLine:
             )
             error.window = window
             return error
+        if call.sizes is not None or window is not None:
+            too_large = self._too_large(call)
+            if too_large is not None:
+                return too_large
         scope = call.scope
         if scope is not None and scope.deadline_at is not None:
             left_s = scope.deadline_at - now
@@ -128,6 +155,53 @@ class DeploymentLine:
                     f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s ({why})"
                 )
         return None
+
+    def _too_large(self, call: Call) -> RequestTooLargeError | None:
+        """The refusal for a request that cannot fit into the context window, told before it is sent."""
+        window, request = self.place.context_window, call.request
+        if window is None or not request.messages:
+            return None
+        params = self._fitted(request.params) if request.params else self._base
+        output = params.get("max_tokens") or 1
+        tokens, messages = self.place.tokens, self.tier.worded(request.messages)
+        bounds = tokens.bounds(messages, params)
+        if bounds.upper + output <= window:
+            return None
+        count = bounds.lower
+        if count + output <= window:
+            count = self._counted(call, messages, params)
+        if count + output <= window:
+            return None
+        about = "" if tokens.exact else "at least "
+        return RequestTooLargeError(
+            f"{self.tier.name}/{self.name}: the input is {about}{count} tokens and max_tokens is {output}; "
+            f"the context window is {window}: shorten the request, or give a tier a larger model",
+            input_tokens=count,
+            output_tokens=output,
+            window=window,
+            counted=tokens.exact,
+        )
+
+    def _counted(self, call: Call, messages: tuple[Message, ...], params: Mapping[str, Any]) -> int:
+        """The input's tokens; of a model whose tokenizer is not known, no more than is certain."""
+        tokens = self.place.tokens
+        whole = messages is call.request.messages
+        count = call.sizes.get(tokens.encoding) if call.sizes is not None and whole else None
+        if count is None:
+            count = tokens.count(messages, params)
+            if call.sizes is not None and whole:
+                call.sizes[tokens.encoding] = count
+        return count if tokens.exact else int(count / DOUBT)
+
+    def too_dear(self, call: Call) -> BudgetExceededError | None:
+        """The budget's refusal that is certain already; ``None`` where there is none."""
+        if not (call.caps or self._always_metered):
+            return None
+        fit = self.fitted(call)
+        refusal = self.spending.too_dear(fit)
+        if refusal is not None:
+            self.spending.refuse(fit, refusal)
+        return refusal
 
     def fitted(self, call: Call) -> Call:
         """The call as this place is to receive it: prompt, parameters, ceilings, timeouts, model."""
@@ -163,7 +237,8 @@ class DeploymentLine:
         if call.trace is not None:
             call.trace.attempts.append(attempt)
         try:
-            response = await self._guarded(call)
+            guarded = self._metered if call.caps or self._always_metered else self._guarded
+            response = await guarded(call)
         except BaseException as error:
             self._timed(attempt, call, began)
             silent = call.progress is None or call.progress.first_at is None
@@ -220,9 +295,10 @@ class DeploymentLine:
         wanted = call.params.get("response_format")
         if wanted is not None and response.parsed is None:
             response.parsed = parsed(response.text, wanted)
-        price = self.deployment.price
-        if price is not None and response.usage is not None:
-            response.cost_usd = price.cost_usd(response.usage)
+        if response.usage is not None:
+            price = self.place.price
+            if price is not None:
+                response.cost_usd = price.cost_usd(response.usage)
 
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
         self.failed += 1

@@ -47,7 +47,8 @@ class FallbackChain:
     Goes on after rate limits, timeouts, 5xx and broken connections (once ``Retry`` has given up),
     after refused keys, permissions and models, and after tierllm's own refusals. An invalid request
     is raised where the first place says so, and passed over where a later one does. A context
-    window that was too small leads to larger ones only. ``content_filter`` is ``"raise"`` or
+    window that was too small leads to larger ones only, a spent budget to cheaper places only where
+    it says ``on_exceed="downgrade"``. ``content_filter`` is ``"raise"`` or
     ``"next"``. ``on`` decides for any error in place of these rules, where it returns a bool.
 
     ``mode="observe"`` does not step down: it reports where it would have.
@@ -101,6 +102,8 @@ class FallbackChain:
             return False
         if isinstance(error, StreamInterruptedError):
             return False  # text has been delivered
+        if isinstance(error, BudgetExceededError) and not error.steps_down:
+            return False  # a cheaper place is not what its owner asked for
         rule = self.rules.get(tier, self)
         if rule.on is not None and not isinstance(error, NotInTime):
             try:

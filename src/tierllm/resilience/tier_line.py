@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ..admission.pool import Pool
 from ..admission.seat import Admission
 from ..errors import (
+    BudgetExceededError,
     CircuitOpenError,
     ContextWindowExceededError,
     DeadlineExceededError,
     ProviderError,
     RejectedError,
+    RequestTooLargeError,
 )
 from ..pipeline.compose import compose
 from ..types import Attempt, Candidate
@@ -66,11 +68,13 @@ class TierLine:
         obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
             if call.request.require <= line.deployment.labels:
-                obstacle = line.obstacle(call)
+                obstacle = line.obstacle(call) or line.too_dear(call)
                 if obstacle is None:
                     call.ahead = line
                     return self._inside(call)
                 obstacles.append((line, obstacle))
+                if isinstance(obstacle, BudgetExceededError) and not obstacle.steps_down:
+                    break
         for line, obstacle in obstacles:
             self._barred(call, line, obstacle)
         raise obstacles[-1][1] if obstacles else self._nowhere()
@@ -166,7 +170,9 @@ def _reason(error: BaseException) -> str:
         return "deadline"
     if not isinstance(error, Exception):
         return "cancelled"
-    if isinstance(error, ContextWindowExceededError):
+    if isinstance(error, ContextWindowExceededError | RequestTooLargeError):
         return "window"
+    if isinstance(error, BudgetExceededError):
+        return "budget"
     status = getattr(error, "status", None)
     return type(error).__name__ + (f" {status}" if status else "")

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from ..errors import ConfigError, UnknownOptionError
 from ..types import Message, Request
 
-__all__ = ["NO_PROMPT", "CallOptions", "ask", "check_params", "read_messages", "scope", "unknown_option"]
+if TYPE_CHECKING:
+    from ..cost.estimate import Estimate
+
+__all__ = [
+    "NO_PROMPT",
+    "CallOptions",
+    "ask",
+    "check_dollars",
+    "check_params",
+    "read_messages",
+    "scope",
+    "unknown_option",
+]
 
 
 class NoPrompt(Enum):
@@ -33,9 +46,12 @@ class CallOptions(TypedDict, total=False):
     call in the tier where it starts. ``deadline_s`` bounds the whole call.
 
     **What it is.** ``route`` (the kind of call) and ``language`` choose a simple reply. ``user``,
-    ``tenant``, ``plan``, ``priority`` (higher is more urgent), ``session`` and ``tags`` are carried
-    in the ``Request``, for your own policies, stale answers and simple replies. Nothing in tierllm
-    acts on these six yet, and none is sent to a vendor.
+    ``tenant``, ``plan``, ``session``, ``route`` and ``tags`` say whose budgets it draws on, and stand
+    in the usage ledger. They and ``priority`` (higher is more urgent) are carried in the ``Request``
+    for your own policies too; none is sent to a vendor.
+
+    **What it may cost.** ``max_cost_usd`` is the most that all its attempts may cost together. Where
+    it may cost more than ``confirm_over_usd``, ``confirm(estimate)`` is asked first.
 
     **What the model gets.** All from ``max_tokens`` on, within the tier's ceilings. ``extra`` holds
     further options by provider name: ``{"openai": {"verbosity": "low"}}``.
@@ -52,6 +68,9 @@ class CallOptions(TypedDict, total=False):
     min_tier: str | None
     fallback: bool
     require: Sequence[str] | set[str] | frozenset[str]
+    max_cost_usd: Decimal | float | int | str
+    confirm: Callable[[Estimate], object]
+    confirm_over_usd: Decimal | float | int | str
     route: str | None
     language: str | None
     extra: Mapping[str, Mapping[str, Any]]
@@ -227,6 +246,12 @@ def _checked(name: str, value: Any) -> Any:
             if not _number(value) or value <= 0:
                 raise ConfigError(f"deadline_s={value!r}: give seconds above 0")
             return float(min(value, FOREVER_S))
+        case "max_cost_usd" | "confirm_over_usd":
+            return check_dollars(name, value)
+        case "confirm":
+            if not callable(value):
+                raise ConfigError(f"confirm={value!r}: give a function of the estimate")
+            return value
         case "fallback":
             if not isinstance(value, bool):
                 raise ConfigError(f"fallback={value!r}: give True or False")
@@ -271,6 +296,17 @@ def check_params(params: Mapping[str, Any]) -> None:
             raise ConfigError("tools: give a list of tool definitions, each a mapping")
         elif name == "stop" and not isinstance(value, str):
             _names(name, value)
+
+
+def check_dollars(name: str, value: Any) -> Decimal:
+    """Raises ``ConfigError`` for what is no amount of money."""
+    try:
+        exact = Decimal(str(value))
+    except ArithmeticError:
+        exact = Decimal("NaN")
+    if isinstance(value, bool) or not exact.is_finite() or exact < 0:
+        raise ConfigError(f"{name}={value!r}: give dollars, 0 or more")
+    return exact
 
 
 def _number(value: Any) -> bool:

@@ -6,7 +6,7 @@ from .base import Standing
 
 __all__ = ["Account"]
 
-SLOTS_KEPT = 4096
+SLOTS_KEPT = 512
 """Slots that are over are kept a while, since a clock may be set back; of these at most so many."""
 
 

@@ -21,11 +21,13 @@ import itertools
 import os
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..errors import StoreUnavailableError
 from ..events import Event
+from ..pipeline.fork import renew_after_fork
 
 __all__ = ["Hold", "Line", "Settlement", "Standing", "Store", "Verdict"]
 
@@ -62,7 +64,7 @@ class Verdict(NamedTuple):
 
 
 class Hold:
-    """One reservation: an id that no other has, and its lines."""
+    """One reservation: an id that no other has, and its lines, each on another account."""
 
     __slots__ = ("id", "lines")
 
@@ -103,6 +105,7 @@ class Store:
         self.emit: Callable[[Event], None] | None = None
         self.outbox: deque[Settlement] = deque()
         self._name_holds()
+        renew_after_fork(self)
 
     def _name_holds(self) -> None:
         """``owner`` is this process's name among those that share the store."""
@@ -117,7 +120,11 @@ class Store:
 
     @abstractmethod
     def reserve(self, hold: Hold) -> Verdict:
-        """Reserve on all lines of ``hold``, or on none. Raises ``StoreUnavailableError``."""
+        """Reserve on all lines of ``hold``, or on none.
+
+        Raises ``StoreUnavailableError``. What became of the hold is then unknown: give it back. One that
+        was given back before it came is not reserved.
+        """
 
     def post(self, settlement: Settlement) -> None:
         """Settle soon: never waits, never raises."""
@@ -130,22 +137,28 @@ class Store:
 
     def flush(self) -> bool:
         """Apply what is in the outbox. False where some of it has to wait for better times."""
+        try:
+            with self.outgoing() as batch:
+                if batch:
+                    self.apply(batch)
+        except StoreUnavailableError:
+            return False
+        return True
+
+    @contextmanager
+    def outgoing(self) -> Iterator[list[Settlement]]:
+        """What is in the outbox, taken out; put back if the block raises."""
         batch: list[Settlement] = []
         while self.outbox:
             try:
                 batch.append(self.outbox.popleft())
             except IndexError:  # another thread was quicker
                 break
-        if batch:
-            try:
-                self.apply(batch)
-            except StoreUnavailableError:
-                self.outbox.extendleft(reversed(batch))
-                return False
-            except BaseException:
-                self.outbox.extendleft(reversed(batch))
-                raise
-        return True
+        try:
+            yield batch
+        except BaseException:
+            self.outbox.extendleft(reversed(batch))
+            raise
 
     @abstractmethod
     def apply(self, batch: Sequence[Settlement]) -> None:

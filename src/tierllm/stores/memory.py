@@ -17,6 +17,9 @@ GRACE_S = 86_400.0
 LOOK_EVERY = 1024
 """Expired accounts are looked for once in so many reservations."""
 
+GONE_KEPT = 1024
+"""Holds that were settled without being open are remembered: a reservation may come late."""
+
 
 class MemoryStore(Store):
     """Shared by the threads and tasks of one process; gone with it. Thread-safe, never fails.
@@ -33,6 +36,7 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
         self._open: set[str] = set()
+        self._gone: dict[str, None] = {}
         self._documents: dict[str, tuple[bytes, float | None]] = {}
         self._reserved = 0
         self._look_at = LOOK_EVERY
@@ -56,6 +60,9 @@ class MemoryStore(Store):
                     ok = False
                 found.append(account)
                 standings.append(standing)
+            if hold.id in self._open:
+                return Verdict(True, tuple(standings))
+            ok = ok and hold.id not in self._gone
             if ok:
                 for account, line in zip(found, hold.lines, strict=True):
                     account.reserved += line.amount
@@ -68,11 +75,17 @@ class MemoryStore(Store):
     def post(self, settlement: Settlement) -> None:
         self.apply((settlement,))  # nothing here waits
 
+    def flush(self) -> bool:
+        return True
+
     def apply(self, batch: Sequence[Settlement]) -> None:
         accounts = self._accounts
         with self._lock:
             for hold, amounts, slots in batch:
                 if hold.id not in self._open:
+                    self._gone[hold.id] = None
+                    if len(self._gone) > GONE_KEPT:
+                        del self._gone[next(iter(self._gone))]
                     continue
                 self._open.discard(hold.id)
                 for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
@@ -121,5 +134,6 @@ class MemoryStore(Store):
         super().renew()
         self._lock = threading.Lock()
         self._open.clear()
+        self._gone.clear()
         for account in self._accounts.values():
             account.reserved = 0

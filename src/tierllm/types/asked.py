@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
+
+    from ..cost.estimate import Estimate
+    from ..cost.runs import Cap
     from ..pipeline.provider import Provider
     from ..pipeline.scope import Invocation, Scope
     from ..routing.plan import Plan
     from .happened import Trace
     from .settings import Timeouts
 
-__all__ = ["Call", "Message", "Request", "Route", "text_of"]
+__all__ = ["Call", "Message", "Request", "Route", "length_of", "text_of"]
 
 Message = Mapping[str, Any]
 """One chat message, ``{"role": ..., "content": ...}``; content that is not text passes through."""
@@ -37,8 +42,9 @@ class Request:
 
     ``params`` holds the generation parameters that were given (``max_tokens``, ``temperature``,
     ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
-    (a decorated function's name), ``language`` the language of a simple reply. A call that is not
-    ``repeatable`` reaches a provider once at most.
+    (a decorated function's name), ``language`` the language of a simple reply. ``max_cost_usd`` is what
+    the call may cost at most, all attempts together; ``confirm`` is asked where it may cost more than
+    ``confirm_over_usd``. A call that is not ``repeatable`` reaches a provider once at most.
     """
 
     messages: tuple[Message, ...]
@@ -56,6 +62,9 @@ class Request:
     require: frozenset[str] = frozenset()
     route: str | None = None
     language: str | None = None
+    max_cost_usd: Decimal | None = None
+    confirm: Callable[[Estimate], Any] | None = None
+    confirm_over_usd: Decimal | None = None
     params: Mapping[str, Any] = _NOTHING
     extra: Mapping[str, Mapping[str, Any]] = _NOTHING
 
@@ -74,6 +83,15 @@ class Request:
     def text(self) -> str:
         """The text of the last message, for rules and simple replies that look at the question."""
         return text_of(self.messages[-1]) if self.messages else ""
+
+
+def length_of(messages: Sequence[Message]) -> int:
+    """Roughly how many characters the messages have."""
+    length = 0
+    for message in messages:
+        content = message.get("content")
+        length += len(content) if isinstance(content, str) else len(str(content)) if content else 0
+    return length
 
 
 def text_of(message: Message) -> str:
@@ -98,16 +116,18 @@ class Call:
     ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
     stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
-    open, ``min_window`` a context window that has proven too small. ``patience_s`` is what 95 % of
-    the calls to this place take, once known: a provider that is silent for longer has failed, even
-    where the caller's deadline cuts it off first. ``progress`` is set by the driver when the
-    provider is called.
+    open, ``min_window`` a context window that has proven too small. ``caps`` are the budgets of this
+    very call, ``sizes`` the input tokens counted so far, by encoding (kept for long prompts only).
+    ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
+    for longer has failed, even where the caller's deadline cuts it off first. ``progress`` is set by
+    the driver when the provider is called.
     """
 
     __slots__ = (
         "ahead",
         "attempt",
         "begun_at",
+        "caps",
         "deployment",
         "messages",
         "min_window",
@@ -120,6 +140,7 @@ class Call:
         "progress",
         "request",
         "scope",
+        "sizes",
         "target",
         "tier",
         "timeouts",
@@ -151,6 +172,8 @@ class Call:
         self.ahead: Any = None
         self.plan: Plan | None = None
         self.begun_at = 0.0
+        self.caps: tuple[Cap, ...] = ()
+        self.sizes: dict[str, int] | None = None
         self.min_window = 0
         self.patience_s = math.inf
         self.attempt = 0
@@ -174,6 +197,8 @@ class Call:
         twin.ahead = None
         twin.plan = self.plan
         twin.begun_at = self.begun_at
+        twin.caps = self.caps
+        twin.sizes = self.sizes
         twin.min_window = self.min_window
         twin.patience_s = self.patience_s
         twin.attempt = 0

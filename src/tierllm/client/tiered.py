@@ -4,39 +4,62 @@ from __future__ import annotations
 
 import copy
 import difflib
-import inspect
 import itertools
-import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
-from .errors import ConfigError, RejectedError, TierLLMError, UsageError
-from .events import CallFinished, Listener, emitter
-from .pipeline.compose import compose
-from .pipeline.fork import renew_after_fork
-from .pipeline.host import Host
-from .pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
-from .pipeline.scope import Scope
-from .resilience.assembly import Assembly
-from .resilience.fallback import FallbackChain
-from .resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
-from .resilience.retry import Retry, RetryBudget
-from .routing.ask import FOREVER_S, CallOptions, ask
-from .routing.plan import Plan, plan
-from .routing.tier import Tier, check_rules
-from .types import Call, Candidate, Message, Request, Response, Timeouts, Trace
+from ..cost.confirm import Confirm
+from ..cost.runs import active_runs
+from ..cost.tokens import BIG
+from ..cost.treasury import Treasury
+from ..errors import ConfigError, RejectedError, TierLLMError, UsageError
+from ..events import CallFinished, Listener, emitter
+from ..pipeline.compose import compose
+from ..pipeline.effects import Blocking
+from ..pipeline.fork import renew_after_fork
+from ..pipeline.host import Host
+from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
+from ..pipeline.scope import Scope
+from ..resilience.assembly import Assembly
+from ..resilience.fallback import FallbackChain
+from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
+from ..resilience.quotes import Quotes
+from ..resilience.retry import Retry, RetryBudget
+from ..routing.ask import FOREVER_S, CallOptions, ask, check_dollars
+from ..routing.plan import Plan, plan
+from ..routing.tier import Tier, check_rules
+from ..types import Call, Candidate, Message, Request, Response, Timeouts, Trace, length_of
+from .accounts import Accounts
+from .checks import (
+    check_money,
+    check_options,
+    checked_budgets,
+    checked_tiers,
+    estimator_of,
+    ledger_of,
+    listed,
+)
 
 if TYPE_CHECKING:
-    from .config import Config
-    from .pipeline.clock import Clock
-    from .pipeline.effects import Flow, Policy
-    from .pipeline.provider import Provider
-    from .resilience.breaker import CircuitBreaker
+    from decimal import Decimal
+
+    from ..config import Config
+    from ..cost.budget import Budget
+    from ..cost.estimate import Estimate
+    from ..cost.estimator import CostEstimator
+    from ..cost.ledger import UsageLedger
+    from ..cost.prices import PriceBook
+    from ..pipeline.clock import Clock
+    from ..pipeline.effects import Flow, Handler, Policy
+    from ..pipeline.provider import Provider
+    from ..resilience.breaker import CircuitBreaker
+    from ..stores import Store
 
 __all__ = ["TieredClient"]
 
@@ -44,8 +67,11 @@ Prompt = str | Sequence[Message]
 T = TypeVar("T")
 PLANS_KEPT = 1024
 
+LONG_PROMPT = 8_000
+"""Characters; up to here a prompt fits into every window, unless a deployment names a smaller one."""
 
-class TieredClient:
+
+class TieredClient(Accounts):
     """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
 
     ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
@@ -56,6 +82,12 @@ class TieredClient:
     are asked for an answer before the error is raised. ``policies`` go outermost around each call.
     ``clock`` and ``rng`` make time and chance the caller's. ``deadline_s`` is the default for calls
     that name none.
+
+    ``budgets`` limit what is spent, on accounts in ``store`` (in memory unless given). ``ledger`` keeps
+    a row for every call: a ``UsageLedger``, a path, or ``False`` for none; left out, a client with
+    budgets keeps one in memory. ``prices`` replaces the ``PriceBook`` that comes with tierllm,
+    ``estimator`` its ``CostEstimator``. ``confirm(estimate)`` is asked before a call that may cost more
+    than ``confirm_over_usd``. Closing a client closes its store and its ledger.
 
     Raises ``ConfigError`` for tiers that make no sense.
     """
@@ -72,19 +104,28 @@ class TieredClient:
         deadline_s: float | None = None,
         stale: Callable[[Request], Response | str | None] | None = None,
         simple_reply: Any = None,
+        budgets: Sequence[Budget] = (),
+        store: Store | None = None,
+        ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
+        prices: PriceBook | None = None,
+        estimator: CostEstimator | None = None,
+        confirm: Callable[[Estimate], object] | None = None,
+        confirm_over_usd: Decimal | float | str | None = None,
         policies: Sequence[Policy] = (),
         listeners: Sequence[Listener] = (),
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.tiers = _checked(tiers)
-        policies, listeners = _listed("policies", policies), _listed("listeners", listeners)
+        self.tiers = checked_tiers(tiers)
+        policies, listeners = listed("policies", policies), listed("listeners", listeners)
         check_rules("TieredClient(tiers", timeouts, breaker, retry, policies)
-        _check_options(fallback, deadline_s, stale, listeners, clock)
+        check_options(fallback, deadline_s, stale, listeners, clock)
         if retry_budget is not None and not isinstance(retry_budget, RetryBudget):
             raise ConfigError(f"TieredClient(retry_budget={retry_budget!r}): give a RetryBudget")
         if rng is not None and not isinstance(rng, random.Random):
             raise ConfigError(f"TieredClient(rng={rng!r}): give a random.Random")
+        check_money(store, prices, estimator, confirm)
+        over_usd = None if confirm_over_usd is None else check_dollars("confirm_over_usd", confirm_over_usd)
         self.clock = clock
         self.rng = rng or random.Random()
         self.deadline_s = None if deadline_s is None else min(deadline_s, FOREVER_S)
@@ -95,6 +136,16 @@ class TieredClient:
         self._plans: dict[Any, Plan] = {}
         self._new_ids()
         self._wall = time.time if clock is time.monotonic else clock
+        self._estimator = estimator or estimator_of(prices)
+        self._treasury = Treasury(
+            checked_budgets(listed("budgets", budgets)),
+            store=store,
+            ledger=ledger_of(ledger, budgets),
+            estimator=self._estimator,
+            wall=self._wall,
+            emit=self._emit,
+            soon=self._host.soon,
+        )
         self.fallback = (fallback or FallbackChain()).bound(
             rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
             emit=self._emit,
@@ -108,6 +159,8 @@ class TieredClient:
             retry=retry,
             breaker=breaker,
             timeouts=timeouts,
+            treasury=self._treasury,
+            prices=prices,
         )
         self._lines = {tier.name: assembly.line(tier) for tier in self.tiers}
         rungs: list[Rung] = []
@@ -116,7 +169,12 @@ class TieredClient:
         if simple_reply is not None:
             rungs.append(SimpleReply(simple_reply))
         outer: list[Policy] = [Ladder(rungs)] if rungs else []
+        self._quotes = Quotes(self._lines, self._estimator)
+        self._confirms = confirm is not None or confirm_over_usd is not None
+        asking = Confirm(self._quotes.of, confirm, over_usd)
         self._handler = compose([*outer, *policies, self.fallback], self._enter)
+        self._careful = compose([*outer, self._sized, asking, *policies, self.fallback], self._enter)
+        self._treasury.check_prices()
         renew_after_fork(self)
 
     @classmethod
@@ -125,7 +183,7 @@ class TieredClient:
 
         Raises ``ConfigError`` that names file, key and remedy.
         """
-        from .config import Config
+        from ..config import Config
 
         return cls.from_config(Config.load(path), **overrides)
 
@@ -176,7 +234,24 @@ class TieredClient:
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
         call.begun_at = now
+        treasury = self._treasury
+        if treasury.active or request.max_cost_usd is not None or active_runs():
+            call.caps = treasury.caps_of(request, self)
+            if treasury.steers:
+                self._steer(call, trace)
+        if length_of(request.messages) > LONG_PROMPT:
+            call.sizes = {}
         return ReadyCall(call, self._observed, scope, self._host)
+
+    def _steer(self, call: Call, trace: Trace) -> None:
+        """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
+        before = call.plan
+        assert before is not None
+        tiers = self._treasury.steered(call.request, before.tiers)
+        if tiers is not before.tiers:
+            call.plan = Plan(tiers[0], tiers, before.excluded)
+            trace.granted = tiers[0]
+            trace.candidates.append(Candidate(before.granted, "*", "budget"))
 
     def _check_extra(self, request: Request) -> None:
         vendors = {provider.name for provider in self._providers()}
@@ -208,7 +283,9 @@ class TieredClient:
         assert trace is not None
         trace.started_at = self._wall()
         try:
-            response = await self._handler(call)
+            request = call.request
+            careful = self._confirms or call.sizes is not None or request.confirm or request.confirm_over_usd
+            response = await (self._careful if careful else self._handler)(call)
             if not isinstance(response, Response):
                 raise UsageError(f"a policy returned {type(response).__name__}, not a Response")
         except Exception as error:
@@ -245,6 +322,17 @@ class TieredClient:
     def _enter(self, call: Call, /) -> Flow[Response]:
         return self._lines[call.tier].handler(call)
 
+    async def _sized(self, call: Call, call_next: Handler) -> Response:
+        """A very long prompt is counted off the event loop, before places ask how long it is."""
+        sizes, messages = call.sizes, call.request.messages
+        if sizes is not None and length_of(messages) > BIG:
+            assert call.plan is not None
+            lines = [line for tier in call.plan.tiers for line in self._lines[tier].lines]
+            for tokens in {line.place.tokens.encoding: line.place.tokens for line in lines}.values():
+                count = partial(tokens.count, messages, call.request.params)
+                sizes[tokens.encoding] = await Blocking(count)
+        return await call_next(call)
+
     # -- watching --------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -253,6 +341,7 @@ class TieredClient:
             "closed": self._host.closed,
             "in_flight": len(self._host.live),
             "retry_budget": self._budget.status(),
+            "budgets": self._treasury.status(),
             "tiers": {name: line.status() for name, line in self._lines.items()},
         }
 
@@ -262,6 +351,7 @@ class TieredClient:
         """Cancel what is under way (it gets ``ClientClosedError``), then refuse. Safe to call twice."""
         self._host.close()
         with ExitStack() as all_of_them:  # one that fails must not save the others
+            all_of_them.callback(self._treasury.close)
             for provider in self._providers():
                 all_of_them.callback(provider.close)
 
@@ -270,6 +360,7 @@ class TieredClient:
         self._host.close()
         await self._host.drained()
         async with AsyncExitStack() as all_of_them:
+            all_of_them.push_async_callback(self._treasury.aclose)
             for provider in self._providers():
                 all_of_them.push_async_callback(provider.aclose)
 
@@ -294,6 +385,7 @@ class TieredClient:
         self._new_ids()
         self._host.renew()
         self._budget.renew()
+        self._treasury.renew()
         for line in self._lines.values():
             line.renew()
         for provider in self._providers():
@@ -318,46 +410,6 @@ class TieredClient:
 
     def __repr__(self) -> str:
         return f"<TieredClient {' > '.join(self._lines)}>"
-
-
-def _checked(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
-    if isinstance(tiers, Tier) or not isinstance(tiers, Sequence):
-        raise ConfigError("TieredClient(tiers): give a list of Tier, best first")
-    if not tiers:
-        raise ConfigError("TieredClient(tiers): give at least one Tier")
-    seen: set[str] = set()
-    for tier in tiers:
-        if not isinstance(tier, Tier):
-            raise ConfigError(f"TieredClient(tiers): {type(tier).__name__} is not a Tier")
-        if tier.name in seen:
-            raise ConfigError(f"TieredClient(tiers): there are two tiers named {tier.name!r}")
-        seen.add(tier.name)
-    return tuple(tiers)
-
-
-def _listed(option: str, given: Iterable[T]) -> tuple[T, ...]:
-    if not isinstance(given, Iterable):
-        raise ConfigError(f"TieredClient({option}={given!r}): give a list")
-    return tuple(given)
-
-
-def _check_options(
-    fallback: object, deadline_s: object, stale: object, listeners: Sequence[object], clock: object
-) -> None:
-    if fallback is not None and not hasattr(fallback, "bound"):
-        raise ConfigError(
-            f"TieredClient(fallback={fallback!r}): give a FallbackChain; "
-            "Tier(fallback=False) keeps calls from stepping down"
-        )
-    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
-    if deadline_s is not None and not (number and 0 < deadline_s < math.inf):  # type: ignore[operator]
-        raise ConfigError(f"TieredClient(deadline_s={deadline_s!r}): give seconds above 0, or leave it out")
-    if stale is not None and (not callable(stale) or inspect.iscoroutinefunction(stale)):
-        raise ConfigError(f"TieredClient(stale={stale!r}): give a plain function of the request")
-    if not all(callable(each) for each in listeners):
-        raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
-    if not callable(clock):
-        raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")
 
 
 def _forget_frames(trace: Trace, raised: BaseException | None) -> None:

@@ -1,0 +1,84 @@
+"""What a client says about money: estimates before, accounts after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..cost.runs import Run
+from ..errors import ConfigError
+from ..routing.ask import CallOptions, ask
+from ..types import Message
+
+if TYPE_CHECKING:
+    from ..cost.batch_estimate import BatchEstimate
+    from ..cost.budget import Remaining
+    from ..cost.estimate import Estimate
+    from ..cost.treasury import Treasury
+    from ..pipeline.ready import ReadyCall
+    from ..resilience.quotes import Quotes
+    from ..types import Request
+
+__all__ = ["Accounts"]
+
+Prompt = str | Sequence[Message]
+
+
+class Accounts:
+    """The part of a client that answers for its money."""
+
+    _treasury: Treasury
+    _quotes: Quotes
+    _wall: Callable[[], float]
+    _numbers: Iterator[int]
+
+    def ready(self, request: Request) -> ReadyCall:
+        raise NotImplementedError
+
+    def estimate(
+        self, prompt: Prompt, *, exact: bool | None = None, **options: Unpack[CallOptions]
+    ) -> Estimate:
+        """What a call would use, before it is sent: tokens, dollars, seconds.
+
+        For the tier it would start in, and under ``tiers`` for each one it may be served by.
+        ``exact=False`` does not count tokens but tells them from the text's length, in microseconds.
+        Raises ``ConfigError`` for calls that make no sense.
+        """
+        return self._quotes.of(self.ready(ask(prompt, options)).call, exact=exact)
+
+    def estimate_many(
+        self, prompts: Iterable[Prompt], *, exact: bool | None = None, **options: Unpack[CallOptions]
+    ) -> BatchEstimate:
+        """The total of many calls with the same options, in the tier where they would start."""
+        from ..cost.batch_estimate import total
+
+        return total(self.estimate(prompt, exact=exact, **options) for prompt in prompts)
+
+    def run(self, name: str | None = None, **limits: Any) -> Run:
+        """One budget over many calls: ``with client.run(hard_usd=5) as run: ...``, or ``async with``.
+
+        ``limits`` are those of a ``Budget``, which all calls made inside draw on together. Without any
+        it only keeps the account. Raises ``ConfigError``.
+        """
+        name = name or f"run-{next(self._numbers):x}"
+        return Run(self, name, wall=self._wall, budgets=self._treasury.run_budgets, **limits)
+
+    def remaining(self, **who: Any) -> list[Remaining]:
+        """What is left of every budget for ``who`` (``user=``, ``tenant=``, ``plan=``, …).
+
+        Asks the store, which may take as long as its timeout. Raises ``StoreUnavailableError``.
+        """
+        return self._treasury.remaining(**who)
+
+    def usage(self, **asked: Any) -> Any:
+        """What was used, from the ledger: ``client.usage(user="u42", since=…)`` gives one total,
+        ``by=("user", "tier")`` a list with one for each group.
+
+        Raises ``ConfigError`` for a client that keeps no ledger.
+        """
+        ledger = self._treasury.ledger
+        if ledger is None:
+            raise ConfigError("this client keeps no ledger: give it ledger=UsageLedger(...)")
+        if "by" in asked:
+            return ledger.usage(**asked)
+        return ledger.total(**asked)

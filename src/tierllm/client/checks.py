@@ -1,0 +1,108 @@
+"""What a client is made of, checked before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import ConfigError
+from ..routing.tier import Tier
+
+if TYPE_CHECKING:
+    from ..cost.budget import Budget
+    from ..cost.estimator import CostEstimator
+    from ..cost.ledger import UsageLedger
+    from ..cost.prices import PriceBook
+
+__all__ = [
+    "check_money",
+    "check_options",
+    "checked_budgets",
+    "checked_tiers",
+    "estimator_of",
+    "ledger_of",
+    "listed",
+]
+
+T = TypeVar("T")
+
+
+def checked_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    if isinstance(tiers, Tier) or not isinstance(tiers, Sequence):
+        raise ConfigError("TieredClient(tiers): give a list of Tier, best first")
+    if not tiers:
+        raise ConfigError("TieredClient(tiers): give at least one Tier")
+    seen: set[str] = set()
+    for tier in tiers:
+        if not isinstance(tier, Tier):
+            raise ConfigError(f"TieredClient(tiers): {type(tier).__name__} is not a Tier")
+        if tier.name in seen:
+            raise ConfigError(f"TieredClient(tiers): there are two tiers named {tier.name!r}")
+        seen.add(tier.name)
+    return tuple(tiers)
+
+
+def checked_budgets(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+    for budget in budgets:
+        if not hasattr(budget, "draws"):
+            raise ConfigError(f"TieredClient(budgets): {type(budget).__name__} is not a Budget")
+    return budgets
+
+
+def check_money(store: object, prices: object, estimator: object, confirm: object) -> None:
+    if store is not None and (isinstance(store, type) or not hasattr(store, "reserve")):
+        raise ConfigError(f"TieredClient(store={store!r}): give a MemoryStore, DiskStore or RedisStore")
+    if prices is not None and not hasattr(prices, "find"):
+        raise ConfigError(f"TieredClient(prices={prices!r}): give a PriceBook, such as PriceBook.load(path)")
+    if estimator is not None and (isinstance(estimator, type) or not hasattr(estimator, "quote")):
+        raise ConfigError(f"TieredClient(estimator={estimator!r}): give a CostEstimator")
+    if confirm is not None and not callable(confirm):
+        raise ConfigError(f"TieredClient(confirm={confirm!r}): give a function of the estimate")
+
+
+def estimator_of(prices: PriceBook | None) -> CostEstimator:
+    from ..cost.estimator import CostEstimator
+
+    return CostEstimator(prices=prices)
+
+
+def ledger_of(ledger: Any, budgets: object) -> UsageLedger | None:
+    """The ledger given, or one at that path; with budgets and nothing said, one in memory."""
+    if ledger is False or (ledger is None and not budgets):
+        return None
+    from ..cost.ledger import UsageLedger
+
+    if ledger is None or isinstance(ledger, str | os.PathLike):
+        return UsageLedger(ledger)
+    if not hasattr(ledger, "post"):
+        raise ConfigError(f"TieredClient(ledger={ledger!r}): give a UsageLedger, a path, or False")
+    given: UsageLedger = ledger
+    return given
+
+
+def listed(option: str, given: Iterable[T]) -> tuple[T, ...]:
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"TieredClient({option}={given!r}): give a list")
+    return tuple(given)
+
+
+def check_options(
+    fallback: object, deadline_s: object, stale: object, listeners: Sequence[object], clock: object
+) -> None:
+    if fallback is not None and not hasattr(fallback, "bound"):
+        raise ConfigError(
+            f"TieredClient(fallback={fallback!r}): give a FallbackChain; "
+            "Tier(fallback=False) keeps calls from stepping down"
+        )
+    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+    if deadline_s is not None and not (number and 0 < deadline_s < math.inf):  # type: ignore[operator]
+        raise ConfigError(f"TieredClient(deadline_s={deadline_s!r}): give seconds above 0, or leave it out")
+    if stale is not None and (not callable(stale) or inspect.iscoroutinefunction(stale)):
+        raise ConfigError(f"TieredClient(stale={stale!r}): give a plain function of the request")
+    if not all(callable(each) for each in listeners):
+        raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
+    if not callable(clock):
+        raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")

@@ -1,0 +1,85 @@
+"""What a provider bills for a call that did not end well."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from ..errors import (
+    ConfigError,
+    ContentFilteredError,
+    MalformedResponseError,
+    ProviderError,
+    ProviderTimeoutError,
+    RejectedError,
+    UsageError,
+)
+from ..types import Usage
+
+if TYPE_CHECKING:
+    from ..pipeline.scope import Invocation
+    from .tokens import ModelTokens
+
+__all__ = ["UNKNOWN", "Billed", "billed", "delivered"]
+
+
+class Unknown(Enum):
+    """Stands for usage that nobody reported."""
+
+    TOKEN = 0
+
+
+UNKNOWN: Final = Unknown.TOKEN
+Billed = Usage | Unknown
+NOTHING: Final = Usage()
+
+LONG = 20_000
+"""Characters of a delivered text that are counted; a longer one is told from so much of it."""
+
+
+def billed(error: BaseException, invocation: Invocation | None) -> Billed | None:
+    """What ``error`` cost: usage that was reported, ``UNKNOWN``, or ``None`` for text that was delivered.
+
+    A provider that says no (a 4xx, a 429, a 5xx), a connection that never stood, and a call that was
+    not sent are not billed. After a timeout, a broken connection, a malformed answer or a
+    cancellation nobody knows.
+    """
+    if invocation is None or isinstance(error, ConfigError | UsageError | RejectedError):
+        return NOTHING
+    if invocation.usage is not None:
+        return invocation.usage
+    if invocation.streaming and invocation.first_at is not None:
+        return None
+    if isinstance(error, ProviderTimeoutError):
+        return NOTHING if error.phase == "connect" else UNKNOWN
+    if isinstance(error, MalformedResponseError):
+        return UNKNOWN
+    if isinstance(error, ContentFilteredError):
+        return NOTHING
+    if isinstance(error, ProviderError):
+        return NOTHING if error.status is not None or _never_connected(error) else UNKNOWN
+    return UNKNOWN
+
+
+def delivered(invocation: Invocation, tokens: ModelTokens, input_tokens: int) -> Usage:
+    """The usage of an answer that was cut short, told from what had arrived."""
+    text = "".join((*invocation.reasoning, *invocation.texts, *(t.arguments for t in invocation.tool_calls)))
+    sample = text[:LONG]
+    output_tokens = tokens.text(sample) * len(text) // len(sample) if sample else 0
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, estimated=True)
+
+
+def _never_connected(error: ProviderError) -> bool:
+    """Whether the transport says that no connection came about."""
+    cause: BaseException | None = error
+    seen = 0
+    while cause is not None and seen < 8:
+        if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in (
+            "ConnectError",
+            "ConnectTimeout",
+            "gaierror",
+            "NewConnectionError",
+        ):
+            return True
+        cause, seen = cause.__cause__ or cause.__context__, seen + 1
+    return False

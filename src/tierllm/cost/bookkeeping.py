@@ -1,0 +1,184 @@
+"""From calls to rows of the ledger, and what the estimator learns from them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..events import CallSettled, Event, PriceUnknown
+from ..types import Response, Usage
+from .billing import NOTHING, Billed
+from .budget import NANO, nano
+from .ledger import Entry
+
+if TYPE_CHECKING:
+    from ..errors import BudgetExceededError
+    from ..types import Call
+    from .estimator import CostEstimator
+    from .ledger import UsageLedger
+    from .place import Place
+    from .purchase import Purchase
+
+__all__ = ["Bookkeeper"]
+
+
+class Bookkeeper:
+    """Writes a row for each call to a provider as it was settled, and tells it to listeners and runs.
+
+    ``soon`` runs the ledger's flush off the path of the call. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: UsageLedger | None,
+        estimator: CostEstimator,
+        wall: Callable[[], float],
+        emit: Callable[[Event], None] | None,
+        soon: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self.ledger = ledger
+        self.estimator = estimator
+        self.wall = wall
+        self.emit = emit
+        self.soon = soon
+        self._unpriced: set[str] = set()
+        self.renew()
+
+    def renew(self) -> None:
+        """After a fork: row ids of parent and child must differ."""
+        self._prefix = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
+
+    def expect(self, purchase: Purchase) -> None:
+        """Estimate what is likely, where somebody wants to know."""
+        soft_only = any(draw.limit.hard is None for draw in purchase.draws)
+        if self.ledger is None and not soft_only:
+            return
+        call = purchase.call
+        quote = self.estimator.quote(
+            purchase.place, call.messages, call.params, route=call.request.route, exact=False
+        )
+        purchase.expected = quote
+        if soft_only:
+            cost = quote.cost_usd
+            tokens = quote.input_tokens.p90 + quote.output_tokens.p90
+            purchase.likely = {"usd": nano(cost.p90) if cost else 0, "tokens": tokens, "calls": 1}
+
+    def refused(self, purchase: Purchase, error: BudgetExceededError) -> None:
+        """A budget kept the call back."""
+        if self.ledger is not None or purchase.call.caps:
+            self._write(purchase, self._entry(purchase, outcome="refused", budget=error.budget))
+
+    def ended(
+        self, purchase: Purchase, bill: Billed, response: Response | None, error: BaseException | None
+    ) -> None:
+        """A call to the provider ended, well (``response``) or not (``error``)."""
+        place, call = purchase.place, purchase.call
+        if response is not None and isinstance(bill, Usage):
+            self._learn(purchase, bill, response)
+        if bill is NOTHING and response is None:
+            return
+        if place.price is None:
+            self._tell_unpriced(place)
+        if self.ledger is None and self.emit is None and not call.caps:
+            return
+        progress = call.progress
+        request_id = getattr(error, "request_id", None) if response is None else response.request_id
+        outcome = "ok" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        entry = self._entry(
+            purchase,
+            outcome=outcome,
+            reserved_usd=Decimal(purchase.reserved("usd")) / NANO if purchase.taken else None,
+            request_id=request_id or (None if progress is None else progress.request_id),
+            latency_s=None if progress is None else progress.elapsed_s,
+            **(_reported(place, bill) if isinstance(bill, Usage) else _supposed(purchase)),
+        )
+        self._write(purchase, entry)
+
+    def _entry(self, purchase: Purchase, **more: Any) -> Entry:
+        place, request, trace = purchase.place, purchase.call.request, purchase.call.trace
+        expected = purchase.expected
+        cost = None if expected is None else expected.cost_usd
+        return Entry(
+            id=f"{self._prefix}-{next(self._numbers):x}",
+            trace_id="" if trace is None else trace.id,
+            at=self.wall(),
+            user=request.user,
+            tenant=request.tenant,
+            plan=request.plan,
+            tags=request.tags,
+            route=request.route,
+            run=_runs_of(purchase.call),
+            tier=place.tier,
+            deployment=place.deployment,
+            model=place.model,
+            estimate_usd=None if cost is None else cost.mean,
+            price_as_of=place.price_as_of,
+            **more,
+        )
+
+    def _write(self, purchase: Purchase, entry: Entry) -> None:
+        for run in {cap.run: None for cap in purchase.call.caps if cap.run is not None}:
+            run.book(entry)
+        if self.ledger is not None and self.ledger.post(entry):
+            self.soon(self.ledger.flush)
+        if self.emit is not None and entry.outcome != "refused":
+            self.emit(CallSettled(entry=entry))
+
+    def _learn(self, purchase: Purchase, usage: Usage, response: Response) -> None:
+        progress, expected = purchase.call.progress, purchase.expected
+        self.estimator.observe(
+            purchase.place,
+            route=purchase.call.request.route,
+            usage=usage,
+            estimated_input_tokens=None if expected is None else expected.input_tokens.p50,
+            max_tokens=purchase.call.params.get("max_tokens"),
+            finish_reason=response.finish_reason,
+            latency_s=None if progress is None else progress.elapsed_s,
+            first_token_s=None if progress is None else progress.first_token_s,
+        )
+
+    def _tell_unpriced(self, place: Place) -> None:
+        if place.name in self._unpriced:
+            return
+        self._unpriced.add(place.name)
+        if self.emit is not None:
+            self.emit(PriceUnknown(tier=place.tier, deployment=place.deployment, model=place.model))
+
+
+def _reported(place: Place, usage: Usage) -> dict[str, Any]:
+    price = place.price
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "service_tier": usage.service_tier,
+        "estimated": usage.estimated,
+        "cost_usd": None if price is None else price.cost_usd(usage),
+        "list_usd": None if price is None else price.list_usd(usage),
+    }
+
+
+def _supposed(purchase: Purchase) -> dict[str, Any]:
+    """Nobody knows what was used: as much as was reserved."""
+    worst = Decimal(purchase.reserved("usd")) / NANO
+    cost = None if purchase.place.price is None else worst
+    return {
+        "input_tokens": purchase.input_tokens,
+        "output_tokens": purchase.max_tokens * purchase.copies,
+        "estimated": True,
+        "cost_usd": cost,
+        "list_usd": cost,
+    }
+
+
+def _runs_of(call: Call) -> str | None:
+    if not call.caps:
+        return None
+    return "/".join({cap.run.name: None for cap in call.caps if cap.run is not None}) or None

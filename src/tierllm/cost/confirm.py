@@ -1,0 +1,59 @@
+"""Asking before money is spent."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, NotConfirmedError
+from ..pipeline.effects import Blocking, Handler
+
+if TYPE_CHECKING:
+    from ..types import Call, Response
+    from .estimate import Estimate
+
+__all__ = ["Confirm"]
+
+
+class Confirm:
+    """Shows the estimate of a call that may cost more than ``over_usd`` to ``ask``, and heeds the answer.
+
+    A call's own ``confirm`` and ``confirm_over_usd`` come first. ``ask`` may be a coroutine function
+    where calls are async. No answer but a true one lets the call go: then ``NotConfirmedError``. A
+    call whose price is not known is always asked about.
+    """
+
+    def __init__(
+        self,
+        estimate: Callable[[Call], Estimate],
+        ask: Callable[[Estimate], Any] | None = None,
+        over_usd: Decimal | None = None,
+    ) -> None:
+        self.estimate = estimate
+        self.ask = ask
+        self.over_usd = over_usd
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        request = call.request
+        over_usd = self.over_usd if request.confirm_over_usd is None else request.confirm_over_usd
+        ask = request.confirm or self.ask
+        if over_usd is not None or ask is not None:
+            if ask is None:
+                raise ConfigError("confirm_over_usd=...: give confirm= too, a function of the estimate")
+            estimate = await Blocking(lambda: self.estimate(call))
+            cost = estimate.cost_usd
+            if cost is None or cost.max > (over_usd or 0):
+                await self._ask(ask, estimate)
+        return await call_next(call)
+
+    async def _ask(self, ask: Callable[[Estimate], Any], estimate: Estimate) -> None:
+        if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
+            agreed = await ask(estimate)
+        else:
+            agreed = await Blocking(lambda: ask(estimate))
+        if not agreed:
+            cost = estimate.cost_usd
+            told = "its price is not known" if cost is None else f"it may cost ${cost.max.normalize():f}"
+            raise NotConfirmedError(f"the call was not confirmed: {told}", estimate=estimate)

@@ -1,0 +1,195 @@
+"""Ledger rows kept in an SQLite file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, StoreUnavailableError
+from .ledger_database import BUSY_S, LedgerDatabase, reading
+from .ledger_row import COLUMNS, NANO, LeftOut, Row, entry_of, needle, row_of
+from .ledger_summary import FIELDS, Key, Wanted
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from .ledger_entry import Entry
+
+__all__ = ["LedgerFile"]
+
+PATIENCE_S = 5.0
+"""How long the last flush waits for another process's writing."""
+
+PRUNE_EVERY_S = 3_600.0
+
+INSERT = (
+    f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT (id) DO NOTHING"
+)
+PRUNE = "DELETE FROM entries WHERE seq IN (SELECT seq FROM entries WHERE at < ? ORDER BY at LIMIT ?)"
+
+
+def _money_sql(amount: str, when: str = "") -> tuple[str, str]:
+    """Sums of both parts of an amount; ``amount`` has a ``?`` where the part's name belongs."""
+    choice = f" FILTER (WHERE {when})" if when else ""
+    return tuple(f"SUM({amount.replace('?', part)}){choice}" for part in ("nano", "atto"))  # type: ignore[return-value]
+
+
+_CALL = "outcome <> 'refused'"
+_CACHED = "(cached OR outcome = 'cached')"
+_COMPARED = "outcome = 'ok' AND NOT cached AND NOT estimated AND cost_nano NOTNULL AND estimate_nano NOTNULL"
+_BOTH = "list_nano NOTNULL AND cost_nano NOTNULL"
+_HIGHER = "(estimate_nano, estimate_atto) >= (cost_nano, cost_atto)"
+
+SUMS_SQL: tuple[str | tuple[str, str], ...] = (
+    f"SUM({_CALL})",
+    "SUM(outcome = 'refused')",
+    "SUM(outcome = 'failed')",
+    "SUM(outcome = 'cancelled')",
+    f"SUM({_CACHED})",
+    f"SUM({_CALL} AND degraded <> '')",
+    f"SUM({_CALL} AND NOT {_CACHED} AND cost_nano ISNULL AND input_tokens + output_tokens > 0)",
+    "SUM(input_tokens)",
+    "SUM(output_tokens)",
+    "SUM(cached_input_tokens)",
+    "SUM(cache_write_tokens)",
+    "SUM(reasoning_tokens)",
+    _money_sql("cost_?"),
+    _money_sql("list_?"),
+    _money_sql("estimate_?"),
+    _money_sql("list_? - cost_?", _BOTH),
+    f"SUM({_COMPARED})",
+    _money_sql("cost_?", _COMPARED),
+    _money_sql("estimate_? - cost_?", _COMPARED),
+    _money_sql(f"CASE WHEN {_HIGHER} THEN estimate_? - cost_? ELSE cost_? - estimate_? END", _COMPARED),
+)
+"""In the order of ``SUMS``; an amount as two sums. ``ledger_memory`` says the same in Python."""
+
+_SELECTED = ", ".join(part for sql in SUMS_SQL for part in ((sql,) if isinstance(sql, str) else sql))
+
+
+class LedgerFile:
+    """Rows in the SQLite file at ``path``. Writing is guarded by the ledger's lock.
+
+    Each query has a connection of its own, so that a long one keeps no writer waiting.
+    """
+
+    def __init__(self, path: str, *, retention_s: float | None, read_only: bool) -> None:
+        self.name = repr(path)
+        self._path = path
+        self._retention_s = retention_s
+        self._pruned_at: float | None = None
+        if read_only and not os.path.isfile(path):
+            raise ConfigError(f"there is no usage ledger at {path!r}")
+        self._database = LedgerDatabase(path)
+        if read_only:
+            reading(path).close()  # says at once if it is something else
+        else:
+            try:
+                self._database.opened()
+            except StoreUnavailableError:  # another process is at it: a flush tries again
+                pass
+
+    def write(self, entries: Sequence[Entry], now: float) -> list[LeftOut]:
+        """All that can be kept, in one transaction. Raises ``StoreUnavailableError``."""
+        rows: list[Row] = []
+        left_out: list[LeftOut] = []
+        for entry in entries:
+            try:
+                rows.append(row_of(entry))
+            except (ArithmeticError, AttributeError, ValueError, TypeError) as error:
+                left_out.append((entry.id, error))
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(INSERT, rows)
+            self._prune(connection, now, len(rows))
+
+        self._database.change(work)
+        return left_out
+
+    def _prune(self, connection: sqlite3.Connection, now: float, written: int) -> None:
+        """Delete rows that are too old, at most a few times as many as were written."""
+        if self._retention_s is None:
+            return
+        if self._pruned_at is not None and 0 <= now - self._pruned_at < PRUNE_EVERY_S:
+            return
+        at_most = max(200, 4 * written)
+        gone = connection.execute(PRUNE, (now - self._retention_s, at_most)).rowcount
+        self._pruned_at = now if gone < at_most else None
+
+    def entries(self, wanted: Wanted) -> Iterator[Entry]:
+        condition, values = _condition(wanted)
+        asked = f"SELECT {', '.join(COLUMNS)} FROM entries{condition} ORDER BY at, seq"  # noqa: S608
+        for row in self._read(asked, values):
+            yield entry_of(row)
+
+    def sums(
+        self, by: Sequence[tuple[str, int | None]], wanted: Wanted
+    ) -> Iterable[tuple[Key, Sequence[int]]]:
+        condition, values = _condition(wanted)
+        keys = [
+            column if bucket_s is None else f"CAST(at AS INTEGER) / {bucket_s}" for column, bucket_s in by
+        ]
+        grouping = f" GROUP BY {', '.join(str(1 + place) for place in range(len(keys)))}" if keys else ""
+        asked = f"SELECT {', '.join((*keys, _SELECTED))} FROM entries{condition}{grouping}"  # noqa: S608
+        for row in self._read(asked, values):
+            yield row[: len(keys)], _whole(row[len(keys) :])
+
+    def _read(self, asked: str, values: Sequence[str | float]) -> Iterator[tuple[Any, ...]]:
+        """The rows that ``asked`` finds, of one moment. Raises ``StoreUnavailableError``."""
+        import sqlite3
+
+        connection = reading(self._path)
+        try:
+            yield from connection.execute(asked, tuple(values))
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(f"the usage ledger {self._path!r} cannot be read: {error}") from error
+        finally:
+            connection.close()
+
+    def notes(self) -> list[tuple[bool, str]]:
+        told, self._database.notes = self._database.notes, []
+        return told
+
+    def be_patient(self) -> None:
+        self._database.busy_s = PATIENCE_S
+
+    def close(self) -> None:
+        self._database.close()
+        self._database.busy_s = BUSY_S
+
+    def renew(self) -> None:
+        self._database.forget()
+
+
+def _condition(wanted: Wanted) -> tuple[str, list[str | float]]:
+    terms: list[str] = []
+    values: list[str | float] = []
+    for bound, term in ((wanted.since, "at >= ?"), (wanted.until, "at < ?")):
+        if bound is not None:
+            terms.append(term)
+            values.append(bound)
+    for name, value in wanted.where:
+        if name == "tag":
+            terms.append("instr(tags, ?)" if value is not None else "tags = ''")
+        else:
+            terms.append(f"{FIELDS[name]} = ?" if value is not None else f"{FIELDS[name]} IS NULL")
+        if value is not None:
+            values.append(needle(value) if name == "tag" else value)
+    return (f" WHERE {' AND '.join(terms)}" if terms else ""), values
+
+
+def _whole(row: Sequence[object]) -> list[int]:
+    """``SUMS`` from what SQLite summed: amounts put together again, sums over nothing made 0."""
+    found = iter(row)
+    made = []
+    for sql in SUMS_SQL:
+        number = next(found) or 0
+        assert isinstance(number, int)
+        if not isinstance(sql, str):
+            rest = next(found) or 0
+            assert isinstance(rest, int)
+            number = number * NANO + rest
+        made.append(number)
+    return made

@@ -1,0 +1,201 @@
+"""One call at one place, as its budgets see it: how large it may get, what is reserved. Pure state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ConfigError
+from ..types import Usage
+from .billing import NOTHING, UNKNOWN, Billed
+from .budget import Draw, lines_of, short
+from .place import DEFAULT_MAX_TOKENS
+
+if TYPE_CHECKING:
+    from ..stores import Hold, Standing, Store, Verdict
+    from ..types import Call
+    from .estimate import Estimate
+    from .place import Place
+
+__all__ = ["Purchase", "Shortage", "Taken"]
+
+CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+COPIES = ("n", "best_of")
+
+LEAST_OUTPUT = 16
+"""``max_tokens`` is not clamped below this: an answer of a few words is of no use."""
+
+
+class Taken(NamedTuple):
+    """What one store holds for the call: a line and its standing just before for each draw."""
+
+    store: Store
+    hold: Hold
+    draws: Sequence[Draw]
+    standings: Sequence[Standing]
+
+
+class Shortage(NamedTuple):
+    """Why nothing was reserved: the draws of one store, and how their accounts stood."""
+
+    hold: Hold
+    draws: Sequence[Draw]
+    standings: Sequence[Standing]
+
+    def short(self) -> Iterator[tuple[Draw, Standing, int]]:
+        """Each account that has too little left, with the amount that was wanted of it."""
+        for draw, line, standing in zip(self.draws, self.hold.lines, self.standings, strict=True):
+            if short(line, standing):
+                yield draw, standing, line.amount
+
+
+class Purchase:
+    """The sizes of one call at one place, and its reservations.
+
+    ``input_tokens`` is never below the real number (as far as can be known) and ``max_tokens`` bounds
+    each of ``copies`` answers. ``likely`` has the amounts that soft limits reserve.
+    """
+
+    __slots__ = (
+        "call",
+        "copies",
+        "counted",
+        "draws",
+        "expected",
+        "input_tokens",
+        "least_input",
+        "likely",
+        "max_tokens",
+        "place",
+        "service_tier",
+        "taken",
+        "wanted",
+        "warnings",
+    )
+
+    def __init__(self, place: Place, call: Call, draws: Sequence[Draw]) -> None:
+        self.place = place
+        self.call = call
+        self.draws = draws
+        self.taken: list[Taken] = []
+        self.warnings: list[str] = []
+        self.expected: Estimate | None = None
+        self.likely: Mapping[str, int] | None = None
+        params = call.params
+        extra = call.options(place.vendor or "")
+        named = [params, extra, extra.get("extra_body") or {}] if extra else [params]
+        self.copies = max(1, *(_whole(options.get(name)) for options in named for name in COPIES))
+        self.service_tier: str | None = next((t for o in named if (t := o.get("service_tier"))), None)
+        self.wanted = max((_whole(options.get(name)) for options in named for name in CAPS), default=0)
+        usual = min(place.max_output_tokens or DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
+        self.max_tokens = self.wanted or usual
+        bounds = place.tokens.bounds(call.messages, params)
+        self.least_input = bounds.lower
+        self.input_tokens = bounds.upper
+        self.counted = False
+
+    def check(self) -> None:
+        """Raises ``ConfigError`` where a hard limit cannot be kept: no price, or no prompt to count."""
+        hard = {draw.limit.unit for draw in self.draws if draw.limit.hard is not None and draw.budget.hard}
+        if "usd" in hard and self.place.price is None:
+            raise ConfigError(
+                f"{self.place.name}: no price is known for {self.place.model!r}, and a hard limit in dollars "
+                "needs one: give the deployment price=Price(...)"
+            )
+        if hard - {"calls"} and not self.call.messages:
+            raise ConfigError(
+                "a hard limit has to know the prompt: give tiered.call(prompt=...) a function that makes it"
+            )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether some hard limit depends on the output's length, so that ``max_tokens`` must be sent."""
+        return any(d.limit.hard is not None and d.limit.unit != "calls" for d in self.draws)
+
+    def amounts(self, input_tokens: int, max_tokens: int) -> dict[str, int]:
+        """What a call of these sizes costs at most, by unit."""
+        output = max_tokens * self.copies
+        price = self.place.price
+        usd = 0 if price is None else price.worst_nano(input_tokens, output, self.service_tier)
+        return {"usd": usd, "tokens": input_tokens + output, "calls": 1}
+
+    def groups(self) -> Iterator[tuple[Store, list[Draw]]]:
+        """The draws of each store."""
+        if self.draws:
+            first = self.draws[0].store
+            if all(draw.store is first for draw in self.draws):
+                yield first, list(self.draws)
+                return
+        stores: dict[int, list[Draw]] = {}
+        for draw in self.draws:
+            stores.setdefault(id(draw.store), []).append(draw)
+        for group in stores.values():
+            yield group[0].store, group
+
+    def hold(self, store: Store, draws: Sequence[Draw]) -> Hold:
+        return store.hold(lines_of(draws, self.amounts(self.input_tokens, self.max_tokens), self.likely))
+
+    def took(self, store: Store, hold: Hold, draws: Sequence[Draw], verdict: Verdict) -> None:
+        self.taken.append(Taken(store, hold, draws, verdict.standings))
+
+    def reserved(self, unit: str) -> int:
+        """The worst case that was reserved, in one unit."""
+        return self.amounts(self.input_tokens, self.max_tokens)[unit]
+
+    # -- where too little is left -------------------------------------------------
+
+    def may_fit(self, shortage: Shortage) -> bool:
+        """Whether it might fit after all once the input is counted."""
+        least = self.amounts(self.least_input, self.max_tokens)
+        return all(
+            draw.limit.hard is None
+            or standing.settled + standing.reserved + least[draw.limit.unit] <= draw.limit.hard
+            for draw, standing, _ in shortage.short()
+        )
+
+    def clamp(self, shortage: Shortage, lowest: bool) -> bool:
+        """Lower ``max_tokens`` to what is left, where every budget that is short agrees to it.
+
+        ``lowest``: there is no tier further down that a budget would rather try.
+        """
+        room: dict[str, int] = {}
+        for draw, standing, _ in shortage.short():
+            steps = draw.budget.on_exceed
+            if "clamp" not in steps or draw.limit.hard is None or draw.limit.unit == "calls":
+                return False
+            if not lowest and steps.index("clamp") > 0 and steps[0] == "downgrade":
+                return False
+            left = draw.limit.hard - standing.settled - standing.reserved
+            room[draw.limit.unit] = min(left, room.get(draw.limit.unit, left))
+        fits, over = 0, self.max_tokens
+        while over - fits > 1:  # the most that fits: the worst case grows with max_tokens
+            middle = (fits + over) // 2
+            amounts = self.amounts(self.input_tokens, middle)
+            if all(amounts[unit] <= left for unit, left in room.items()):
+                fits = middle
+            else:
+                over = middle
+        if fits < min(LEAST_OUTPUT, self.max_tokens):
+            return False
+        names = ", ".join(sorted({repr(draw.budget.name) for draw, _, _ in shortage.short()}))
+        self.warnings.append(f"max_tokens was lowered from {self.max_tokens} to {fits} by budget {names}")
+        self.max_tokens = fits
+        return True
+
+    # -- afterwards ---------------------------------------------------------------
+
+    def used(self, taken: Taken, billed: Billed) -> tuple[int, ...]:
+        """What each line of ``taken`` really was. Usage that nobody knows is what was reserved."""
+        if billed is UNKNOWN:
+            return tuple(line.amount for line in taken.hold.lines)
+        assert isinstance(billed, Usage)
+        if billed is NOTHING:
+            return (0,) * len(taken.draws)
+        price = self.place.price
+        usd = 0 if price is None else price.cost_nano(billed)
+        amounts = {"usd": usd, "tokens": billed.total_tokens, "calls": 1}
+        return tuple(amounts[draw.limit.unit] for draw in taken.draws)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,76 @@
+"""A budget used alone: reserve, then settle, around any piece of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, StoreUnavailableError, UsageError
+from ..stores.base import Settlement
+from ..types import Request
+from .budget import Budget, Money, lines_of, nano, short
+
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+
+__all__ = ["Spend", "asked_by", "open_spend"]
+
+
+class Spend:
+    """Amounts reserved from a budget. ``settle`` says what was really used, once."""
+
+    __slots__ = ("_reserved", "settled")
+
+    def __init__(self, reserved: Mapping[str, int]) -> None:
+        self._reserved = reserved
+        self.settled: dict[str, int] | None = None
+
+    def settle(
+        self, *, usd: Money | None = None, tokens: int | None = None, calls: int | None = None
+    ) -> None:
+        """What was used; what is left out counts as it was reserved. Once: then ``UsageError``."""
+        if self.settled is not None:
+            raise UsageError("this spend was settled before")
+        given = {"usd": None if usd is None else nano(usd), "tokens": tokens, "calls": calls}
+        self.settled = {**self._reserved, **{unit: n for unit, n in given.items() if n is not None}}
+
+
+@contextmanager
+def open_spend(
+    budget: Budget, amounts: Mapping[str, int], who: Mapping[str, Any], clock: Clock
+) -> Iterator[Spend]:
+    store, now = budget.alone_store(), clock()
+    draws = budget.draws(asked_by(who), who.get("tier", ""), who.get("deployment", ""), now, store)
+    hold = store.hold(lines_of(draws, amounts))
+    try:
+        verdict = store.reserve(hold)
+    except BaseException as error:
+        store.give_back(hold)
+        if not isinstance(error, StoreUnavailableError) or budget.fail == "closed":
+            raise
+        yield Spend(amounts)
+        return
+    for draw, line, standing in zip(draws, hold.lines, verdict.standings, strict=True):
+        if not verdict.ok and short(line, standing):
+            raise budget.refusal(draw, standing, line.amount, now)
+    spend = Spend(amounts)
+    try:
+        yield spend
+    except BaseException:
+        spend.settled = spend.settled or dict.fromkeys(amounts, 0)
+        raise
+    finally:
+        used = spend.settled or amounts
+        slots = tuple(budget.window.at(clock()).slot for _ in draws)
+        store.post(Settlement(hold, tuple(used[draw.limit.unit] for draw in draws), slots))
+        store.flush()
+
+
+def asked_by(who: Mapping[str, Any]) -> Request:
+    """The request that ``who`` stands for, where there is none."""
+    known = {"user", "tenant", "plan", "tags", "session", "route"}
+    unknown = set(who) - known - {"tier", "deployment"}
+    if unknown:
+        raise ConfigError(f"{sorted(unknown)[0]!r} names nobody: one of {', '.join(sorted(known))}")
+    return Request(messages=(), **{key: value for key, value in who.items() if key in known})

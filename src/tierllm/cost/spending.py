@@ -1,0 +1,257 @@
+"""Reserve before, settle after: the policy that keeps the budgets at one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import BudgetExceededError, StoreUnavailableError
+from ..pipeline.effects import Blocking, Handler
+from ..stores.base import Settlement
+from ..types import Response, Usage
+from .billing import NOTHING, UNKNOWN, Billed, billed, delivered
+from .purchase import Purchase, Shortage
+from .tokens import BIG
+
+if TYPE_CHECKING:
+    from ..stores import Hold, Store, Verdict
+    from ..types import Call
+    from .budget import Budget, Draw
+    from .place import Place
+    from .treasury import Treasury
+
+__all__ = ["Spending"]
+
+
+class Spending:
+    """Everything that one deployment's calls cost.
+
+    The worst case of a call is reserved on all accounts it draws on, or on none. Where that does not
+    fit, the input is counted exactly, ``max_tokens`` lowered if the budget says so, or the call
+    refused with ``BudgetExceededError``. Settling is synchronous, whichever way the call ends.
+    """
+
+    def __init__(self, place: Place, treasury: Treasury) -> None:
+        self.place = place
+        self.treasury = treasury
+        self.budgets: tuple[tuple[Budget, Store], ...] = tuple(
+            (budget, treasury.store_of(budget))
+            for budget in treasury.budgets
+            if budget.holds_at(place.tier, place.deployment, place.model)
+        )
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        draws = self.draws(call)
+        purchase = Purchase(self.place, call, draws)
+        params = call.params
+        try:
+            self.treasury.books.expect(purchase)
+            if draws:
+                await self._reserve(purchase, call)
+        except BaseException:
+            self._give_back(purchase)
+            raise
+        try:
+            response = await call_next(call)
+        except BaseException as error:
+            self._settle(purchase, self._bill(purchase, call, error), error=error)
+            if isinstance(error, Exception):
+                await self._flush(purchase)
+            else:
+                self._flush_soon(purchase)
+            raise
+        finally:
+            call.params = params
+        self._settle(purchase, UNKNOWN if response.usage is None else response.usage, response=response)
+        await self._flush(purchase)
+        return response
+
+    def draws(self, call: Call) -> list[Draw]:
+        """The accounts that the call draws on here."""
+        request, place = call.request, self.place
+        found: list[Draw] = []
+        now = self.treasury.wall()
+        for budget, store in self.budgets:
+            if not budget.where or budget.holds_for(request):
+                found += budget.draws(request, place.tier, place.deployment, now, store)
+        for cap in call.caps:
+            if cap.budget is not None and cap.budget.holds_at(place.tier, place.deployment, place.model):
+                found += cap.draws(now)
+        return found
+
+    def too_dear(self, call: Call) -> BudgetExceededError | None:
+        """The refusal that is certain already, before anything is waited for. Changes nothing."""
+        now = self.treasury.wall()
+        purchase: Purchase | None = None
+        for draw in self.draws(call):
+            hard = draw.limit.hard
+            if hard is None or draw.budget.mode != "enforce":
+                continue
+            standing = self.treasury.known(draw)
+            if purchase is None:
+                purchase = Purchase(self.place, call, ())
+            output = 1 if "clamp" in draw.budget.on_exceed else purchase.max_tokens
+            least = purchase.amounts(purchase.least_input, output)[draw.limit.unit]
+            if standing.settled + least > hard:
+                return draw.budget.refusal(draw, standing, least, now)
+        return None
+
+    def refuse(self, call: Call, error: BudgetExceededError) -> None:
+        """Tell of a refusal that came before anything was waited for."""
+        self.treasury.refused(Purchase(self.place, call, ()), error)
+
+    # -- before -----------------------------------------------------------------
+
+    async def _reserve(self, purchase: Purchase, call: Call) -> None:
+        purchase.check()
+        while (shortage := await self._take(purchase)) is not None:
+            if not purchase.counted and purchase.may_fit(shortage):
+                await self._count(purchase, call)
+            elif not purchase.clamp(shortage, lowest=_lowest(call)):
+                raise self._refusal(purchase, call, shortage)
+        if purchase.bounded and purchase.wanted != purchase.max_tokens:
+            call.params = {**call.params, "max_tokens": purchase.max_tokens}
+
+    async def _take(self, purchase: Purchase) -> Shortage | None:
+        """Reserve on all accounts; where one has too little left, on none."""
+        for store, draws in purchase.groups():
+            hold = purchase.hold(store, draws)
+            try:
+                if store.inline:
+                    verdict = store.reserve(hold)
+                else:
+                    reserve, areserve = _reserving(store, hold)
+                    verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
+            except StoreUnavailableError as error:
+                self._unreachable(purchase, draws, error)
+                continue
+            if not verdict.ok:
+                self._give_back(purchase)
+                return Shortage(hold, draws, verdict.standings)
+            purchase.took(store, hold, draws, verdict)
+        self.treasury.took(purchase)
+        return None
+
+    def _unreachable(self, purchase: Purchase, draws: Sequence[Draw], error: StoreUnavailableError) -> None:
+        """Go on without a store, where all its budgets allow it."""
+        for draw in draws:
+            if draw.budget.hard and draw.budget.fail == "closed":
+                self._give_back(purchase)
+                refusal = BudgetExceededError(
+                    f"budget {draw.budget.name!r}: its store cannot be reached, and it fails closed: {error}",
+                    budget=draw.budget.name,
+                    bucket=draw.bucket,
+                    unit=draw.limit.unit,
+                )
+                self.treasury.refused(purchase, refusal)
+                raise refusal from error
+        purchase.warnings.append("a budget's store could not be reached; the call went on without it")
+
+    def _give_back(self, purchase: Purchase) -> None:
+        if purchase.taken:
+            for taken in purchase.taken:
+                taken.store.give_back(taken.hold)
+            self._flush_soon(purchase)
+            purchase.taken.clear()
+
+    async def _count(self, purchase: Purchase, call: Call) -> None:
+        tokens = self.place.tokens
+        count = partial(tokens.worst, call.messages, call.params)
+        large = purchase.input_tokens > BIG
+        purchase.input_tokens = min(purchase.input_tokens, await Blocking(count) if large else count())
+        purchase.least_input = min(purchase.input_tokens, purchase.least_input)
+        purchase.counted = True
+
+    def _refusal(self, purchase: Purchase, call: Call, shortage: Shortage) -> BudgetExceededError:
+        now = self.treasury.wall()
+        errors = [d.budget.refusal(d, standing, amount, now) for d, standing, amount in shortage.short()]
+        error = next((e for e in errors if not e.steps_down), errors[0])
+        self.treasury.refused(purchase, error)
+        return error
+
+    # -- after ------------------------------------------------------------------
+
+    def _bill(self, purchase: Purchase, call: Call, error: BaseException) -> Billed:
+        progress = call.progress
+        bill = billed(error, progress)
+        if bill is None:
+            assert progress is not None
+            tokens, input_tokens = self.place.tokens, purchase.input_tokens
+            if not purchase.counted and input_tokens <= BIG:
+                input_tokens = min(input_tokens, tokens.count(call.messages, call.params))
+            return self._within(purchase, delivered(progress, tokens, input_tokens))
+        return bill
+
+    def _within(self, purchase: Purchase, usage: Usage) -> Usage:
+        """Our own guess is never above what was reserved."""
+        most = purchase.max_tokens * purchase.copies
+        if usage.output_tokens <= most or not purchase.bounded:
+            return usage
+        return Usage(input_tokens=usage.input_tokens, output_tokens=most, estimated=True)
+
+    def _settle(
+        self,
+        purchase: Purchase,
+        bill: Billed,
+        *,
+        response: Response | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        now = self.treasury.wall()
+        for taken in purchase.taken:
+            used = purchase.used(taken, bill)
+            slots = tuple(draw.budget.window.at(now).slot for draw in taken.draws)
+            taken.store.post(Settlement(taken.hold, used, slots))
+            if bill is not NOTHING:
+                self.treasury.settled(purchase, taken, used)
+        self.treasury.books.ended(purchase, bill, response, error)
+        if response is not None and purchase.warnings:
+            response.warnings = (*response.warnings, *purchase.warnings)
+
+    async def _flush(self, purchase: Purchase) -> None:
+        for taken in purchase.taken:
+            store = taken.store
+            if not store.inline:
+                await Blocking(store.flush, afn=store.aflush)
+
+    def _flush_soon(self, purchase: Purchase) -> None:
+        for taken in purchase.taken:
+            if not taken.store.inline:
+                self.treasury.soon(taken.store.flush)
+
+
+def _lowest(call: Call) -> bool:
+    """Whether no tier is left beneath this one."""
+    return call.plan is None or call.tier == call.plan.tiers[-1]
+
+
+def _undo(store: Store, hold: Hold, _: Verdict) -> None:
+    store.give_back(hold)
+    store.flush()
+
+
+def _reserving(
+    store: Store, hold: Hold
+) -> tuple[Callable[[], Verdict], Callable[[], Awaitable[Verdict]] | None]:
+    """Reserving ``hold``, sync and async; one that fails may have happened all the same."""
+
+    def reserve() -> Verdict:
+        try:
+            return store.reserve(hold)
+        except BaseException:
+            store.give_back(hold)
+            raise
+
+    if store.areserve is None:
+        return reserve, None
+
+    async def areserve() -> Verdict:
+        assert store.areserve is not None
+        try:
+            return await store.areserve(hold)
+        except BaseException:
+            store.give_back(hold)
+            raise
+
+    return reserve, areserve

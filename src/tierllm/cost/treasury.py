@@ -1,0 +1,246 @@
+"""All budgets of one client, what is known of their accounts, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BudgetExceededError, ConfigError, UsageError
+from ..events import Event
+from ..stores import MemoryStore, Standing
+from ..types import Request
+from .alerts import Alerts
+from .bookkeeping import Bookkeeper
+from .budget import Budget, Draw, Remaining, lines_of
+from .runs import Cap, active_runs
+from .spend import asked_by
+
+if TYPE_CHECKING:
+    from ..stores import Store
+    from .estimator import CostEstimator
+    from .ledger import UsageLedger
+    from .place import Place
+    from .purchase import Purchase, Taken
+
+__all__ = ["Treasury"]
+
+KNOWN_KEPT = 10_000
+
+
+class Treasury:
+    """What ``Spending`` at the deployments of one client has in common. Thread-safe.
+
+    ``store`` keeps the accounts of budgets that have none of their own. ``soon`` runs a store's flush
+    off the path of the call.
+    """
+
+    def __init__(
+        self,
+        budgets: Sequence[Budget],
+        *,
+        store: Store | None,
+        ledger: UsageLedger | None,
+        estimator: CostEstimator,
+        wall: Callable[[], float],
+        emit: Callable[[Event], None] | None,
+        soon: Callable[[Callable[[], object]], None],
+    ) -> None:
+        names = [budget.name for budget in budgets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"TieredClient(budgets): two are called {name!r}; give one a name=...")
+        self.budgets = tuple(b for b in budgets if b.per[0] not in ("call", "run"))
+        self.caps = tuple(b for b in budgets if b.per[0] == "call")
+        self.run_budgets = tuple(b for b in budgets if b.per[0] == "run")
+        self.store = store or MemoryStore(clock=wall)
+        self.ledger = ledger
+        self.wall = wall
+        self.soon = soon
+        self.books = Bookkeeper(ledger=ledger, estimator=estimator, wall=wall, emit=emit, soon=soon)
+        self.alerts = Alerts(emit, wall)
+        self.places: list[Place] = []
+        self._steering = tuple(b for b in self.budgets if b.on_soft == "downgrade")
+        self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
+        self._known: dict[str, Standing] = {}
+        self._forked = False
+        for each in self.stores():
+            each.emit = each.emit or emit
+
+    @property
+    def active(self) -> bool:
+        """Whether every call is to be metered; otherwise only those that have caps of their own."""
+        return bool(self.budgets or self.caps or self.ledger is not None)
+
+    def store_of(self, budget: Budget) -> Store:
+        return budget.store or self.store
+
+    def stores(self) -> list[Store]:
+        """Every store in use, once."""
+        found = {id(store): store for store in (self.store, *(b.store for b in self.budgets)) if store}
+        return list(found.values())
+
+    # -- before a call ------------------------------------------------------------
+
+    def caps_of(self, request: Request, owner: object) -> tuple[Cap, ...]:
+        """The budgets of this very call, and of the runs it is part of."""
+        if self._forked:
+            raise UsageError(
+                "this process was forked, and a hard budget in memory would count twice: "
+                'give the client a DiskStore or a RedisStore, or the budget scope="process"'
+            )
+        caps = [cap for run in active_runs() if run.owner is owner for cap in run.caps]
+        caps += [Cap(budget, "call") for budget in self.caps if budget.holds_for(request)]
+        if request.max_cost_usd is not None:
+            caps.append(Cap(self._cost_cap(request.max_cost_usd, "max_tokens" in request.params), "call"))
+        return tuple(caps)
+
+    def _cost_cap(self, usd: Decimal, as_asked: bool) -> Budget:
+        key = (usd, as_asked)
+        found = self._cost_caps.get(key)
+        if found is None:
+            on_exceed: Any = "downgrade" if as_asked else ("downgrade", "clamp")
+            found = Budget(hard_usd=usd, per="call", name="max_cost_usd", on_exceed=on_exceed)
+            if len(self._cost_caps) < 1024:
+                self._cost_caps[key] = found
+        return found
+
+    def steered(self, request: Request, tiers: tuple[str, ...]) -> tuple[str, ...]:
+        """``tiers`` with the first one last, where a soft limit says that the next is to do."""
+        if len(tiers) < 2:
+            return tiers
+        now = self.wall()
+        for budget in self._steering:
+            if {"deployment", "model"} & set(budget.where) or not budget.holds_for(request):
+                continue
+            if tiers[0] not in budget.where.get("tier", (tiers[0],)):
+                continue
+            for draw in budget.draws(request, tiers[0], "", now, self.store_of(budget)):
+                soft = draw.limit.soft
+                if soft is not None and self.known(draw).settled >= soft:
+                    return (*tiers[1:], tiers[0])
+        return tiers
+
+    @property
+    def steers(self) -> bool:
+        return bool(self._steering)
+
+    def known(self, draw: Draw) -> Standing:
+        """How an account stands as far as is known without asking a shared store.
+
+        What was settled in a calendar window never becomes less, so that old news is sound.
+        """
+        if draw.store.inline:
+            return draw.store.standings(lines_of((draw,)))[0]
+        if draw.budget.window.seconds is None:
+            return self._known.get(draw.account, Standing(0, 0))
+        return Standing(0, 0)
+
+    # -- what happened --------------------------------------------------------------
+
+    def took(self, purchase: Purchase) -> None:
+        """Everything is reserved."""
+        for taken in purchase.taken:
+            if not taken.store.inline:
+                for draw, standing in zip(taken.draws, taken.standings, strict=True):
+                    self._remember(draw, standing)
+            self.alerts.reserved(purchase, taken)
+
+    def refused(self, purchase: Purchase, error: BudgetExceededError) -> None:
+        """A budget kept the call back."""
+        self.alerts.refused(purchase, error)
+        self.books.refused(purchase, error)
+
+    def settled(self, purchase: Purchase, taken: Taken, used: Sequence[int]) -> None:
+        """One hold was settled."""
+        if not taken.store.inline:
+            for draw, standing, amount in zip(taken.draws, taken.standings, used, strict=True):
+                self._remember(draw, standing._replace(settled=standing.settled + amount))
+        self.alerts.settled(purchase, taken, used)
+
+    def _remember(self, draw: Draw, standing: Standing) -> None:
+        known = self._known
+        if len(known) >= KNOWN_KEPT and draw.account not in known:
+            known.pop(next(iter(known)), None)
+        known[draw.account] = standing
+
+    # -- watching ------------------------------------------------------------------
+
+    def remaining(self, **who: Any) -> list[Remaining]:
+        """How every budget stands for ``who``."""
+        request, now = asked_by(who), self.wall()
+        found: dict[str, Draw] = {}
+        for budget in self.budgets:
+            if not budget.holds_for(request):
+                continue
+            store = self.store_of(budget)
+            for place in self.places:
+                if who.get("tier", place.tier) == place.tier and budget.holds_at(
+                    place.tier, place.deployment, place.model
+                ):
+                    for draw in budget.draws(request, place.tier, place.deployment, now, store):
+                        found.setdefault(draw.account, draw)
+        left: list[Remaining] = []
+        for draw in found.values():
+            draw.store.flush()
+            (standing,) = draw.store.standings(lines_of((draw,)))
+            left.append(draw.budget.remains(draw, standing))
+        return left
+
+    def status(self) -> dict[str, Any]:
+        """The budgets as plain data; how they stand for somebody is what ``remaining`` says."""
+        return {
+            budget.name: {
+                "per": list(budget.per),
+                "window": budget.window.spec,
+                "mode": budget.mode,
+                "limits": {
+                    limit.unit: {
+                        kind: None if amount is None else float(limit.told(amount))
+                        for kind, amount in (("hard", limit.hard), ("soft", limit.soft))
+                    }
+                    for limit in budget.limits
+                },
+                "refused": self.alerts.refusals.get(budget.name, 0),
+            }
+            for budget in (*self.budgets, *self.caps, *self.run_budgets)
+        }
+
+    def check_prices(self) -> None:
+        """Raises ``ConfigError`` where a hard limit in dollars can meet a model without a price."""
+        for budget in (*self.budgets, *self.caps):
+            if not budget.hard or all(limit.unit != "usd" or limit.hard is None for limit in budget.limits):
+                continue
+            for place in self.places:
+                if budget.holds_at(place.tier, place.deployment, place.model) and place.price is None:
+                    raise ConfigError(
+                        f"{place.name}: no price is known for {place.model!r}, and budget {budget.name!r} "
+                        "has a hard limit in dollars: give the deployment price=Price(...)"
+                    )
+
+    def close(self) -> None:
+        """Settle and write what is waiting, and let go of stores and ledger."""
+        for store in self.stores():
+            store.close()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    async def aclose(self) -> None:
+        for store in self.stores():
+            await store.aclose()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def renew(self) -> None:
+        """After a fork."""
+        self._known = {}
+        self.books.renew()
+        self.alerts.renew()
+        for store in self.stores():
+            store.renew()
+        if self.ledger is not None:
+            self.ledger.renew()
+        self._forked = any(
+            budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
+            for budget in self.budgets
+        )

@@ -1,0 +1,67 @@
+"""What a call would use in each tier it may be served by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import RequestTooLargeError
+
+if TYPE_CHECKING:
+    from ..cost.estimate import Estimate
+    from ..cost.estimator import CostEstimator
+    from ..types import Call
+    from .deployment_line import DeploymentLine
+    from .tier_line import TierLine
+
+__all__ = ["Quotes"]
+
+
+class Quotes:
+    """Estimates for calls through a client's lines. Sends nothing and reserves nothing."""
+
+    def __init__(self, lines: Mapping[str, TierLine], estimator: CostEstimator) -> None:
+        self.lines = lines
+        self.estimator = estimator
+
+    def of(self, call: Call, *, exact: bool | None = None) -> Estimate:
+        """The estimate for the first admissible tier, with those of all admissible ones in ``tiers``.
+
+        Each is made at the place that would be asked first now.
+        """
+        assert call.plan is not None
+        found: dict[str, Estimate] = {}
+        for tier in call.plan.tiers:
+            step = call.copy()
+            step.tier = tier
+            found[tier] = self._at(self.lines[tier], step, exact)
+        first = found[call.plan.tiers[0]]
+        return replace(first, tiers=found)
+
+    def _at(self, tier_line: TierLine, call: Call, exact: bool | None) -> Estimate:
+        able = [line for line in tier_line.lines if call.request.require <= line.deployment.labels]
+        obstacles = {line: line.obstacle(call) for line in able}
+        line = next((line for line in able if obstacles[line] is None), able[0])
+        fit = line.fitted(call)
+        quote = self.estimator.quote(
+            line.place,
+            fit.messages,
+            fit.params,
+            route=call.request.route,
+            queue_s=_queue_s(tier_line, line),
+            exact=exact,
+        )
+        refusal = obstacles[line] or line.spending.too_dear(fit)
+        if refusal is None:
+            return quote
+        kind = "too large" if isinstance(refusal, RequestTooLargeError) else type(refusal).__name__
+        return replace(quote, refused=f"{kind}: {refusal}")
+
+
+def _queue_s(tier_line: TierLine, line: DeploymentLine) -> float:
+    """How long a call that comes now waits for a seat: those ahead of it, at the usual pace."""
+    pool, usual_s = tier_line.pool, line.pace.history.quantile(0.5)
+    if pool is None or usual_s is None or pool.in_use < pool.size:
+        return 0.0
+    return usual_s * (pool.waiting + 1) / pool.size
