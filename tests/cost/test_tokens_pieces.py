@@ -18,7 +18,7 @@ NAMES: tuple[EncodingName, ...] = get_args(EncodingName)
 
 ALPHABETS = {
     "english": "etaoin shrdlu ETAOIN.,\n'",
-    "chinese": "的一是不了人我在有他这中大来上个国。，",
+    "chinese": "的一是不了人我在有他这中大来上个国。，",  # noqa: RUF001
     "chinese without a stop": "的一是不了人我在有他这中大来上个国",
     "japanese": "あいうえおカキクケコ漢字、。",
     "arabic": "ابتثجح خد",
@@ -38,7 +38,7 @@ ALPHABETS = {
 
 NASTY = st.text(
     st.one_of(
-        st.sampled_from(" \t\n\r/'’.,-=(_aAsSlLrRvVeEtT09中あカǅʰ\u0301²٣😀\u200d\u3000\xa0\u2028\x85\x1c"),
+        st.sampled_from(" \t\n\r/'’.,-=(_aAsSlLrRvVeEtT09中あカǅʰ\u0301²٣😀\u200d\u3000\xa0\u2028\x85\x1c"),  # noqa: RUF001
         st.characters(exclude_categories=["Cs"]),
     ),
     min_size=2,
@@ -84,7 +84,8 @@ def test_there_is_a_cut(text: str, at: int):
 
 
 @pytest.mark.parametrize(
-    ("text", "at"), [("ab", 1), ("  ", 1), (".\n", 1), ("\n/", 1), ("a'", 1), ("(a", 1), ("12", 1), ("\n ", 1)]
+    ("text", "at"),
+    [("ab", 1), ("  ", 1), (".\n", 1), ("\n/", 1), ("a'", 1), ("(a", 1), ("12", 1), ("\n ", 1)],
 )
 def test_there_is_no_cut(text: str, at: int):
     assert sound_cut(text, at, at) == 0
@@ -145,7 +146,8 @@ def test_a_surrogate_pair_is_one_character_wherever_a_piece_ends():
 
 
 @pytest.mark.parametrize(
-    ("text", "sent"), [("a\ud800b", "a\ufffdb"), ("\ud83d\ude00", "😀"), ("\ude00\ud83d", "\ufffd\ufffd"), ("é", "é")]
+    ("text", "sent"),
+    [("a\ud800b", "a\ufffdb"), ("\ud83d\ude00", "😀"), ("\ude00\ud83d", "\ufffd\ufffd"), ("é", "é")],
 )
 def test_surrogates_are_counted_as_they_are_sent(text: str, sent: str):
     assert repaired(text) == sent

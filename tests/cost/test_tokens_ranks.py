@@ -39,7 +39,7 @@ CORPUS = {
     "arabic": "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق.",
     "hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
     "thai": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน",
-    "russian": "Все люди рождаются свободными и равными в своём достоинстве и правах.",
+    "russian": "Все люди рождаются свободными и равными в своём достоинстве и правах.",  # noqa: RUF001
     "python": "def f(x: int) -> str:\n    return f'{x:>8,}'  # padded\n\n\nclass A:\n\tpass\r\n",
     "json": '{"a":[1,2.5,null,true],"b":{"c":"d\\n","e":[]},"price":1234567890}',
     "emoji": "👩🏽‍🚀 flies 🚀🚀 to the 🌕!",
@@ -66,9 +66,7 @@ def references() -> dict[str, tiktoken.Encoding]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_official_file_can_be_rebuilt(name: EncodingName):
-    lines = (
-        base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ranks.unpacked(name))
-    )
+    lines = (base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ranks.unpacked(name)))
     assert hashlib.sha256(b"".join(lines)).hexdigest() == SHA256[name]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from .usage_arguments import amount, condition, moment, names, resolved, zone
 
 if TYPE_CHECKING:
     from ..cost.forecast import Forecast
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from .arguments import Commands
 
 __all__ = ["add"]
-
-Moment = timedelta | date | datetime
-
-UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 NUMBERS = ("calls", "refused", "failed", "cached", "input_tokens", "output_tokens", "cost_usd", "saved_usd")
 
@@ -39,30 +35,30 @@ def add(commands: Commands) -> None:
     parser.add_argument("ledger", help="the ledger's SQLite file")
     parser.add_argument(
         "--by",
-        type=_names,
+        type=names,
         default=None,
         help="comma-separated: user, tenant, plan, tag, tier, deployment, model, route, run, outcome, "
         "budget, hour, day, month (default: user)",
     )
-    parser.add_argument("--since", type=_moment, help="7d, 12h, 2w, 2026-11-01 or 2026-11-01T12:00")
-    parser.add_argument("--until", type=_moment, help="likewise; not included")
-    parser.add_argument("--tz", type=_zone, default=UTC, help="time zone of dates and days (default: UTC)")
+    parser.add_argument("--since", type=moment, help="7d, 12h, 2w, 2026-11-01 or 2026-11-01T12:00")
+    parser.add_argument("--until", type=moment, help="likewise; not included")
+    parser.add_argument("--tz", type=zone, default=UTC, help="time zone of dates and days (default: UTC)")
     parser.add_argument(
         "--where",
         action="append",
         default=[],
-        type=_condition,
+        type=condition,
         metavar="NAME=VALUE",
         help="only such rows; may be repeated; without a value: where it is not set",
     )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--statement", type=_condition, metavar="tenant=NAME", help="or tag=NAME: a statement")
+    what.add_argument("--statement", type=condition, metavar="tenant=NAME", help="or tag=NAME: a statement")
     what.add_argument("--forecast", action="store_true", help="what this month will have cost at its end")
     what.add_argument("--advice", action="store_true", help="limits, tiers and estimates to look at")
     parser.add_argument("--currency", default="USD", help="of a statement")
-    parser.add_argument("--rate", type=_amount, default=Decimal(1), help="that currency for a dollar")
-    parser.add_argument("--limit-usd", type=_amount, help="with --forecast: the day this month's limit falls")
+    parser.add_argument("--rate", type=amount, default=Decimal(1), help="that currency for a dollar")
+    parser.add_argument("--limit-usd", type=amount, help="with --forecast: the day this month's limit falls")
     parser.set_defaults(run=run)
 
 
@@ -70,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..cost.ledger import UsageLedger
 
     now = datetime.now(arguments.tz)
-    since, until = (_resolved(bound, now) for bound in (arguments.since, arguments.until))
+    since, until = (resolved(bound, now) for bound in (arguments.since, arguments.until))
     where = dict(arguments.where)
     if len(where) < len(arguments.where):
         raise ConfigError("--where names the same thing twice: a row has one value of each")
@@ -225,81 +221,18 @@ def _shown(line: UsageLine, name: str, absent: str) -> str:
     return line.group[name] or absent
 
 
-def _cells(line: UsageLine, names: list[str] | tuple[str, ...], *, places: int | None = None) -> list[str]:
+def _cells(line: UsageLine, wanted: list[str] | tuple[str, ...], *, places: int | None = None) -> list[str]:
     told = line.to_dict()
     if places is None:
-        return ["" if told[name] is None else str(told[name]) for name in names]
+        return ["" if told[name] is None else str(told[name]) for name in wanted]
     return [
-        f"{getattr(line, name):.{places}f}" if name.endswith("_usd") else str(told[name]) for name in names
+        f"{getattr(line, name):.{places}f}" if name.endswith("_usd") else str(told[name]) for name in wanted
     ]
 
 
-def _plain(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount:f}"
+def _plain(usd: Decimal | None) -> str | None:
+    return None if usd is None else f"{usd:f}"
 
 
 def _json(told: object) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-
-
-# -- arguments ---------------------------------------------------------------------
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: give names with commas between them")
-    return names
-
-
-def _condition(text: str) -> tuple[str, str | None]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE")
-    return name, value or None
-
-
-def _amount(text: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except ArithmeticError:
-        amount = Decimal(0)
-    if not amount.is_finite() or amount <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
-    return amount
-
-
-def _zone(name: str) -> tzinfo:
-    from zoneinfo import ZoneInfo
-
-    if name.upper() == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise argparse.ArgumentTypeError(f"{name!r}: there is no such time zone") from error
-
-
-def _moment(text: str) -> Moment:
-    ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    if ago is not None:
-        return timedelta(**{UNITS[ago[2]]: int(ago[1])})
-    try:
-        return date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: give 7d, 12h, 2w, a date such as 2026-11-01, or a time such as 2026-11-01T12:00"
-        ) from error
-
-
-def _resolved(moment: Moment | None, now: datetime) -> datetime | None:
-    if moment is None:
-        return None
-    if isinstance(moment, timedelta):
-        try:
-            return now - moment
-        except OverflowError as error:
-            raise ConfigError("--since and --until: that is too long ago") from error
-    if isinstance(moment, datetime):
-        return moment if moment.tzinfo is not None else moment.replace(tzinfo=now.tzinfo)
-    return datetime(moment.year, moment.month, moment.day, tzinfo=now.tzinfo)

@@ -48,7 +48,7 @@ def billed(error: BaseException, invocation: Invocation | None) -> Billed | None
         return NOTHING
     if invocation.usage is not None:
         return invocation.usage
-    if invocation.streaming and invocation.first_at is not None:
+    if invocation.streaming and (invocation.texts or invocation.reasoning or invocation.tool_calls):
         return None
     if isinstance(error, ProviderTimeoutError):
         return NOTHING if error.phase == "connect" else UNKNOWN

@@ -95,7 +95,7 @@ class Purchase:
         self.counted = False
 
     def check(self) -> None:
-        """Raises ``ConfigError`` where a hard limit cannot be kept: no price, or no prompt to count."""
+        """Raises ``ConfigError`` where a hard limit cannot be kept: no price, no prompt, no bound."""
         hard = {draw.limit.unit for draw in self.draws if draw.limit.hard is not None and draw.budget.hard}
         if "usd" in hard and self.place.price is None:
             raise ConfigError(
@@ -105,6 +105,11 @@ class Purchase:
         if hard - {"calls"} and not self.call.messages:
             raise ConfigError(
                 "a hard limit has to know the prompt: give tiered.call(prompt=...) a function that makes it"
+            )
+        if hard - {"calls"} and not self.wanted and not getattr(self.call.target, "takes_route", True):
+            raise ConfigError(
+                "a hard limit has to bound the answer, and the wrapped function takes no route to learn its "
+                "max_tokens from: give it a route parameter, or say what it sends with max_tokens=..."
             )
 
     @property

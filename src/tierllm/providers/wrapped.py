@@ -117,11 +117,11 @@ class WrappedCall(BaseProvider):
         self.kwargs = kwargs or {}
         self.waits = not signature.is_async
         self.began = False
-        self._takes_route = signature.takes_route
+        self.takes_route = signature.takes_route
         self._failures = _Failures(retry_on)
 
     def _call(self, call: Call, scope: Invocation) -> Any:
-        if not self._takes_route:
+        if not self.takes_route:
             return self.fn(*self.args, **self.kwargs)
         params = call.params
         route = Route(
@@ -163,7 +163,7 @@ class WrappedCall(BaseProvider):
                         returned = stop.value
                         break
                     self.began = True
-                    yield Chunk(raw=item)
+                    yield Chunk(raw=item, usage=_usage_of(item))
             finally:
                 close = getattr(items, "close", None)
                 if close is not None:
@@ -177,7 +177,7 @@ class WrappedCall(BaseProvider):
             try:
                 async for item in items:
                     self.began = True
-                    yield Chunk(raw=item)
+                    yield Chunk(raw=item, usage=_usage_of(item))
             finally:
                 aclose = getattr(items, "aclose", None)
                 if aclose is not None:

@@ -36,8 +36,8 @@ class DiskStore(Store):
     """Shared by all processes of one machine that use the same ``directory``. Thread-safe.
 
     What it holds outlives them. The directory is made with mode 0700; it must be on a local disk,
-    yours, and not writable by others. A step waits up to ``timeout_s`` for other processes. What a process reserved is given
-    back ``lease_s`` after it died, and when the machine is started anew.
+    yours, and not writable by others. A step waits up to ``timeout_s`` for other processes. What a
+    process reserved is given back ``lease_s`` after it died, and when the machine is started anew.
 
     A damaged database is moved aside within the directory and the store starts afresh: **what was
     spent is forgotten then**, which a ``StoreTrouble`` event says. Nothing found in the directory is

@@ -62,7 +62,8 @@ class Contents:
         for message in messages:
             self._message(message)
         if not COSTLY.isdisjoint(params):
-            self._params(params, family)
+            beside = any(message.get("role") == "system" for message in messages)
+            self._params(params, family, family.tools_beside_system if beside else family.tools)
 
     # -- messages --
 
@@ -83,14 +84,16 @@ class Contents:
                 self._content(value, 0)
             elif key == "tool_calls" and isinstance(value, list | tuple):
                 for call in value:
-                    self._add(_PER_CALL, _MOST_PER_CALL)
                     self._called(call)
+            elif key == "function_call":
+                self._called({"function": value})
             elif key in _UNBILLED:
                 self._add(0, utf8_bytes(as_json(value)))
             else:
                 self._walk(value, 0)
 
     def _called(self, call: object) -> None:
+        self._add(_PER_CALL, _MOST_PER_CALL)
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(call, Mapping) and isinstance(function, Mapping):
             for value in function.values():
@@ -231,7 +234,7 @@ class Contents:
 
     # -- parameters --
 
-    def _params(self, params: Mapping[str, object], family: Family) -> None:
+    def _params(self, params: Mapping[str, object], family: Family, for_tools: int) -> None:
         tools: list[object] = []
         for name in ("tools", "functions"):
             given = params.get(name)
@@ -240,7 +243,7 @@ class Contents:
             elif given:
                 tools.append(given)
         if tools:
-            self._add(family.tools, family.most_tools + _PER_TOOL_MOST * len(tools))
+            self._add(for_tools, family.most_tools + _PER_TOOL_MOST * len(tools))
             self.shown.append(Shown(tools))
         if (wanted := params.get("response_format")) and wanted != {"type": "text"}:
             self._add(_PER_SCHEMA, _PER_SCHEMA_MOST)

@@ -30,7 +30,8 @@ class Family:
     """How requests to a kind of model are counted. ``scale`` is ``None`` where nothing is scaled.
 
     ``message``, ``reply`` and ``tools`` are tokens added for each message, once a request, and once
-    where there are tools; ``most_tools`` is the most of the last.
+    where there are tools (fewer where these share a system message); ``most_tools`` is the most of
+    the last.
     """
 
     encoding: EncodingName = "o200k_base"
@@ -39,7 +40,8 @@ class Family:
     images: ImageRule = field(default_factory=UnknownRule)
     message: int = 3
     reply: int = 3
-    tools: int = 12
+    tools: int = 9
+    tools_beside_system: int = 5
     most_tools: int = 64
 
 
@@ -135,5 +137,6 @@ def _claude(name: str) -> Family:
         scale=_CLAUDE if old else _CLAUDE_NEW,
         images=Claude(1_600 if old else 4_784),
         tools=346,  # the system prompt that goes with tools
+        tools_beside_system=346,
         most_tools=800,
     )
