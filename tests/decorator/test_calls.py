@@ -23,6 +23,7 @@ from tierllm import (
     Route,
     Tier,
     TieredClient,
+    Usage,
     UsageError,
     scope,
     tiered,
@@ -360,6 +361,50 @@ def test_usage_is_read_from_an_sdks_answer(fake: FakeProvider) -> None:
     ):
         tiered.call(client=watched)(lambda usage=usage: Reported(usage=usage))()
     assert [u and (u.input_tokens, u.output_tokens) for u in seen] == [(3, 4), (3, 4), None, None]
+    seen.clear()
+    details = {
+        "prompt_tokens_details": Reported(cached_tokens=2),
+        "completion_tokens_details": Reported(reasoning_tokens=1),
+    }
+    for usage in (
+        Reported(prompt_tokens=3, completion_tokens=4, **details),
+        Reported(input_tokens=3, output_tokens=4, cache_read_input_tokens=20, cache_creation_input_tokens=7),
+    ):
+        answer = Reported(usage=usage, service_tier="flex")
+        tiered.call(client=watched)(lambda answer=answer: answer)()
+    assert seen == [
+        Usage(
+            input_tokens=3, output_tokens=4, cached_input_tokens=2, reasoning_tokens=1, service_tier="flex"
+        ),
+        Usage(
+            input_tokens=30,  # beside the cached ones, in this vendor's words
+            output_tokens=4,
+            cached_input_tokens=20,
+            cache_write_tokens=7,
+            service_tier="flex",
+        ),
+    ]
+    watched.close()
+
+
+def test_usage_at_the_end_of_a_wrapped_stream_is_read(fake: FakeProvider) -> None:
+    class Item:
+        def __init__(self, usage: Any = None) -> None:
+            self.usage = usage
+
+    class Counts:
+        prompt_tokens, completion_tokens = 3, 4
+
+    seen: list[Any] = []
+    watched = TieredClient([Tier("only", [Deployment("m", fake)])], policies=[_Seeing(seen)])
+
+    @tiered.call(client=watched)
+    def items() -> Any:
+        yield Item()
+        yield Item(Counts())
+
+    assert len(list(items())) == 2
+    assert seen == [Usage(input_tokens=3, output_tokens=4)]
     watched.close()
 
 

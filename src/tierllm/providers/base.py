@@ -25,6 +25,8 @@ class BaseProvider:
 
     name = "provider"
     waits = True
+    free = False
+    """Whether its calls cost nothing; a deployment's own ``price`` comes first."""
 
     def complete(self, call: Call, scope: Invocation) -> Response:
         raise UsageError(f"{self.name} answers on an event loop only: use acomplete() or astream()")

@@ -56,6 +56,8 @@ class Local(BaseProvider):
     forked after the model was loaded cannot use it: ``UsageError``.
     """
 
+    free = True
+
     def __init__(
         self,
         model_path: str | os.PathLike[str] | None = None,

@@ -243,14 +243,45 @@ def _discard(awaitable: Any) -> None:
 
 
 def _usage_of(value: Any) -> Usage | None:
-    """The tokens an SDK's answer reports, where it looks like one (OpenAI's or Anthropic's words)."""
+    """The tokens an SDK's answer reports, where it looks like one (OpenAI's or Anthropic's words).
+
+    OpenAI counts what came from its cache as part of the input, Anthropic beside it.
+    """
     reported = getattr(value, "usage", None)
     if reported is None:
         return None
-    counts = [
-        next((n for n in (getattr(reported, name, None) for name in names) if isinstance(n, int)), None)
-        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
-    ]
-    if counts[0] is None or counts[1] is None:
+    read, written = (
+        _whole(reported, "cache_read_input_tokens"),
+        _whole(reported, "cache_creation_input_tokens"),
+    )
+    beside = (read or 0) + (written or 0)
+    given, taken = (
+        _whole(reported, "prompt_tokens", "input_tokens"),
+        _whole(reported, "completion_tokens", "output_tokens"),
+    )
+    if given is None or taken is None:
         return None
-    return Usage(input_tokens=counts[0], output_tokens=counts[1])
+    details = getattr(reported, "prompt_tokens_details", None) or getattr(
+        reported, "input_tokens_details", None
+    )
+    thought = getattr(reported, "completion_tokens_details", None) or getattr(
+        reported, "output_tokens_details", None
+    )
+    tier = getattr(value, "service_tier", None) or getattr(reported, "service_tier", None)
+    return Usage(
+        input_tokens=given + beside,
+        output_tokens=taken,
+        cached_input_tokens=read if read is not None else _whole(details, "cached_tokens") or 0,
+        cache_write_tokens=written or 0,
+        reasoning_tokens=_whole(thought, "reasoning_tokens") or 0,
+        service_tier=tier if isinstance(tier, str) else None,
+    )
+
+
+def _whole(reported: Any, *names: str) -> int | None:
+    """The first of these that is a number of tokens."""
+    for name in names:
+        n = getattr(reported, name, None)
+        if isinstance(n, int) and not isinstance(n, bool) and n >= 0:
+            return n
+    return None

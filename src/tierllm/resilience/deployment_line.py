@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..cost.place import Place
+from ..cost.price import Price
 from ..cost.spending import Spending
 from ..errors import (
     AuthenticationError,
@@ -96,7 +97,7 @@ class DeploymentLine:
             name,
             deployment.model,
             vendor=provider.name,
-            price=deployment.price or getattr(provider, "price", None),
+            price=deployment.price or (Price.free() if getattr(provider, "free", False) else None),
             context_window=deployment.context_window,
             book=prices,
         )
