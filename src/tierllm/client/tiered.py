@@ -315,6 +315,8 @@ class TieredClient(Accounts):
             response.trace = trace
             return response
         finally:
+            for cap in call.caps:
+                cap.close()
             trace.duration_s = self.clock() - call.begun_at
             if self._emit is not None:
                 self._emit(CallFinished(trace=trace))

@@ -65,6 +65,7 @@ class Purchase:
         "input_tokens",
         "least_input",
         "likely",
+        "lost",
         "max_tokens",
         "place",
         "service_tier",
@@ -78,6 +79,7 @@ class Purchase:
         self.call = call
         self.draws = draws
         self.taken: list[Taken] = []
+        self.lost: list[Taken] = []  # what stores could not be asked for, and hold nothing of
         self.warnings: list[str] = []
         self.expected: Estimate | None = None
         self.likely: Mapping[str, int] | None = None
@@ -116,6 +118,11 @@ class Purchase:
     def bounded(self) -> bool:
         """Whether some hard limit depends on the output's length, so that ``max_tokens`` must be sent."""
         return any(d.limit.hard is not None and d.limit.unit != "calls" for d in self.draws)
+
+    @property
+    def sent(self) -> int | None:
+        """The ``max_tokens`` that the provider is sent, if any."""
+        return self.max_tokens if self.wanted or self.bounded else None
 
     def amounts(self, input_tokens: int, max_tokens: int) -> dict[str, int]:
         """What a call of these sizes costs at most, by unit."""

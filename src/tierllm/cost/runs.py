@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigError
 from ..stores import MemoryStore
-from .budget import Budget, Draw, Remaining, lines_of
+from .budget import Budget, Draw, Limit, Remaining, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,11 +35,13 @@ class Cap:
 
     __slots__ = ("bucket", "budget", "run", "store")
 
-    def __init__(self, budget: Budget | None, bucket: str, run: Run | None = None) -> None:
+    def __init__(
+        self, budget: Budget | None, bucket: str, store: MemoryStore, run: Run | None = None
+    ) -> None:
         self.budget = budget
         self.bucket = bucket
+        self.store = store
         self.run = run
-        self.store = MemoryStore()
 
     def draws(self, now: float) -> list[Draw]:
         budget, bucket = self.budget, self.bucket
@@ -47,9 +49,18 @@ class Cap:
             return []
         span = budget.window.at(now)
         return [
-            Draw(budget, limit, bucket, span, f"{budget.name}|{limit.unit}||{bucket}", self.store)
+            Draw(budget, limit, bucket, span, self._account(budget, limit), self.store)
             for limit in budget.limits
         ]
+
+    def _account(self, budget: Budget, limit: Limit) -> str:
+        return f"{budget.name}|{limit.unit}||{self.bucket}"
+
+    def close(self) -> None:
+        """The call is over; a run's account stays."""
+        if self.run is None and self.budget is not None:
+            for limit in self.budget.limits:
+                self.store.drop(self._account(self.budget, limit))
 
 
 class Run:
@@ -83,7 +94,8 @@ class Run:
         self.entries: deque[Entry] = deque(maxlen=ROWS_KEPT)
         own = [Budget(per="run", name="run", **limits)] if limits else []
         # one without limits keeps the account all the same
-        self.caps = tuple(Cap(budget, f"run={name}", self) for budget in (*own, *budgets) or (None,))
+        store = MemoryStore()
+        self.caps = tuple(Cap(budget, f"run={name}", store, self) for budget in (*own, *budgets) or (None,))
 
     @property
     def spent_usd(self) -> Decimal:

@@ -11,7 +11,7 @@ from ..pipeline.effects import Blocking, Handler
 from ..stores.base import Settlement
 from ..types import Response, Usage
 from .billing import NOTHING, UNKNOWN, Billed, billed, delivered
-from .purchase import Purchase, Shortage
+from .purchase import Purchase, Shortage, Taken
 from .tokens import BIG
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Spending:
                     verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
             except StoreUnavailableError as error:
                 self._unreachable(purchase, draws, error)
+                purchase.lost.append(Taken(store, hold, draws, ()))
                 continue
             if not verdict.ok:
                 self._give_back(purchase)
@@ -205,6 +206,8 @@ class Spending:
             taken.store.post(Settlement(taken.hold, used, slots))
             if bill is not NOTHING:
                 self.treasury.settled(purchase, taken, used)
+        for lost in purchase.lost if bill is not NOTHING else ():
+            self.treasury.owe(lost, purchase.used(lost, bill), now)
         self.treasury.books.ended(purchase, bill, response, error)
         if response is not None and purchase.warnings:
             response.warnings = (*response.warnings, *purchase.warnings)
@@ -214,6 +217,8 @@ class Spending:
             store = taken.store
             if not store.inline:
                 await Blocking(store.flush, afn=store.aflush)
+        if self.treasury.arrears and purchase.taken:
+            await Blocking(self.treasury.pay)
 
     def _flush_soon(self, purchase: Purchase) -> None:
         for taken in purchase.taken:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BudgetExceededError, ConfigError, UsageError
+from ..errors import BudgetExceededError, ConfigError, StoreUnavailableError, UsageError
 from ..events import Event
-from ..stores import MemoryStore, Standing
+from ..stores import MemoryStore, Settlement, Standing
 from ..types import Request
 from .alerts import Alerts
 from .bookkeeping import Bookkeeper
@@ -55,6 +57,8 @@ class Treasury:
         self.run_budgets = tuple(b for b in budgets if b.per[0] == "run")
         self.store = store or MemoryStore(clock=wall)
         self.ledger = ledger
+        self.active = bool(self.budgets or self.caps or ledger is not None)
+        """Whether every call is metered; otherwise only those that have caps of their own."""
         self.wall = wall
         self.soon = soon
         self.books = Bookkeeper(ledger=ledger, estimator=estimator, wall=wall, emit=emit, soon=soon)
@@ -63,14 +67,12 @@ class Treasury:
         self._steering = tuple(b for b in self.budgets if b.on_soft == "downgrade")
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
         self._known: dict[str, Standing] = {}
+        self.arrears: deque[tuple[Store, Settlement]] = deque()
+        self._call_store = MemoryStore(clock=wall)
+        self._calls = itertools.count(1)
         self._forked = False
         for each in self.stores():
             each.emit = each.emit or emit
-
-    @property
-    def active(self) -> bool:
-        """Whether every call is to be metered; otherwise only those that have caps of their own."""
-        return bool(self.budgets or self.caps or self.ledger is not None)
 
     def store_of(self, budget: Budget) -> Store:
         return budget.store or self.store
@@ -90,9 +92,12 @@ class Treasury:
                 'give the client a DiskStore or a RedisStore, or the budget scope="process"'
             )
         caps = [cap for run in active_runs() if run.owner is owner for cap in run.caps]
-        caps += [Cap(budget, "call") for budget in self.caps if budget.holds_for(request)]
+        of_call = [budget for budget in self.caps if budget.holds_for(request)]
         if request.max_cost_usd is not None:
-            caps.append(Cap(self._cost_cap(request.max_cost_usd, "max_tokens" in request.params), "call"))
+            of_call.append(self._cost_cap(request.max_cost_usd, "max_tokens" in request.params))
+        if of_call:
+            bucket = f"call={next(self._calls):x}"
+            caps += [Cap(budget, bucket, self._call_store) for budget in of_call]
         return tuple(caps)
 
     def _cost_cap(self, usd: Decimal, as_asked: bool) -> Budget:
@@ -158,6 +163,29 @@ class Treasury:
                 self._remember(draw, standing._replace(settled=standing.settled + amount))
         self.alerts.settled(purchase, taken, used)
 
+    def owe(self, lost: Taken, used: Sequence[int], now: float) -> None:
+        """A call went on without its store, and cost something: to be booked when the store is back."""
+        unlimited = [line._replace(amount=0, limit=None) for line in lost.hold.lines]
+        slots = tuple(draw.budget.window.at(now).slot for draw in lost.draws)
+        self.arrears.append((lost.store, Settlement(lost.store.hold(unlimited), tuple(used), slots)))
+
+    def pay(self) -> None:
+        """Book what is owed, as far as stores can be reached."""
+        for _ in range(len(self.arrears)):
+            try:
+                store, settlement = self.arrears.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                store.reserve(settlement.hold)
+            except (
+                StoreUnavailableError
+            ):  # whether it was reserved is unknown; reserving it again is harmless
+                self.arrears.append((store, settlement))
+                continue
+            store.post(settlement)
+            store.flush()
+
     def _remember(self, draw: Draw, standing: Standing) -> None:
         known = self._known
         if len(known) >= KNOWN_KEPT and draw.account not in known:
@@ -220,12 +248,14 @@ class Treasury:
 
     def close(self) -> None:
         """Settle and write what is waiting, and let go of stores and ledger."""
+        self.pay()
         for store in self.stores():
             store.close()
         if self.ledger is not None:
             self.ledger.close()
 
     async def aclose(self) -> None:
+        self.pay()
         for store in self.stores():
             await store.aclose()
         if self.ledger is not None:
@@ -234,6 +264,7 @@ class Treasury:
     def renew(self) -> None:
         """After a fork."""
         self._known = {}
+        self.arrears = deque()
         self.books.renew()
         self.alerts.renew()
         for store in self.stores():

@@ -89,7 +89,9 @@ class MemoryStore(Store):
                     continue
                 self._open.discard(hold.id)
                 for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
-                    account = accounts[line.account]
+                    account = accounts.get(line.account)
+                    if account is None:  # it was dropped
+                        continue
                     account.reserved -= line.amount
                     account.settle(amount, slot, line.oldest)
 
@@ -99,6 +101,10 @@ class MemoryStore(Store):
             return tuple(
                 Standing(0, 0) if account is None else account.standing(oldest) for account, oldest in found
             )
+
+    def drop(self, account: str) -> None:
+        """Forget an account that nobody will draw on again."""
+        self._accounts.pop(account, None)
 
     def _forget_expired(self) -> None:
         long_ago = self.clock() - GRACE_S
