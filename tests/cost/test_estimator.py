@@ -198,6 +198,21 @@ def test_reports_that_make_no_sense_teach_nothing(usage: Usage, more: dict[str, 
     assert e.latency_s is None
 
 
+@pytest.mark.parametrize("wrong", [math.nan, "5", True, -1, None], ids=repr)
+def test_learning_never_raises(wrong: Any) -> None:
+    estimator, where = CostEstimator(), place()
+    estimator.observe(
+        where,
+        usage=Usage(input_tokens=wrong, output_tokens=10),
+        estimated_input_tokens=wrong,
+        max_tokens=wrong,
+        choices=wrong,
+        latency_s=wrong,
+        first_token_s=wrong,
+    )
+    assert estimator.quote(where, ask(), {"max_tokens": 400}).output_tokens.p50 == 10
+
+
 @pytest.mark.parametrize("latency_s", [math.nan, -1.0, math.inf, True, "1"], ids=repr)
 def test_times_that_make_no_sense_teach_nothing(latency_s: Any) -> None:
     estimator, where = CostEstimator(), place()

@@ -137,6 +137,7 @@ class Bookkeeper:
             usage=usage,
             estimated_input_tokens=None if expected is None else expected.input_tokens,
             max_tokens=purchase.sent,
+            choices=purchase.copies,
             finish_reason=response.finish_reason,
             latency_s=None if progress is None else progress.elapsed_s,
             first_token_s=None if progress is None else progress.first_token_s,

@@ -84,11 +84,11 @@ class CostEstimator:
         route: str | None = None,
         exact: bool | None = None,
     ) -> Estimate:
-        """What ``prompt`` (a text, or messages) will use at ``model``.
+        """What ``prompt`` (a text, or messages) will use at ``model``. Raises ``ConfigError`` for no prompt.
 
         ``vendor`` tells apart who serves it, ``price`` replaces the book's; with neither known
         ``cost_usd`` is ``None``. ``params`` are generation parameters (``tools``, ``n``, …). ``route``
-        names the kind of call. ``exact``: see ``quote``. Raises ``ConfigError`` for what is no prompt.
+        names the kind of call. ``exact``: see ``quote``.
         """
         given = dict(params or ())
         if max_tokens is not None:
@@ -233,7 +233,7 @@ class CostEstimator:
         *,
         usage: Usage,
         route: str | None = None,
-        estimated_input_tokens: Tokens | int | None = None,
+        estimated_input_tokens: Tokens | None = None,
         max_tokens: int | None = None,
         choices: int = 1,
         finish_reason: str | None = None,
@@ -242,26 +242,25 @@ class CostEstimator:
     ) -> None:
         """Learn from a call that was answered. Never raises: reports that make no sense are left out.
 
-        ``estimated_input_tokens`` is the ``input_tokens`` of its estimate, to be corrected by what was
-        reported. ``latency_s`` and ``first_token_s`` are seconds spent waiting for the provider, in its
-        queue not included. ``choices`` is the ``n`` that was asked for. An answer that ended for
-        its length (``finish_reason="length"``, or as long as ``max_tokens``) would have been longer, and
-        counts so (see ``OutputHistory``). One that was cut short before its end, with neither usage
-        reported nor a ``finish_reason``, teaches nothing.
+        ``estimated_input_tokens`` is the ``input_tokens`` of its estimate, as it is: it knows how it was
+        made, and is corrected by what was reported. The seconds are those spent waiting for the provider,
+        our queue not included. ``choices`` is the ``n`` that was asked for. An answer that ended for its
+        length (``finish_reason="length"``, or as long as ``max_tokens``) counts as a longer one (see
+        ``OutputHistory``); one cut short, neither reported nor with a ``finish_reason``, for nothing.
         """
         if usage.estimated and finish_reason is None:
             return
         learnt = self._learnt_of(place)
         asked = estimated_input_tokens
-        if asked is not None and not usage.estimated and _tokens(usage.input_tokens) and usage.input_tokens:
+        if isinstance(asked, Tokens) and not usage.estimated and _tokens(usage.input_tokens):
             learnt.correct(asked, usage.input_tokens)
         output_tokens = usage.output_tokens
         if not _tokens(output_tokens) or not output_tokens:
             return
-        if choices > 1:
+        if type(choices) is int and choices > 1:
             output_tokens = -(-output_tokens // choices)
         truncated = finish_reason == "length" or (
-            finish_reason is None and max_tokens is not None and output_tokens >= max_tokens
+            finish_reason is None and _tokens(max_tokens) and output_tokens >= max_tokens
         )
         self.histories.add(place.name, route, output_tokens, truncated=truncated)
         if latency_s is not None and is_time(latency_s):

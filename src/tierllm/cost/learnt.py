@@ -62,11 +62,9 @@ class Learnt:
         high = max(p50, min(round(p50 * p90), upper))
         return Tokens(p50, high, max(high, upper), raw=raw, counted=counted)
 
-    def correct(self, asked: Tokens | int, reported: int) -> None:
+    def correct(self, asked: Tokens, reported: int) -> None:
         """A request that was taken for ``asked`` tokens had ``reported``."""
-        if not isinstance(asked, Tokens):
-            self.counted.learn(asked, reported)
-        elif not asked.counted:
+        if not asked.counted:
             self.guessed.learn(asked.raw, reported)
         elif not asked.exact:
             self.counted.learn(asked.raw, reported)

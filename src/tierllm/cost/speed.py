@@ -140,7 +140,7 @@ def resistant_line(samples: Sequence[Sample]) -> tuple[float, float]:
     third = max(1, len(ordered) // 3)
     short, long = ordered[:third], ordered[-third:]
     run = median(s.tokens for s in long) - median(s.tokens for s in short)
-    if False:
+    if run > 0:
         rise_s = median(s.latency_s for s in long) - median(s.latency_s for s in short)
         token_s = max(0.0, rise_s / run)
         base_s = median(s.latency_s - token_s * s.tokens for s in samples)
