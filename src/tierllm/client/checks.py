@@ -13,16 +13,13 @@ from ..routing.tier import Tier
 
 if TYPE_CHECKING:
     from ..cost.budget import Budget
-    from ..cost.estimator import CostEstimator
     from ..cost.ledger import UsageLedger
-    from ..cost.prices import PriceBook
 
 __all__ = [
     "check_money",
     "check_options",
     "checked_budgets",
     "checked_tiers",
-    "estimator_of",
     "ledger_of",
     "listed",
 ]
@@ -61,12 +58,6 @@ def check_money(store: object, prices: object, estimator: object, confirm: objec
         raise ConfigError(f"TieredClient(estimator={estimator!r}): give a CostEstimator")
     if confirm is not None and not callable(confirm):
         raise ConfigError(f"TieredClient(confirm={confirm!r}): give a function of the estimate")
-
-
-def estimator_of(prices: PriceBook | None) -> CostEstimator:
-    from ..cost.estimator import CostEstimator
-
-    return CostEstimator(prices=prices)
 
 
 def ledger_of(ledger: Any, budgets: object) -> UsageLedger | None:

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from ..cost.confirm import Confirm
+from ..cost.estimator import CostEstimator
+from ..cost.prices import PriceBook
 from ..cost.runs import active_runs
 from ..cost.tokens import BIG
 from ..cost.treasury import Treasury
@@ -41,7 +43,6 @@ from .checks import (
     check_options,
     checked_budgets,
     checked_tiers,
-    estimator_of,
     ledger_of,
     listed,
 )
@@ -52,9 +53,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..cost.budget import Budget
     from ..cost.estimate import Estimate
-    from ..cost.estimator import CostEstimator
     from ..cost.ledger import UsageLedger
-    from ..cost.prices import PriceBook
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow, Handler, Policy
     from ..pipeline.provider import Provider
@@ -136,7 +135,8 @@ class TieredClient(Accounts):
         self._plans: dict[Any, Plan] = {}
         self._new_ids()
         self._wall = time.time if clock is time.monotonic else clock
-        self._estimator = estimator or estimator_of(prices)
+        prices = prices or PriceBook.bundled()
+        self._estimator = estimator or CostEstimator(prices=prices)
         self._treasury = Treasury(
             checked_budgets(listed("budgets", budgets)),
             store=store,
