@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_prices.py                    # times
     python tests/benchmarks/bench_prices.py --against-source   # with genai-prices, where the list is from
-    python tests/benchmarks/bench_prices.py --against-litellm  # with LiteLLM's table (--list: each difference)
+    python tests/benchmarks/bench_prices.py --against-litellm  # with its table (--list: each difference)
 
 Each model that both know is priced for five shapes of usage, and for each service tier that both
 know. Exact equality with the source; with LiteLLM's table, which is in floats, to a millionth.
+A shape that needs a rate which that table lacks is not compared: a gap is no difference.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def theirs(entry: Mapping[str, Any], service: str = "") -> Price | None:
     return Price(**base, above=above)  # type: ignore[arg-type]
 
 
-def litellm_models() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Vendor, name and entry of each model that chats."""
+def litellm_models() -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """Key, vendor, name and entry of each model that chats."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
 
@@ -97,14 +98,27 @@ def litellm_models() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         provider = entry.get("litellm_provider")
         if provider in VENDORS and entry.get("mode") in ("chat", "responses", "completion"):
             name = key.removeprefix(f"{provider}/").removeprefix("vertex_ai/")
-            yield VENDORS[provider], name, entry
+            yield key, VENDORS[provider], name, entry
+
+
+def gap(ours: Price, other: Price, usage: Usage, tier: str) -> bool:
+    """Whether their table lacks a rate that the usage needs and the list has."""
+
+    def lacking(name: str) -> bool:
+        return getattr(ours, name) is not None and getattr(other, name) is None
+
+    return bool(
+        (usage.cached_input_tokens and lacking("cached_input_usd_per_mtok"))
+        or (usage.cache_write_tokens and lacking("cache_write_usd_per_mtok"))
+        or (usage is SHAPES["long"] and tier and ours.above and not other.above)
+    )
 
 
 def against_litellm(book: PriceBook, listing: bool) -> None:
     known, agreeing = Counter[str](), Counter[str]()
-    compared = 0
+    compared = gaps = 0
     differences: dict[tuple[str, str], list[Difference]] = defaultdict(list)
-    for vendor, name, entry in litellm_models():
+    for key, vendor, name, entry in litellm_models():
         info, listed = book.find(name, vendor), theirs(entry)
         if info is None or listed is None:
             continue
@@ -121,23 +135,29 @@ def against_litellm(book: PriceBook, listing: bool) -> None:
                     continue  # it cannot be sent
                 ours = info.price.cost_usd(dataclasses.replace(usage, service_tier=tier or None))
                 other = price.cost_usd(usage)
+                if gap(info.price.rates(0, tier or None), price, usage, tier):
+                    gaps += 1
+                    continue
                 compared += 1
                 if abs(ours - other) > max(ours, other) / 10**6:
-                    differences[vendor, name].append((tier, shape, info.model, ours, other))
-        agreeing[vendor] += not differences.get((vendor, name))
-    print(f"{'vendor':14}{'models in both':>16}{'all alike':>12}{'standard alike':>16}")
+                    differences[vendor, key].append((tier, shape, info.model, ours, other))
+        agreeing[vendor] += not differences.get((vendor, key))
+    print(f"{'vendor':14}{'entries in both':>16}{'all alike':>12}{'standard alike':>16}")
     for vendor in sorted(known):
         wrong = [each for (seller, _), each in differences.items() if seller == vendor]
         standard = known[vendor] - sum(any(not tier for tier, *_ in each) for each in wrong)
         print(f"{vendor:14}{known[vendor]:16}{agreeing[vendor]:12}{standard:16}")
-    differing = sum(len(each) for each in differences.values())
-    print(f"\n{compared:,} costs compared, {differing:,} differ")
+    every = [each for found in differences.values() for each in found]
+    dearer = sum(ours > other for *_, ours, other in every)
+    print(f"\n{sum(agreeing.values())} of {sum(known.values())} entries alike")
+    print(f"{compared - gaps:,} costs compared, {len(every)} differ ({dearer} of them dearer here)")
+    print(f"{gaps} not compared for want of a rate there")
     if listing:
-        for (vendor, name), found in sorted(differences.items()):
+        for (vendor, key), found in sorted(differences.items()):
             told = ", ".join(
                 f"{tier or 'standard'} {shape} {a:f} / {b:f}" for tier, shape, _, a, b in found[:3]
             )
-            print(f"  {vendor}/{name}: {told}{' …' if len(found) > 3 else ''}")
+            print(f"  {vendor} {key}: {told}{' …' if len(found) > 3 else ''}")
 
 
 def against_source(book: PriceBook) -> None:

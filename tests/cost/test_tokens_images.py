@@ -143,6 +143,23 @@ def test_rules(rule: ImageRule, size: tuple[int, int] | None, detail: str, token
     assert rule.tokens(None if size is None else Size(*size), detail)[0] == tokens
 
 
+@pytest.mark.parametrize(
+    ("rule", "size", "detail", "most"),
+    [
+        (Patches(1.2, 2500, 10_000), None, "auto", 12_000),
+        (Patches(1.2, 2500, 10_000), None, "high", 3_000),
+        (Patches(1.2, 2500, 10_000), (3200, 3200), "auto", 12_000),
+        (Patches(1.2, 2500, 10_000), (3200, 3200), "low", 3_000),
+        (Patches(1.0), (1800, 2400), "high", 1536),
+        (GeminiTiles(), None, "auto", 4128),
+        (UnknownRule(), (1024, 1024), "auto", 1371),
+        (UnknownRule(), None, "auto", 16_384),
+    ],
+)
+def test_the_most_of_a_rule(rule: ImageRule, size: tuple[int, int] | None, detail: str, most: int):
+    assert rule.tokens(None if size is None else Size(*size), detail)[1] == most
+
+
 RULES = [
     Tiles(85, 170),
     Patches(1.2),

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from tierllm.cost.tokens import BIG, Bounds, tokens_for
 from tierllm.cost.tokens.kinds import kind_of
 from tierllm.cost.tokens.media import UNSEEN_TOKENS
+from tierllm.cost.tokens.tools import rendered
 
 MODELS = [
     "gpt-5.2",
@@ -148,6 +149,17 @@ def test_kinds_of_text(text: str, kind: str):
     assert kind_of(text) == kind
 
 
+def test_a_local_model_is_itself_under_any_name():
+    m = tokens_for("gpt-5.2", "local")
+    assert m.text(ENGLISH) == tokens_for("of-my-own").text(ENGLISH)
+    for content, reported in (
+        ("hi", 31),
+        ("", 30),
+        ("吾輩は猫である。名前はまだ無い。🚀", 62),
+    ):  # SmolLM2's usage
+        assert m.bounds(user(content), {}).upper >= reported
+
+
 # -- frames --
 
 
@@ -161,6 +173,61 @@ def test_the_frame_of_a_chat():
     assert m.count([{"role": "assistant", "content": None}], {}) == 7
     assert m.count(user(["hi", {"type": "text", "text": "hi"}]), {}) == 9
     assert m.count([], {}) == 3
+
+
+FOO = {"name": "foo", "parameters": {"type": "object", "properties": {}}}
+BAR = {
+    "name": "bar",
+    "description": "Do a bar",
+    "parameters": {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "number", "description": "A number"}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "reported"),
+    [
+        ({"functions": [FOO]}, 31),
+        ({"functions": [FOO], "function_call": "auto"}, 31),
+        ({"functions": [FOO], "function_call": "none"}, 32),
+        ({"functions": [FOO], "function_call": {"name": "foo"}}, 36),
+        ({"functions": [{**FOO, "description": "Do a foo"}]}, 36),
+    ],
+    ids=["function", "auto", "none", "named", "described"],
+)
+def test_functions_cost_what_openai_reported(params: dict[str, object], reported: int):
+    m = tokens_for("gpt-3.5-turbo")
+    assert m.count(user("hello"), params) == reported
+    assert reported <= m.worst(user("hello"), params) <= m.bounds(user("hello"), params).upper
+
+
+def test_a_system_message_shares_its_frame_with_tools():
+    m = tokens_for("gpt-4o")
+    system = [{"role": "system", "content": "Hello"}, *user("hello")]
+    plain = m.count(system, {}) - m.count(user("hello"), {})
+    assert m.count(system, {"functions": [FOO]}) - m.count(user("hello"), {"functions": [FOO]}) == plain - 3
+
+
+def test_what_is_nested_is_rendered_too():
+    m = tokens_for("gpt-4o")
+    deep = {
+        "type": "object",
+        "properties": {
+            "filter": {
+                "anyOf": [
+                    {"type": "object", "description": "By day", "properties": {"day": {"const": "monday"}}},
+                    {"type": ["string", "null"]},
+                ]
+            },
+            "rows": {"type": "array", "items": {"type": "object", "properties": {"n": {"minimum": 3}}}},
+        },
+    }
+    text = rendered([{"name": "f", "parameters": deep}, BAR])
+    for shown in ("type f = (_: {", "// By day", '"monday"', "string | null", "}[]", "minimum", "b?: number"):
+        assert shown in text
+    assert m.count(user("hi"), {"tools": [{"name": "f", "parameters": deep}]}) > 60
 
 
 def test_tools_are_rendered():
@@ -273,6 +340,13 @@ def test_files_have_an_honest_bound():
     assert 1_000 <= m.count(user([told]), {}) <= 1_050
 
 
+def test_what_is_nested_too_deep_to_look_at_is_not_taken_for_nothing():
+    deep: object = "word " * 1_000
+    for _ in range(100):
+        deep = {"deeper": deep}
+    assert tokens_for("gpt-4o").bounds(user(deep), {}).upper >= UNSEEN_TOKENS
+
+
 @dataclass
 class Part:
     text: str
@@ -308,6 +382,13 @@ def test_bounds_need_no_tokenizer_and_hold_for_much_text():
     m = tokens_for("gpt-5.2")
     assert m.bounds(user("x" * 10_000_000), {}) == Bounds(1 + 10_000_000 // 128, 10_000_007)
     assert BIG == 100_000
+
+
+def test_no_factor_lifts_an_estimate_over_the_bytes():
+    noise = "\x00\x01" * 2_000  # a token a byte, already
+    m = tokens_for("claude-opus-4-7")
+    assert m.text(noise) > 5_000
+    assert m.count(user(noise), {}) == m.bounds(user(noise), {}).upper < 4_100
 
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_from(

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from ...errors import ConfigError
@@ -146,7 +145,7 @@ class PriceBook:
 
 
 def _bundled() -> Catalogue:
-    return Catalogue((files(__package__) / "prices.json").read_bytes(), "the bundled prices")
+    return Catalogue(Path(__file__).with_name("prices.json").read_bytes(), "the bundled prices")
 
 
 def _own(prices: Mapping[str, Price]) -> dict[str, Price]:

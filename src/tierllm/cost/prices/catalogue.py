@@ -138,11 +138,10 @@ class Catalogue:
 
     def _at(self, vendor: str, name: str) -> tuple[Listed, str, bool] | None:
         for spelled in dict.fromkeys((name, dashed(name), name.removeprefix("models/"))):
-            if listed := self._vendor(vendor).find(spelled):
-                return listed, vendor, True
-            for other in self._also[vendor]:
-                if listed := self._vendor(other).find(spelled):
-                    return listed, vendor, False  # its prices, but not its service tiers
+            for seller in (vendor, *self._also[vendor]):
+                if listed := self._vendor(seller).find(spelled):
+                    # Of another's model it has the prices, but not the service tiers.
+                    return (listed, vendor, seller == vendor) if listed.sure(spelled) else None
         return None
 
     def _vendor(self, name: str) -> Vendor:

@@ -77,6 +77,10 @@ class Listed:
         self._entry, self._source, self._as_of = entry, source, as_of
         self._periods: tuple[Period, ...] | None = None
 
+    def sure(self, name: str) -> bool:
+        """Whether ``name`` (in lower case, and found to mean this) is sure to be at this price."""
+        return name == self.model.lower() or self.names.sure(name)
+
     @property
     def priced(self) -> bool:
         """Whether it has, had or will have a price."""

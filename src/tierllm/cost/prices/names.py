@@ -3,6 +3,10 @@
 In a price list a set of names is an array of alternatives. A text is a whole name; an object is a
 pattern: ``{"starts_with": …}``, ``{"ends_with": …}``, ``{"contains": …}``, ``{"regex": …}``, or
 ``{"all": [set, …]}``, each of which must match. All but ``regex`` are in lower case, as names are.
+
+A pattern says which model a name means, but not that its price is the same: what stands before may
+be a region that costs more (``us-gov-west-1/amazon.nova-pro-v1:0``), and a word that follows may be
+another model (``gemini-3.8-flash-cyber``). Such a name is not *sure*.
 """
 
 from __future__ import annotations
@@ -14,12 +18,20 @@ from collections.abc import Callable
 __all__ = ["Names", "bedrock", "dashed"]
 
 Match = Callable[[str], object]
+"""Whether a name fits; it is told by its truth."""
 
 _COMPACT_DATE = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 _BEDROCK = re.compile(
     r"(?:[a-z]+(?:-[a-z]+)?\.)?(?:ai21|amazon|anthropic|cohere|deepseek|google|meta|minimax|mistral|"
     r"moonshotai?|nvidia|openai|qwen|stability|writer|zai)\."
 )
+
+
+_BEFORE = re.compile(r"(?:(?:publishers/[a-z]+/)?models/|(?:(?:us|eu|apac)\.)?anthropic\.|amazon\.)?")
+_AFTER = re.compile(
+    r"(?:[-@:._]?(?:v?\d+[bk]?|latest|preview|exp|experimental|beta|default|instruct|it|thinking))*"
+)
+"""What changes no price where it stands before a name, or after one: dates, versions, sizes of context."""
 
 
 class Names:
@@ -29,35 +41,55 @@ class Names:
         if not isinstance(alternatives, list):
             raise ValueError(f"{alternatives!r} is not a list of names")
         self.exact = frozenset(name for name in alternatives if isinstance(name, str))
-        self.patterns = tuple(_pattern(entry) for entry in alternatives if not isinstance(entry, str))
+        self.patterns = tuple(_Pattern(entry) for entry in alternatives if not isinstance(entry, str))
 
     def __contains__(self, name: str) -> bool:
-        """``name`` in lower case."""
-        return name in self.exact or any(matches(name) for matches in self.patterns)
+        """Whether ``name`` (in lower case) means one of these."""
+        return name in self.exact or any(pattern.fits(name) for pattern in self.patterns)
+
+    def sure(self, name: str) -> bool:
+        """Whether it does, and nothing in it says that it is a dearer one."""
+        return name in self.exact or any(pattern.sure(name) for pattern in self.patterns)
 
 
-def _pattern(entry: object) -> Match:
-    if isinstance(entry, dict) and len(entry) == 1:
+class _Pattern:
+    __slots__ = ("fits", "sure")
+
+    def __init__(self, entry: object) -> None:
+        self.fits: Match
+        self.sure: Match
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise ValueError(f"{entry!r} is neither a name nor a pattern")
         ((kind, value),) = entry.items()
         if kind == "all" and isinstance(value, list):
-            return _all([Names(each) for each in value])
-        if isinstance(value, str) and value:
-            if kind == "starts_with":
-                return lambda name: name.startswith(value)
-            if kind == "ends_with":
-                return lambda name: name.endswith(value)
-            if kind == "contains":
-                return lambda name: value in name
-            if kind == "regex":
-                try:
-                    return re.compile(value).search
-                except re.error as exc:
-                    raise ValueError(f"{value!r} is not a pattern: {exc}") from None
-    raise ValueError(f"{entry!r} is neither a name nor a pattern")
+            sets = [Names(each) for each in value]
+            self.fits = lambda name: all(name in each for each in sets)
+            self.sure = lambda name: all(each.sure(name) for each in sets)
+            return
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{entry!r} is neither a name nor a pattern")
+        text: str = value
+        if kind == "contains":
+            self.fits = lambda name: text in name
+            self.sure = lambda name: _plain(*name.partition(text))
+        elif kind == "starts_with":
+            self.fits = lambda name: name.startswith(text)
+            tuned = "ft:" in text or ".ft" in text  # what follows are names of the customer's own
+            self.sure = lambda name: name.startswith(text) and (tuned or _plain(*name.partition(text)))
+        elif kind == "ends_with":
+            self.fits = lambda name: name.endswith(text)
+            self.sure = lambda name: name.endswith(text) and _plain(name.removesuffix(text), text, "")
+        elif kind == "regex":
+            try:
+                self.fits = self.sure = re.compile(text).search
+            except re.error as exc:
+                raise ValueError(f"{text!r} is not a pattern: {exc}") from None
+        else:
+            raise ValueError(f"{kind!r} is not a kind of pattern")
 
 
-def _all(sets: list[Names]) -> Match:
-    return lambda name: all(name in each for each in sets)
+def _plain(before: str, found: str, after: str) -> bool:
+    return bool(found and _BEFORE.fullmatch(before) and _AFTER.fullmatch(after))
 
 
 def dashed(name: str) -> str:

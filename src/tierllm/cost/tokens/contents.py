@@ -250,8 +250,12 @@ class Contents:
             self.shown.append(Shown(wanted))
         for name in ("tool_choice", "function_call"):
             if isinstance(choice := params.get(name), Mapping):
-                self._add(8, 16)
-                self.texts.append(as_json(choice))
+                self._add(4, 16)
+                chosen = choice.get("function", choice)
+                self._content(chosen.get("name") if isinstance(chosen, Mapping) else chosen, 0)
+                self._add(0, utf8_bytes(as_json(choice)))
+            elif choice == "none":
+                self._add(1, 1)
         for name in ("system", "system_instruction", "instructions", "prediction"):
             if params.get(name) is not None:
                 self._add(family.message, family.message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from .images import Claude, Fixed, GeminiTiles, ImageRule, Patches, Tiles, UnknownRule
@@ -31,7 +31,8 @@ class Family:
 
     ``message``, ``reply`` and ``tools`` are tokens added for each message, once a request, and once
     where there are tools (fewer where these share a system message); ``most_tools`` is the most of
-    the last.
+    the last. ``most_hidden`` is the most that a server puts before a request unasked: marks, or the
+    system message that chat templates of open models bring along where there is none.
     """
 
     encoding: EncodingName = "o200k_base"
@@ -41,12 +42,15 @@ class Family:
     message: int = 3
     reply: int = 3
     tools: int = 9
-    tools_beside_system: int = 5
-    most_tools: int = 64
+    tools_beside_system: int = 6
+    most_tools: int = 32
+    most_hidden: int = 16
 
 
 def family_of(model: str, vendor: str | None = None) -> Family:
     """The family of ``model``; one that is not known gets o200k_base and a margin."""
+    if vendor == "local":
+        return _OPEN  # it serves one model under any name
     name = model.strip().lower()
     owner, _, last = name.rpartition("/")
     direct = owner in ("", "openai", "azure")
@@ -105,6 +109,8 @@ _GEMINI = Scale(1.01, 0.75, 1.15, 1.19, 1.05)
 _LLAMA = Scale(1.0, 0.85, 1.0, 1.0, 1.1)
 _MISTRAL = Scale(1.02, 0.95, 1.08, 1.30, 1.1)
 
+_OPEN = Family(scale=_NEUTRAL, message=5, most_hidden=256)
+
 _CLAUDE_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _GEMINI_VERSION = re.compile(r"gemini-(\d+)")
 _MISTRAL_NAMES = ("mistral", "mixtral", "ministral", "magistral", "codestral", "devstral", "pixtral")
@@ -121,12 +127,12 @@ def _other(name: str, vendor: str) -> Family:
         old = version is not None and int(version[1]) < 3
         return Family(scale=_GEMINI, images=GeminiTiles() if old else Fixed(1120, 2240))
     if kind == "llama":
-        return Family(scale=_LLAMA, message=5)
+        return replace(_OPEN, scale=_LLAMA)
     if kind in _MISTRAL_NAMES:
-        return Family(scale=_MISTRAL)
+        return replace(_OPEN, scale=_MISTRAL, message=3)
     if "gpt-oss" in name or vendor in _OPENAI:
-        return Family(images=_PLAIN_TILES if "gpt" in name else UnknownRule(), message=4)
-    return Family(scale=_NEUTRAL, message=5)
+        return replace(_OPEN, scale=None)
+    return _OPEN
 
 
 def _claude(name: str) -> Family:

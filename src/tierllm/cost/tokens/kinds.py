@@ -9,7 +9,7 @@ __all__ = ["Kind", "kind_of"]
 
 Kind = Literal["text", "cjk", "code", "json", "other"]
 
-_SAMPLE = 300
+_SAMPLE = 120
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 _LETTERS = re.compile(r"[^\W\d_]")
 _ASCII_LETTERS = re.compile(r"[A-Za-z]")

@@ -20,8 +20,8 @@ BIG = 100_000
 """Bytes of text above which counting takes milliseconds and belongs off the event loop."""
 
 _LONGEST_TOKEN = 128
-_PER_TEXT, _PER_REQUEST = 4, 16
-"""What an unknown tokenizer may put before a text and a request: a space that is not there, marks."""
+_PER_TEXT = 4
+"""What an unknown tokenizer may put before a text: a space that is not there, a mark."""
 
 Messages = Sequence[Mapping[str, object]]
 
@@ -135,7 +135,7 @@ class ModelTokens:
 
     def _bounds(self, size: int, messages: int, most: int) -> Bounds:
         if not self.exact:
-            most += _PER_REQUEST
+            most += self._family.most_hidden
         return Bounds(messages + size // _LONGEST_TOKEN, size + most)
 
 

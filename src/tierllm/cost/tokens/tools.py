@@ -134,12 +134,13 @@ def _object(schema: Mapping[object, object], depth: int) -> str:
         return "object"
     required = schema.get("required")
     needed = required if isinstance(required, list | tuple) else ()
+    indent = " " * 2 * depth  # an object within another is indented, the outermost is not
     lines = ["{"]
     for name, inner in properties.items():
-        if isinstance(inner, Mapping):
-            lines += _comment(inner.get("description"))
-        lines.append(f"{name}{'' if name in needed else '?'}: {_type(inner, depth + 1)},")
-    return "\n".join([*lines, "}"])
+        notes = _comment(inner.get("description")) if isinstance(inner, Mapping) else []
+        lines += [indent + note for note in notes]
+        lines.append(f"{indent}{name}{'' if name in needed else '?'}: {_type(inner, depth + 1)},")
+    return "\n".join([*lines, indent + "}"])
 
 
 def _foreign(value: object) -> object:
