@@ -64,11 +64,16 @@ class TierLine:
         self.handler: Handler = self._inside if not policies else self._glance
 
     def _glance(self, call: Call, /) -> Flow[Response]:
-        """Where no place is open, say so before a permit is taken or waited for."""
+        """Where no place is open, say so before a permit is taken or waited for.
+
+        What a budget says is asked beforehand only of calls that would have to queue.
+        """
+        pool = self.pool
+        queues = pool is not None and pool.in_use >= pool.size
         obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
             if call.request.require <= line.deployment.labels:
-                obstacle = line.obstacle(call) or line.too_dear(call)
+                obstacle = line.obstacle(call) or (line.too_dear(call) if queues else None)
                 if obstacle is None:
                     call.ahead = line
                     return self._inside(call)
