@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -29,6 +33,28 @@ STORIES = {
         "-- calls: 1 cancelled, 2 failed, 6 ok",
         "still under way: 0",
     ],
+    "freemium_api.py": [
+        "-- ada, on the free plan, sees the price before she asks",
+        "ada  gold $0.030 · silver $0.004",
+        "ada  asks gold   200 gold $0.0138",
+        "-- she goes on, is warned, and then refused",
+        "ada  asks gold   200 gold $0.0138",
+        "ada    warning: budget 'free plan' (user=ada): $0.041505 used, over the soft limit of $0.04",
+        "ada  asks gold   402 your plan's limit for today",
+        "ada    asked: 0.03",
+        "ada    left: 0.018495",
+        "ada    resets_at: 2026-11-21T00:00:00+01:00",
+        "ada  gold $0.014 (up to $0.030: not today) · silver $0.004",
+        "ada  asks silver 200 silver $0.0017",
+        "-- bo pays",
+        "bo   asks gold   200 gold $0.0138",
+        "bo     warning: budget 'pro plan' (user=bo)",
+        "bo   asks gold   200 silver $0.0017",
+        "2026-11-21T00:01  ada  asks gold   200 gold $0.0138",
+        "ada  5 calls, 1 refused, $0.0570; $0.0462 left today",
+        "bo   4 calls, 0 refused, $0.0432; $1.0000 left today",
+        "free gold   4 calls  $0.0553",
+    ],
     "outage.py": [
         "-- all is well",
         "large on 'Opening hours?'  [tier gold]",
@@ -43,6 +69,24 @@ STORIES = {
         "large on 'Do you deliver?'  [tier gold]",
         "large on 'Order 3 chairs'  [tier gold]",
         "-- breakers: gold/large closed",
+    ],
+    "research_budget.py": [
+        "-- at most $0.20",
+        "notes: 5 of 5, missing: nothing",
+        "text: write by gpt-5.2, 1083 words",
+        "answers cut short: 0",
+        "total        research                      7      2340      2785     0.081325",
+        "-- at most $0.06",
+        "notes: 5 of 5, missing: nothing",
+        "text: write by gpt-5-mini, 1083 words",
+        "-- at most $0.012",
+        "notes: 4 of 5, missing: ['climate']",
+        "text: write by gpt-5-mini",
+        "answers cut short: 3",
+        "-- at most $0.0005",
+        "notes: 0 of 5, missing: ['fossils', 'genes', 'herders', 'textiles', 'climate']",
+        "text: none, 0 words",
+        "total        research                      1        11        96     0.000491",
     ],
     "wrap_existing.py": [
         "all is well: large says hello",
@@ -87,3 +131,62 @@ def test_the_story_is_told_in_order(example: str) -> None:
 
 def test_every_example_is_tested() -> None:
     assert sorted(STORIES) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+def loaded(example: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The example as a module, new each time."""
+    spec = importlib.util.spec_from_file_location(f"example_{example}", EXAMPLES / f"{example}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_api_never_lets_a_plan_be_overspent(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = loaded("freemium_api", monkeypatch)
+    answers = [api.ask("ada", api.QUESTION, sla) for sla in ("gold", "silver") * 20]
+
+    spent = sum(body["usd"] for status, body in answers if status == 200)
+    refusals = [body for status, body in answers if status == 402]
+    assert refusals
+    assert all(body["asked"] > body["left"] for body in refusals)
+    assert Decimal("0.04") < spent <= Decimal("0.06")
+    assert api.bill("ada")[1]["usd"] == spent
+    assert api.bill("ada")[1]["left"] == Decimal("0.06") - spent
+    assert api.bill("bo")[1]["calls"] == 0
+
+
+def test_the_price_shown_holds_what_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = loaded("freemium_api", monkeypatch)
+    charged = 0
+    for sla in ("gold", "silver") * 6:
+        price = api.quote("ada", api.QUESTION)[1][sla]
+        status, body = api.ask("ada", api.QUESTION, sla)
+        assert status == (200 if price["affordable"] else 402)
+        if status == 200:
+            charged += 1
+            assert body["usd"] <= price["at_most"]
+    assert 0 < charged < 12
+
+
+def test_an_outage_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = loaded("freemium_api", monkeypatch)
+    api.vendor.down()
+    assert api.ask("ada", api.QUESTION, "gold") == (503, {"error": "AllTiersFailedError"})
+    assert api.bill("ada")[1]["usd"] == 0
+
+
+@pytest.mark.parametrize("hard_usd", ["0", "0.0004", "0.001", "0.003", "0.01", "0.03", "0.1"])
+def test_the_agent_stays_within_its_budget(hard_usd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = loaded("research_budget", monkeypatch)
+
+    async def main() -> tuple[int, int, Decimal]:
+        async with agent.client:
+            report = await agent.research("Why?", hard_usd)
+        return len(report.notes), len(report.missing), Decimal(report.statement.split()[-1])
+
+    notes, missing, spent = asyncio.run(main())
+    assert spent <= Decimal(hard_usd)
+    assert notes + missing == len(agent.SOURCES)

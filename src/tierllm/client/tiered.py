@@ -237,7 +237,7 @@ class TieredClient(Accounts):
         treasury = self._treasury
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self)
-            if treasury.steers:
+            if treasury.steers(call.caps):
                 self._steer(call, trace)
         if length_of(request.messages) > LONG_PROMPT:
             call.sizes = {}
@@ -247,7 +247,7 @@ class TieredClient(Accounts):
         """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
         before = call.plan
         assert before is not None
-        tiers = self._treasury.steered(call.request, before.tiers)
+        tiers = self._treasury.steered(call.request, before.tiers, call.caps)
         if tiers is not before.tiers:
             call.plan = Plan(tiers[0], tiers, before.excluded)
             trace.granted = tiers[0]

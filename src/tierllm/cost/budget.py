@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..types import Request
     from .spend import Spend
 
-__all__ = ["Budget", "Draw", "Limit", "Remaining", "lines_of", "nano", "short"]
+__all__ = ["Budget", "Draw", "Limit", "Remaining", "lines_of", "nano", "short", "spent"]
 
 NANO = Decimal(1_000_000_000)
 MOST = 2**53 - 1
@@ -138,6 +138,8 @@ class Budget:
         _one_of("fail", fail, ("closed", "open"))
         _one_of("scope", scope, ("shared", "process"))
         _one_of("mode", mode, ("enforce", "observe"))
+        if self.per[0] in ("call", "run") and window != "total":
+            raise ConfigError(f"Budget(per={per!r}, window={window!r}): it has no window, leave it out")
         if on_soft == "downgrade" and not any(limit.soft is not None for limit in self.limits):
             raise ConfigError("Budget(on_soft='downgrade'): give it a soft limit, such as soft_usd=8")
         if store is not None and not hasattr(store, "reserve"):
@@ -229,11 +231,11 @@ class Budget:
         wait_s = None if frees_at is None else max(0.0, frees_at - now)
         if standing.settled + amount <= limit.hard:
             wait_s = None  # what is in the way is not spent, but held by calls under way
-        resets = "it never resets" if frees_at is None else f"it resets in {frees_at - now:.0f} s"
+        resets = "" if frees_at is None else f"; it resets in {frees_at - now:.0f} s"
         held = f" ({_told(limit, standing.reserved)} is held by calls under way)" if standing.reserved else ""
         return BudgetExceededError(
             f"budget {self.name!r} ({draw.bucket}): this call may need {_told(limit, amount)}, and "
-            f"{_told(limit, left)} of {_told(limit, limit.hard)} is left{held}; {resets}",
+            f"{_told(limit, left)} of {_told(limit, limit.hard)} is left{held}{resets}",
             budget=self.name,
             bucket=draw.bucket,
             unit=limit.unit,
@@ -274,7 +276,7 @@ class Budget:
         """
         from .spend import open_spend
 
-        with open_spend(self, {"usd": nano(usd), "tokens": tokens, "calls": calls}, who, clock) as spend:
+        with open_spend(self, spent("spend", usd=usd, tokens=tokens, calls=calls), who, clock) as spend:
             yield spend
 
     def remaining(self, *, clock: Clock = time.time, **who: Any) -> list[Remaining]:
@@ -330,7 +332,7 @@ def short(line: Line, standing: Standing) -> bool:
 def _told(limit: Limit, amount: int) -> str:
     if limit.unit == "usd":
         return f"${limit.told(amount).normalize():f}"
-    return f"{amount} {limit.unit}"
+    return f"{amount} {limit.unit[:-1] if amount == 1 else limit.unit}"
 
 
 def _escaped(value: str) -> str:
@@ -355,25 +357,35 @@ def _limits(**given: tuple[Money | int | None, Money | int | None]) -> tuple[Lim
 def _amount(option: str, value: Money | int | None, unit: str) -> int | None:
     if value is None:
         return None
-    what = "dollars" if unit == "usd" else f"a whole number of {unit}"
-    wrong = ConfigError(f"Budget({option}={value!r}): give {what}, 0 or more")
-    if isinstance(value, bool) or not isinstance(value, Decimal | float | int | str):
-        raise wrong
-    if unit != "usd":
-        if not isinstance(value, int) or value < 0:
-            raise wrong
-        amount = value
-    else:
+    exact = _exact(f"Budget({option}", value, unit)
+    return int(exact * NANO) if unit == "usd" else int(exact)  # rounded down: a limit is never raised
+
+
+def spent(what: str, **given: Money | None) -> dict[str, int]:
+    """Amounts by unit, as stores count them; those that are ``None`` left out. Raises ``ConfigError``."""
+    amounts = {}
+    for unit, value in given.items():
+        if value is not None:
+            exact = _exact(f"{what}({unit}", value, unit)
+            amounts[unit] = nano(exact) if unit == "usd" else int(exact)
+    return amounts
+
+
+def _exact(option: str, value: Money, unit: str) -> Decimal:
+    exact = Decimal("NaN")
+    if isinstance(value, int) and not isinstance(value, bool):
+        exact = Decimal(value)
+    elif unit == "usd" and isinstance(value, Decimal | float | str):
         try:
             exact = Decimal(str(value))
         except ArithmeticError:
-            raise wrong from None
-        if not exact.is_finite() or exact < 0:
-            raise wrong
-        amount = int(exact * NANO)  # rounded down: a limit is never raised
-    if amount > MOST:
-        raise ConfigError(f"Budget({option}={value!r}): that is more than can be counted; leave it out")
-    return amount
+            pass  # told below
+    if not exact.is_finite() or exact < 0:
+        what = "dollars" if unit == "usd" else f"a whole number of {unit}"
+        raise ConfigError(f"{option}={value!r}): give {what}, 0 or more")
+    if exact > (MOST / NANO if unit == "usd" else MOST):
+        raise ConfigError(f"{option}=…): that is more than can be counted; leave it out")
+    return exact
 
 
 def _keys(per: str | Sequence[str]) -> tuple[str, ...]:

@@ -81,7 +81,9 @@ class Place:
     def _look_up(self) -> None:
         from .prices import PriceBook
 
-        found = (self._book or PriceBook.bundled()).find(self.model, self.vendor)
+        # a stand-in's answers are priced as those of the model it stands in for
+        vendor = None if self.vendor == "fake" else self.vendor
+        found = (self._book or PriceBook.bundled()).find(self.model, vendor)
         if found is not None:
             self.max_output_tokens = found.max_output_tokens
             self._window = self._window or found.context_window

@@ -62,11 +62,13 @@ class Purchase:
         "counted",
         "draws",
         "expected",
+        "fixed",
         "input_tokens",
         "least_input",
         "likely",
         "lost",
         "max_tokens",
+        "params",
         "place",
         "service_tier",
         "taken",
@@ -89,11 +91,18 @@ class Purchase:
         self.copies = max(1, *(_whole(options.get(name)) for options in named for name in COPIES))
         self.service_tier: str | None = next((t for o in named if (t := o.get("service_tier"))), None)
         self.wanted = max((_whole(options.get(name)) for options in named for name in CAPS), default=0)
+        # what the caller's own words for the vendor say cannot be lowered: they are sent last
+        self.fixed = [(name, o[name]) for o in named[1:] for name in (*CAPS, *COPIES) if name in o]
         usual = min(place.max_output_tokens or DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
         self.max_tokens = self.wanted or usual
-        bounds = place.tokens.bounds(call.messages, params)
+        # what the vendor receives: options in ``extra`` may be tools or a schema, which are input too
+        self.params = (
+            {name: value for options in named for name, value in options.items()} if extra else params
+        )
+        bounds = place.tokens.bounds(call.messages, self.params)
         self.least_input = bounds.lower
-        self.input_tokens = bounds.upper
+        # what does not fit into the window is refused, by us or by the vendor
+        self.input_tokens = min(bounds.upper, place.context_window or bounds.upper)
         self.counted = False
 
     def check(self) -> None:
@@ -113,11 +122,19 @@ class Purchase:
                 "a hard limit has to bound the answer, and the wrapped function takes no route to learn its "
                 "max_tokens from: give it a route parameter, or say what it sends with max_tokens=..."
             )
+        if hard - {"calls"} and not all(_whole(value) for _, value in self.fixed):
+            raise ConfigError(
+                f"{self.place.name}: a hard limit has to bound the answer: let max_tokens, n and the like "
+                "in extra be whole numbers from 1 up, or leave them out"
+            )
 
     @property
     def bounded(self) -> bool:
         """Whether some hard limit depends on the output's length, so that ``max_tokens`` must be sent."""
-        return any(d.limit.hard is not None and d.limit.unit != "calls" for d in self.draws)
+        return any(
+            d.limit.hard is not None and d.limit.unit != "calls" and d.budget.mode == "enforce"
+            for d in self.draws
+        )
 
     @property
     def sent(self) -> int | None:
@@ -158,18 +175,22 @@ class Purchase:
 
     def may_fit(self, shortage: Shortage) -> bool:
         """Whether it might fit after all once the input is counted."""
-        least = self.amounts(self.least_input, self.max_tokens)
-        return all(
-            draw.limit.hard is None
-            or standing.settled + standing.reserved + least[draw.limit.unit] <= draw.limit.hard
-            for draw, standing, _ in shortage.short()
-        )
+        whole = self.amounts(self.least_input, self.max_tokens)
+        clamped = self.amounts(self.least_input, 1)
+        for draw, standing, _ in shortage.short():
+            least = clamped if "clamp" in draw.budget.on_exceed else whole
+            held = standing.settled + standing.reserved
+            if draw.limit.hard is not None and held + least[draw.limit.unit] > draw.limit.hard:
+                return False
+        return True
 
     def clamp(self, shortage: Shortage, lowest: bool) -> bool:
         """Lower ``max_tokens`` to what is left, where every budget that is short agrees to it.
 
         ``lowest``: there is no tier further down that a budget would rather try.
         """
+        if any(name in CAPS for name, _ in self.fixed):
+            return False
         room: dict[str, int] = {}
         for draw, standing, _ in shortage.short():
             steps = draw.budget.on_exceed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections import deque
 from contextvars import ContextVar
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Cap", "Run", "active_runs"]
 
 ROWS_KEPT = 10_000
+LIMITS = ("hard_usd", "soft_usd", "hard_tokens", "soft_tokens", "hard_calls", "soft_calls")
+RUN_OPTIONS = (*LIMITS, "where", "on_exceed", "on_soft", "mode")
 
 _active: ContextVar[tuple[Run, ...]] = ContextVar("tierllm_runs", default=())
 
 
 def active_runs() -> tuple[Run, ...]:
-    """The runs that the code is in, outermost first."""
-    return _active.get()
+    """The runs that the code is in, outermost first; one that was entered twice counts once."""
+    runs = _active.get()
+    return tuple(dict.fromkeys(runs)) if len(runs) > 1 else runs
 
 
 class Cap:
@@ -80,9 +84,11 @@ class Run:
         budgets: Sequence[Budget] = (),
         **limits: Any,
     ) -> None:
-        for option in ("per", "window", "tz", "store", "scope", "fail", "name"):
-            if option in limits:
-                raise ConfigError(f"client.run({option}=...): a run has no such setting; take it out")
+        for option in limits:
+            if option not in RUN_OPTIONS:
+                close = difflib.get_close_matches(option, RUN_OPTIONS, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(RUN_OPTIONS)}"
+                raise ConfigError(f"client.run({option}=...): a run has no such setting; {hint}")
         self.owner = owner
         self.name = name
         self._wall = wall
@@ -132,6 +138,8 @@ class Run:
         lines = [f"{'tier':<12} {'model':<24} {'calls':>6} {'in':>9} {'out':>9} {'usd':>12}"]
         for (tier, model), rows in sorted(groups.items()):
             used = [row for row in rows if row.outcome != "refused"]
+            if not used:
+                continue
             cost = sum((row.cost_usd or Decimal(0) for row in used), Decimal(0))
             tokens = sum(row.input_tokens for row in used), sum(row.output_tokens for row in used)
             lines.append(f"{tier:<12} {model:<24} {len(used):>6} {tokens[0]:>9} {tokens[1]:>9} {cost:>12.6f}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, StoreUnavailableError, UsageError
 from ..stores.base import Settlement
 from ..types import Request
-from .budget import Budget, Money, lines_of, nano, short
+from .budget import Budget, Money, lines_of, short, spent
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
@@ -29,11 +29,13 @@ class Spend:
     def settle(
         self, *, usd: Money | None = None, tokens: int | None = None, calls: int | None = None
     ) -> None:
-        """What was used; what is left out counts as it was reserved. Once: then ``UsageError``."""
+        """What was used; what is left out counts as it was reserved.
+
+        Once: then ``UsageError``. Raises ``ConfigError`` for amounts below 0.
+        """
         if self.settled is not None:
             raise UsageError("this spend was settled before")
-        given = {"usd": None if usd is None else nano(usd), "tokens": tokens, "calls": calls}
-        self.settled = {**self._reserved, **{unit: n for unit, n in given.items() if n is not None}}
+        self.settled = {**self._reserved, **spent("settle", usd=usd, tokens=tokens, calls=calls)}
 
 
 @contextmanager
@@ -73,4 +75,7 @@ def asked_by(who: Mapping[str, Any]) -> Request:
     unknown = set(who) - known - {"tier", "deployment"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} names nobody: one of {', '.join(sorted(known))}")
+    tags = who.get("tags", ())
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise ConfigError(f"tags={tags!r}: give several names, such as [{tags!r}]")
     return Request(messages=(), **{key: value for key, value in who.items() if key in known})

@@ -76,7 +76,10 @@ class Spending:
             if not budget.where or budget.holds_for(request):
                 found += budget.draws(request, place.tier, place.deployment, now, store)
         for cap in call.caps:
-            if cap.budget is not None and cap.budget.holds_at(place.tier, place.deployment, place.model):
+            own = cap.budget
+            if own is None or not own.holds_at(place.tier, place.deployment, place.model):
+                continue
+            if not own.where or own.holds_for(request):
                 found += cap.draws(now)
         return found
 
@@ -144,6 +147,7 @@ class Spending:
                     budget=draw.budget.name,
                     bucket=draw.bucket,
                     unit=draw.limit.unit,
+                    steps_down=draw.budget.steps_down(),
                 )
                 self.treasury.refused(purchase, refusal)
                 raise refusal from error
@@ -158,7 +162,7 @@ class Spending:
 
     async def _count(self, purchase: Purchase, call: Call) -> None:
         tokens = self.place.tokens
-        count = partial(tokens.worst, call.messages, call.params)
+        count = partial(tokens.worst, call.messages, purchase.params)
         large = purchase.input_tokens > BIG
         purchase.input_tokens = min(purchase.input_tokens, await Blocking(count) if large else count())
         purchase.least_input = min(purchase.input_tokens, purchase.least_input)
@@ -180,7 +184,7 @@ class Spending:
             assert progress is not None
             tokens, input_tokens = self.place.tokens, purchase.input_tokens
             if not purchase.counted and input_tokens <= BIG:
-                input_tokens = min(input_tokens, tokens.count(call.messages, call.params))
+                input_tokens = min(input_tokens, tokens.count(call.messages, purchase.params))
             return self._within(purchase, delivered(progress, tokens, input_tokens))
         return bill
 

@@ -64,7 +64,7 @@ class Treasury:
         self.books = Bookkeeper(ledger=ledger, estimator=estimator, wall=wall, emit=emit, soon=soon)
         self.alerts = Alerts(emit, wall)
         self.places: list[Place] = []
-        self._steering = tuple(b for b in self.budgets if b.on_soft == "downgrade")
+        self._steering = tuple(b for b in self.budgets if _steers(b))
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
         self._known: dict[str, Standing] = {}
         self.arrears: deque[tuple[Store, Settlement]] = deque()
@@ -110,7 +110,7 @@ class Treasury:
                 self._cost_caps[key] = found
         return found
 
-    def steered(self, request: Request, tiers: tuple[str, ...]) -> tuple[str, ...]:
+    def steered(self, request: Request, tiers: tuple[str, ...], caps: Sequence[Cap]) -> tuple[str, ...]:
         """``tiers`` with the first one last, where a soft limit says that the next is to do."""
         if len(tiers) < 2:
             return tiers
@@ -120,15 +120,19 @@ class Treasury:
                 continue
             if tiers[0] not in budget.where.get("tier", (tiers[0],)):
                 continue
-            for draw in budget.draws(request, tiers[0], "", now, self.store_of(budget)):
-                soft = draw.limit.soft
-                if soft is not None and self.known(draw).settled >= soft:
-                    return (*tiers[1:], tiers[0])
+            if self._over_soft(budget.draws(request, tiers[0], "", now, self.store_of(budget))):
+                return (*tiers[1:], tiers[0])
+        for cap in caps:
+            if cap.budget is not None and _steers(cap.budget) and self._over_soft(cap.draws(now)):
+                return (*tiers[1:], tiers[0])
         return tiers
 
-    @property
-    def steers(self) -> bool:
-        return bool(self._steering)
+    def _over_soft(self, draws: Sequence[Draw]) -> bool:
+        return any(d.limit.soft is not None and self.known(d).settled >= d.limit.soft for d in draws)
+
+    def steers(self, caps: Sequence[Cap]) -> bool:
+        """Whether some soft limit on the call sends it to a lower tier once it is passed."""
+        return bool(self._steering) or any(c.budget is not None and _steers(c.budget) for c in caps)
 
     def known(self, draw: Draw) -> Standing:
         """How an account stands as far as is known without asking a shared store.
@@ -236,7 +240,7 @@ class Treasury:
 
     def check_prices(self) -> None:
         """Raises ``ConfigError`` where a hard limit in dollars can meet a model without a price."""
-        for budget in (*self.budgets, *self.caps):
+        for budget in (*self.budgets, *self.caps, *self.run_budgets):
             if not budget.hard or all(limit.unit != "usd" or limit.hard is None for limit in budget.limits):
                 continue
             for place in self.places:
@@ -275,3 +279,7 @@ class Treasury:
             budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
             for budget in self.budgets
         )
+
+
+def _steers(budget: Budget) -> bool:
+    return budget.on_soft == "downgrade" and budget.mode == "enforce"

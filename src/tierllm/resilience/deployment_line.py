@@ -28,6 +28,7 @@ from ..errors import (
 from ..events import AttemptFailed, Event, ProviderMisconfigured
 from ..pipeline.compose import compose, invoking
 from ..providers.parsing import parsed
+from ..providers.wrapped import Unprovided
 from ..types import Attempt, Response
 from .fallback import NotInTime
 from .timeouts import Pace
@@ -96,7 +97,7 @@ class DeploymentLine:
             tier.name,
             name,
             deployment.model,
-            vendor=provider.name,
+            vendor=None if isinstance(provider, Unprovided) else provider.name,
             price=deployment.price or (Price.free() if getattr(provider, "free", False) else None),
             context_window=deployment.context_window,
             book=prices,

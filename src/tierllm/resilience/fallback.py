@@ -194,9 +194,13 @@ def verdict(errors: list[TierLLMError], call: Call) -> TierLLMError:
     return AllTiersFailedError(_told(attempts), attempts=attempts)
 
 
-def _until(refusal: RejectedError) -> float:
-    """When it is over; who does not say so comes last."""
-    return math.inf if refusal.retry_after_s is None else refusal.retry_after_s
+def _until(refusal: RejectedError) -> tuple[float, float]:
+    """When it is over (who does not say so comes last); of budgets, how much was asked of them."""
+    asked = refusal.asked if isinstance(refusal, BudgetExceededError) else None
+    return (
+        math.inf if refusal.retry_after_s is None else refusal.retry_after_s,
+        math.inf if asked is None else float(asked),
+    )
 
 
 def _told(attempts: list[Attempt]) -> str:
