@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stores.ground import Server, opened
 
+from stores.ground import Server, opened
 from tierllm.stores import MemoryStore, Store
 
 Making = Callable[..., Store]

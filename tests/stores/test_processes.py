@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from stores.ground import SPAWN, Server, eventually, line, opened, standing, used
 
+from stores.ground import SPAWN, Server, eventually, line, opened, standing, used
 from tierllm.stores import DiskStore, RedisStore, Settlement, Store
+from tierllm.stores.disk_books import Books
 
 USERS = 4
 
@@ -47,9 +49,7 @@ def spend(where: str, threads: int, tries: int, limit: int, answers: Connection)
 
 def spend_everywhere(where: str, processes: int, threads: int, tries: int, limit: int) -> int:
     pipes = [SPAWN.Pipe(duplex=False) for _ in range(processes)]
-    spenders = [
-        SPAWN.Process(target=spend, args=(where, threads, tries, limit, there)) for _, there in pipes
-    ]
+    spenders = [SPAWN.Process(target=spend, args=(where, threads, tries, limit, there)) for _, there in pipes]
     for spender in spenders:
         spender.start()
     total = 0
@@ -75,6 +75,18 @@ def test_no_limit_is_passed_by_processes_and_threads(where: str) -> None:
     assert standing(store, "all").settled == sum(each.settled for each in users) == 7 * total
     assert all(each.settled <= limit for each in users)
     assert standing(store, "all").settled > USERS * limit - limit // 2 - 8 * 4 * 10  # and it was used up
+    store.close()
+
+
+def test_processes_that_meet_damage_at_once_move_it_aside_once(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    place.mkdir(mode=0o700)
+    (place / "cache.db").write_bytes(b"not a database" * 1000)
+    total = spend_everywhere(str(place), processes=4, threads=2, tries=20, limit=4000)
+    store = opened(str(place))
+    assert total == 4 * 2 * 20
+    assert standing(store, "all") == (7 * total, 0, 0)
+    assert len([path for path in place.iterdir() if ".damaged-" in path.name]) == 1
     store.close()
 
 
@@ -169,6 +181,7 @@ def test_the_thread_of_a_lease_ends_with_the_last_hold(where: str) -> None:
     eventually(lambda: not lease_threads())
     store.reserve(store.hold([line("u", 1)]))
     del store, hold
+    gc.collect()
     eventually(lambda: not lease_threads())  # nobody has the store any more
 
 
@@ -181,9 +194,8 @@ def test_the_interpreter_ends_with_something_open(where: str) -> None:
         "import sys; sys.path.insert(0, sys.argv[2]); from stores.ground import opened, line\n"
         "store = opened(sys.argv[1]); assert store.reserve(store.hold([line('u', 1)])).ok"
     )
-    done = os.spawnv(
-        os.P_WAIT, sys.executable, [sys.executable, "-W", "error", "-c", script, where, str(Path(__file__).parents[1])]
-    )
+    tests = str(Path(__file__).parents[1])
+    done = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-W", "error", "-c", script, where, tests])
     assert done == 0
 
 
@@ -233,6 +245,37 @@ def test_a_fork_while_threads_are_spending(where: str) -> None:
     store.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_a_transaction_under_way(tmp_path: Path) -> None:
+    """A child that knew of one would believe the database locked, by itself, for ever."""
+    store = DiskStore(tmp_path / "store", timeout_s=1.0)
+    begun = threading.Event()
+
+    def slowly(books: Books) -> None:
+        books.keep_document("d", b"x", None)
+        begun.set()
+        time.sleep(0.1)
+
+    thread = threading.Thread(target=store._write, args=(slowly,))
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            used(store, [line("u", 5)], [2])
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+    used(store, [line("u", 5)], [2])
+    assert store.load("d") == b"x"
+    assert standing(store, "u") == (4, 0, 0)
+    store.close()
+
+
 def test_what_redis_keeps_ends_some_day(server: Server) -> None:
     store = opened(server.url)
     used(store, [line("u", 1, None, 5)], [1])
@@ -243,5 +286,7 @@ def test_what_redis_keeps_ends_some_day(server: Server) -> None:
     with server.client() as client:
         keys = client.keys("*")
         assert len(keys) == 5
-        assert all(key.startswith(b"{tierllm}:") and 0 < client.pttl(key) <= 10 * 366 * 86_400_000 for key in keys)
+        assert all(
+            key.startswith(b"{tierllm}:") and 0 < client.pttl(key) <= 10 * 366 * 86_400_000 for key in keys
+        )
     store.close()

@@ -24,7 +24,9 @@ class Account:
     def standing(self, oldest: int) -> Standing:
         slots = self.slots
         if slots is None:
-            return Standing(self.settled if oldest <= 0 else 0, self.reserved, 0 if self.settled else None)
+            if not self.settled or oldest > 0:
+                return Standing(0, self.reserved)
+            return Standing(self.settled, self.reserved, 0)
         live = [slot for slot in slots if slot >= oldest]
         return Standing(sum(slots[slot] for slot in live), self.reserved, min(live, default=None))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ T = TypeVar("T")
 TRIES = 8
 """Of these all but the first come after something damaged was moved aside."""
 
-_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+FORGOTTEN = "the store starts afresh, and what was spent until now is forgotten"
 
 
 class DiskStore(Store):
@@ -161,11 +160,16 @@ class DiskStore(Store):
                 self.health.tell(text, ok=False)
             if trouble is None:
                 self.health.well()
-        raise self._unavailable(trouble) from trouble
+        assert trouble is not None
+        try:
+            raise self._unavailable(trouble) from trouble
+        finally:
+            del trouble  # or it would hold this frame, and the frame it
 
     def _open(self, news: list[str]) -> Books:
         from .disk_books import Books
-        from .disk_shelf import Damaged, Shelf
+        from .disk_shelf import Shelf
+        from .disk_trouble import is_damage
 
         books, place = self._books, self._place
         if books is not None:
@@ -178,8 +182,8 @@ class DiskStore(Store):
             before = place.identity()
             try:
                 shelf = Shelf(place)
-            except (Damaged, sqlite3.Error) as error:
-                if not _is_damage(error):
+            except Exception as error:
+                if not is_damage(error):
                     raise
                 self._set_aside(before or place.identity(), error, news)
                 shelf = Shelf(place)
@@ -189,6 +193,7 @@ class DiskStore(Store):
     def _mended(self, error: Exception, news: list[str]) -> bool:
         """Whether what was wrong has been moved aside. A connection in doubt is closed."""
         from .disk_shelf import Damaged
+        from .disk_trouble import is_damage
 
         books = self._books
         if books is None:
@@ -202,7 +207,7 @@ class DiskStore(Store):
                     "forgotten"
                 )
                 return True
-            if _is_damage(error):
+            if is_damage(error):
                 identity = shelf.identity
                 self._let_go()
                 with self._place.alone():
@@ -219,22 +224,17 @@ class DiskStore(Store):
         if name is not None:
             news.append(f"{self.health.name}: {error}; the database was moved to {name}; {FORGOTTEN}")
 
-    def _unavailable(self, error: Exception | None) -> StoreUnavailableError:
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        from .disk_trouble import why
+
         if isinstance(error, StoreUnavailableError):
             return self.health.failed(str(error))
-        root = _root(error)
-        why = f"{type(root).__name__}: {root}"
-        if isinstance(root, sqlite3.Error) and "locked" in str(root):
-            why = f"kept locked by other processes for longer than {self._place.timeout_s:g} s"
-        return self.health.failed(f"{self.health.name} cannot be used ({why})")
+        return self.health.failed(f"{self.health.name} cannot be used ({why(error, self._place.timeout_s)})")
 
     def _let_go(self) -> None:
         books, self._books = self._books, None
         if books is not None:
-            try:
-                books.shelf.close()
-            except sqlite3.Error:
-                pass  # it is given up in any case
+            books.shelf.close()
 
     # -- life ------------------------------------------------------------------
 
@@ -257,35 +257,6 @@ class DiskStore(Store):
     def renew(self) -> None:
         super().renew()
         self._lock = threading.Lock()
-        self._books = None
+        self._parents, self._books = self._books, None  # if it could not be closed, it is not closed here
         self.health.renew()
         self._lease.renew()
-
-
-FORGOTTEN = "the store starts afresh, and what was spent until now is forgotten"
-
-
-def _root(error: BaseException | None) -> BaseException | None:
-    """What SQLite said first: behind diskcache's own ``Timeout``, or before a rollback that failed too.
-
-    No further: what an exception came after may be the application's.
-    """
-    from .disk_shelf import Timeout
-
-    while isinstance(error, sqlite3.Error | Timeout) and isinstance(error.__context__, sqlite3.Error):
-        error = error.__context__
-    return error
-
-
-def _is_damage(error: BaseException | None) -> bool:
-    """Whether the database cannot be used as it is, and never will be."""
-    from .disk_shelf import Damaged
-
-    root = _root(error)
-    if isinstance(error, Damaged):
-        return True
-    if not isinstance(root, sqlite3.Error):
-        return False
-    if (getattr(root, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPT:
-        return True
-    return str(root).startswith(("no such table", "no such column", "Could not decode"))

@@ -142,4 +142,7 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            try:
+                connection.close()
+            except sqlite3.Error:
+                pass  # it is given up in any case
