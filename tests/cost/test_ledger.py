@@ -344,7 +344,7 @@ def test_a_statement(ledger):
         "total                     3             1              0     3.005      2.76\n"
         "\n"
         "1 USD = 0.92 EUR\n"
-        "1 calls have no known price and are not in the sum\n"
+        "calls without a known price, and so not in the sum: 1\n"
     )
     assert made.to_csv().splitlines()[2] == "gold,gpt,'=cmd(),1,0,0,1.005,0.92"
     told = json.loads(json.dumps(made.to_dict()))
@@ -526,3 +526,12 @@ def test_the_same_rows_in_any_order_give_the_same_lines(tmp_path):
 def test_reprs_and_events_hold_no_rows(ledger):
     filled(ledger, FULL)
     assert "acme" not in repr(ledger)
+
+
+@pytest.mark.parametrize(
+    ("amount", "kept"),
+    [("0.5", 0), ("1.5", 2), ("2.5", 2), ("-0.5", 0), ("-1.5", -2), ("0.51", 1), ("-0.51", -1)],
+    ids=str,
+)
+def test_halves_are_rounded_to_even(amount, kept):
+    assert atto(Decimal(f"{amount}E-18")) == kept

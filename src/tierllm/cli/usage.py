@@ -126,7 +126,7 @@ def _table(
     told.append(["total", *[""] * (len(by) - 1), *_cells(total, NUMBERS, places=6)])
     text = as_table([[*by, *NUMBERS], *told], numbers=len(NUMBERS)) + "\n"
     if total.unpriced:
-        text += f"\n{total.unpriced} calls have no known price and are not in the sum\n"
+        text += f"\ncalls without a known price, and so not in the sum: {total.unpriced}\n"
     return text
 
 
@@ -194,11 +194,11 @@ def _told(made: Forecast, limit: Decimal | None, falls_on: date | None) -> str:
         told.append(f"judged by {made.whole_days} whole days, {like}{doubt}")
     if limit is not None:
         if falls_on is None:
-            told.append(f"${limit:,.2f} will not be reached" if made.expected is not None else "")
+            told.append(f"${limit:,.2f} is not expected to be reached" if made.expected is not None else "")
         elif made.spent >= limit:
-            told.append(f"${limit:,.2f} is reached")
+            told.append(f"${limit:,.2f} has been reached")
         else:
-            told.append(f"${limit:,.2f} will be reached on {falls_on}")
+            told.append(f"${limit:,.2f} is expected to be reached on {falls_on}")
     return "\n".join(line for line in told if line) + "\n"
 
 

@@ -100,7 +100,7 @@ def suggestions(
 def _limits(
     total: UsageLine, budgets: Sequence[BudgetUse], refusals: Sequence[UsageLine]
 ) -> list[Suggestion]:
-    """Loose: never refused, and never used by half. Tight: it refused a tenth of all calls."""
+    """Loose: never refused, and never used by half. Tight: it kept back a tenth of all."""
     found = []
     refused = {line.group["budget"]: line.refused for line in refusals if line.refused}
     for budget in budgets:
@@ -117,7 +117,7 @@ def _limits(
     for name, count in refused.items():
         if count >= ENOUGH_REFUSALS and asked >= ENOUGH_CALLS and count / asked >= TIGHT_FROM:
             text = (
-                f"it refused {count} of {asked} calls ({count / asked:.0%}): raise it, "
+                f"it kept calls back {count} times, beside {total.calls} that were made: raise it, "
                 'or let it step down with on_exceed="downgrade"'
             )
             found.append(Suggestion(kind="limit_tight", subject=name or "a budget without a name", text=text))
@@ -195,7 +195,7 @@ def _unpriced(models: Sequence[UsageLine]) -> list[Suggestion]:
         Suggestion(
             kind="unpriced",
             subject=_name(line, "model"),
-            text=f"{line.unpriced} calls have no known price and count as free: give its deployment a price",
+            text=f"calls at no known price, counted as free: {line.unpriced}; give its deployment a price",
         )
         for line in models
         if line.unpriced

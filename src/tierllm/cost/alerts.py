@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..events import BudgetOverrun, BudgetPace, BudgetRefused, BudgetWarning, Event
+from .forecast import pace
 
 if TYPE_CHECKING:
     from ..errors import BudgetExceededError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Alerts"]
 
 ACCOUNTS_KEPT = 10_000
-PACE_AFTER = 0.1
-"""A pace is told from this share of a window on: before, one call would foretell ruin."""
 
 
 class Alerts:
@@ -99,24 +98,31 @@ class Alerts:
             )
 
     def _pace(self, draw: Draw, total: int) -> None:
-        span, limit = draw.span, draw.limit
+        span, limit, now = draw.span, draw.limit, self.wall()
         most = limit.hard if limit.hard is not None else limit.soft
         assert span.begins_at is not None
         assert span.resets_at is not None
         assert most is not None
-        elapsed_s, whole_s = self.wall() - span.begins_at, span.resets_at - span.begins_at
-        if elapsed_s < PACE_AFTER * whole_s or not 0 < total < most:
+        if not total * (span.resets_at - span.begins_at) > most * (now - span.begins_at) or total >= most:
+            return  # slow enough, or there already
+        told = pace(
+            used=limit.told(total),
+            limit=limit.told(most),
+            began_at=span.begins_at,
+            now=now,
+            resets_at=span.resets_at,
+        )
+        if told.falls_at is None or not told.confident or self.emit is None:
             return
-        falls_at = span.begins_at + elapsed_s * most / total
-        if falls_at < span.resets_at and self.emit is not None and self._first_time(draw, "pace"):
+        if self._first_time(draw, "pace"):
             self.emit(
                 BudgetPace(
                     budget=draw.budget.name,
                     bucket=draw.bucket,
                     unit=limit.unit,
-                    used=limit.told(total),
-                    limit=limit.told(most),
-                    falls_at=falls_at,
+                    used=told.used,
+                    limit=told.limit,
+                    falls_at=told.falls_at,
                     resets_at=span.resets_at,
                 )
             )

@@ -114,7 +114,7 @@ def forecast(
         level = fmean(values[day] for day in recent)
         means = [level] * WEEK
         # Of one day nothing is known about scatter: as wide as the day itself.
-        scatter = _deviation([values[day] - level for day in recent], 1) if len(recent) > 1 else level
+        scatter = _deviation([values[day] - level for day in recent], 1) if len(recent) > 1 else abs(level)
         judged = len(recent)
 
     left_of_today = _left_of_day(now)

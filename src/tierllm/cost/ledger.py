@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -63,6 +64,7 @@ class UsageLedger:
                 raise ConfigError(f"UsageLedger({name}={value!r}): give a number above 0")
         self.emit: Callable[[Event], None] | None = None
         self.lost = 0
+        self._losses = itertools.count(1)
         self.clock = clock
         self.max_waiting = max_waiting
         self.read_only = read_only
@@ -95,7 +97,7 @@ class UsageLedger:
             raise UsageError("this ledger was opened read_only: post to one that was not")
         queue = self._queue
         if len(queue) >= self.max_waiting:
-            self.lost += 1
+            self.lost = max(self.lost, next(self._losses))  # one step, that no other thread can split
         else:
             queue.append(entry)
         if self._inline:
@@ -156,7 +158,7 @@ class UsageLedger:
     def _told_of_lost(self, notes: list[tuple[bool, str]]) -> None:
         if self.lost > self._told_lost and (self._told_lost == 0 or self._failed_at is None):
             self._told_lost = self.lost
-            notes.append((False, f"{self.lost} rows were left out so far: {self.max_waiting} were waiting"))
+            notes.append((False, f"rows left out so far: {self.lost}, since {self.max_waiting} were waiting"))
 
     def _tell(self, ok: bool, text: str) -> None:
         if self.emit is not None:
@@ -266,7 +268,7 @@ class UsageLedger:
         if not self.read_only:
             self._rows.be_patient()
             if not self.flush():
-                self._tell(False, f"closed while {len(self._queue)} rows could not be written")
+                self._tell(False, f"closed with rows that could not be written: {len(self._queue)}")
         with self._lock:
             self._rows.close()
 

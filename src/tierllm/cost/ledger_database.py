@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS entries (
     cost_nano INTEGER, cost_atto INTEGER, estimate_nano INTEGER, estimate_atto INTEGER,
     reserved_nano INTEGER, reserved_atto INTEGER, list_nano INTEGER, list_atto INTEGER,
     price_as_of TEXT, cached INTEGER NOT NULL, degraded TEXT NOT NULL, request_id TEXT,
-    latency_s REAL, budget TEXT
+    latency_s REAL, budget TEXT, error_nano INTEGER, error_atto INTEGER
 );
 CREATE INDEX IF NOT EXISTS by_time ON entries (at);
 CREATE INDEX IF NOT EXISTS by_user ON entries (user, at) WHERE user NOTNULL;
@@ -155,7 +155,11 @@ class LedgerDatabase:
             try:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             except FileExistsError:
-                pass
+                if not os.path.isdir(self.path):
+                    return
+                raise ConfigError(
+                    f"the usage ledger {self.path!r} cannot be made: that is a directory; give a file in it"
+                ) from None
             except OSError as error:
                 raise ConfigError(
                     f"the usage ledger {self.path!r} cannot be made: {error.strerror}; "
@@ -213,8 +217,13 @@ def _connected(path: str, mode: str, busy_s: float) -> sqlite3.Connection:
 
 def _is_new(connection: sqlite3.Connection, path: str) -> bool:
     """Whether nothing is in there yet. Raises ``ConfigError`` for what is no ledger of ours."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute("BEGIN")  # all of one moment: another process may be making it just now
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (things,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    finally:
+        connection.rollback()
     if application == APPLICATION:
         if version > VERSION:
             raise ConfigError(
@@ -222,7 +231,6 @@ def _is_new(connection: sqlite3.Connection, path: str) -> bool:
                 f"here {VERSION}): upgrade tierllm, or give another path"
             )
         return False
-    (things,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     if application or version or things:
         raise ConfigError(f"{path!r} is a database of something else: give another path for the usage ledger")
     return True

@@ -30,17 +30,17 @@ INSERT = (
 PRUNE = "DELETE FROM entries WHERE seq IN (SELECT seq FROM entries WHERE at < ? ORDER BY at LIMIT ?)"
 
 
-def _money_sql(amount: str, when: str = "") -> tuple[str, str]:
-    """Sums of both parts of an amount; ``amount`` has a ``?`` where the part's name belongs."""
-    choice = f" FILTER (WHERE {when})" if when else ""
-    return tuple(f"SUM({amount.replace('?', part)}){choice}" for part in ("nano", "atto"))  # type: ignore[return-value]
-
-
 _CALL = "outcome <> 'refused'"
 _CACHED = "(cached OR outcome = 'cached')"
-_COMPARED = "outcome = 'ok' AND NOT cached AND NOT estimated AND cost_nano NOTNULL AND estimate_nano NOTNULL"
-_BOTH = "list_nano NOTNULL AND cost_nano NOTNULL"
-_HIGHER = "(estimate_nano, estimate_atto) >= (cost_nano, cost_atto)"
+
+
+def _money(amount: str) -> tuple[str, str]:
+    """Sums of both parts of an amount; ``amount`` has a ``?`` where the part's name belongs.
+
+    Sums pass over what is NULL, and so over differences where either side is not known.
+    """
+    return f"SUM({amount.replace('?', 'nano')})", f"SUM({amount.replace('?', 'atto')})"
+
 
 SUMS_SQL: tuple[str | tuple[str, str], ...] = (
     f"SUM({_CALL})",
@@ -48,21 +48,21 @@ SUMS_SQL: tuple[str | tuple[str, str], ...] = (
     "SUM(outcome = 'failed')",
     "SUM(outcome = 'cancelled')",
     f"SUM({_CACHED})",
-    f"SUM({_CALL} AND degraded <> '')",
-    f"SUM({_CALL} AND NOT {_CACHED} AND cost_nano ISNULL AND input_tokens + output_tokens > 0)",
+    f"SUM(degraded <> '' AND {_CALL})",
+    f"SUM(cost_nano ISNULL AND input_tokens + output_tokens > 0 AND {_CALL} AND NOT {_CACHED})",
     "SUM(input_tokens)",
     "SUM(output_tokens)",
     "SUM(cached_input_tokens)",
     "SUM(cache_write_tokens)",
     "SUM(reasoning_tokens)",
-    _money_sql("cost_?"),
-    _money_sql("list_?"),
-    _money_sql("estimate_?"),
-    _money_sql("list_? - cost_?", _BOTH),
-    f"SUM({_COMPARED})",
-    _money_sql("cost_?", _COMPARED),
-    _money_sql("estimate_? - cost_?", _COMPARED),
-    _money_sql(f"CASE WHEN {_HIGHER} THEN estimate_? - cost_? ELSE cost_? - estimate_? END", _COMPARED),
+    _money("cost_?"),
+    _money("list_?"),
+    _money("estimate_?"),
+    _money("list_? - cost_?"),
+    "COUNT(error_nano)",
+    _money("CASE WHEN error_nano NOTNULL THEN cost_? END"),
+    _money("error_?"),
+    _money("CASE WHEN error_nano < 0 THEN -error_? ELSE error_? END"),
 )
 """In the order of ``SUMS``; an amount as two sums. ``ledger_memory`` says the same in Python."""
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .ledger_row import LeftOut, atto, checked
+from .ledger_row import LeftOut, atto, checked, error_of
 from .ledger_summary import FIELDS, Key, Wanted
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LedgerMemory:
                 continue
             try:
                 checked(entry)
-            except (ArithmeticError, ValueError, TypeError) as error:
+            except (ArithmeticError, AttributeError, ValueError, TypeError) as error:
                 left_out.append((entry.id, error))
                 continue
             ids.add(entry.id)
@@ -109,20 +109,15 @@ def _counted(entry: Entry) -> list[int]:
     outcome = entry.outcome
     cached = entry.cached or outcome == "cached"
     call = outcome != "refused"
-    compared = error = 0
-    comparable = outcome == "ok" and not entry.cached and not entry.estimated
-    if comparable := comparable and cost is not None and estimate is not None:
-        assert cost is not None
-        assert estimate is not None
-        compared, error = cost, estimate - cost
+    error = error_of(entry)
     return [
-        call,
-        not call,
-        outcome == "failed",
-        outcome == "cancelled",
-        cached,
-        call and bool(entry.degraded),
-        call and not cached and cost is None and entry.input_tokens + entry.output_tokens > 0,
+        int(call),
+        int(not call),
+        int(outcome == "failed"),
+        int(outcome == "cancelled"),
+        int(cached),
+        int(call and bool(entry.degraded)),
+        int(call and not cached and cost is None and entry.input_tokens + entry.output_tokens > 0),
         entry.input_tokens,
         entry.output_tokens,
         entry.cached_input_tokens,
@@ -132,8 +127,8 @@ def _counted(entry: Entry) -> list[int]:
         listed or 0,
         estimate or 0,
         listed - cost if listed is not None and cost is not None else 0,
-        comparable,
-        compared,
-        error,
-        abs(error),
+        int(error is not None),
+        cost or 0 if error is not None else 0,
+        error or 0,
+        abs(error or 0),
     ]

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .ledger_entry import Entry
 
-__all__ = ["COLUMNS", "LeftOut", "Row", "atto", "checked", "entry_of", "needle", "row_of", "strings", "usd"]
+__all__ = [
+    "COLUMNS",
+    "LeftOut",
+    "Row",
+    "atto",
+    "checked",
+    "entry_of",
+    "error_of",
+    "needle",
+    "row_of",
+    "strings",
+    "usd",
+]
 
 Value = str | int | float | None
 Row = tuple[Value, ...]
@@ -52,7 +64,10 @@ COLUMNS = (
     "cached",
     *TOKENS,
     *(f"{name}_{part}" for name in MONEY for part in ("nano", "atto")),
+    "error_nano",
+    "error_atto",
 )
+"""The last two are reckoned from the others, once, so that sums need not look at each row's outcome."""
 
 
 def atto(amount: Decimal) -> int:
@@ -110,6 +125,14 @@ def checked(entry: Entry) -> None:
             raise ValueError(f"{count} tokens")
 
 
+def error_of(entry: Entry) -> int | None:
+    """Estimate less cost, in attos, of a call that succeeded and whose tokens were reported."""
+    cost, estimate = entry.cost_usd, entry.estimate_usd
+    if cost is None or estimate is None or entry.outcome != "ok" or entry.cached or entry.estimated:
+        return None
+    return atto(estimate) - atto(cost)
+
+
 def row_of(entry: Entry) -> Row:
     """The values for ``COLUMNS``. Raises as ``checked`` does."""
     checked(entry)
@@ -147,6 +170,8 @@ def row_of(entry: Entry) -> Row:
             row += (None, None)
         else:
             row += divmod(atto(amount), NANO)
+    error = error_of(entry)
+    row += (None, None) if error is None else divmod(error, NANO)
     return tuple(row)
 
 
@@ -158,6 +183,7 @@ def entry_of(row: tuple[Any, ...]) -> Entry:  # Any: what SQLite hands back
     for name in MONEY:
         nano, rest = named.pop(f"{name}_nano"), named.pop(f"{name}_atto")
         named[f"{name}_usd"] = None if nano is None else usd(nano * NANO + rest)
+    del named["error_nano"], named["error_atto"]
     for name in ("tags", "degraded"):
         named[name] = tuple(strings(named[name]))
     for name in ("estimated", "cached"):

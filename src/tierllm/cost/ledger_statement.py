@@ -80,7 +80,7 @@ class Statement:
         if self.currency != "USD":
             told.append(f"1 USD = {self.rate:f} {self.currency}")
         if self.total.unpriced:
-            told.append(f"{self.total.unpriced} calls have no known price and are not in the sum")
+            told.append(f"calls without a known price, and so not in the sum: {self.total.unpriced}")
         return "\n".join(told).rstrip() + "\n"
 
     def to_csv(self) -> str:

@@ -80,10 +80,10 @@ class UsageLine:
     """The sums of one group. ``group`` maps the names it was grouped by to its values.
 
     ``calls`` are those to providers and those that a cache answered, of any outcome; ``refused`` ones
-    are not among them. ``unpriced`` calls used tokens and count as free in ``cost_usd``. ``saved_usd`` is
-    list price less cost, where both are known. ``compared`` calls succeeded, had an estimate and a
-    reported cost: ``error_usd`` is the sum of estimate less cost over them, ``abs_error_usd`` that of its
-    size.
+    are not among them, and a call that steps down may be refused several times. ``unpriced`` calls used
+    tokens and count as free in ``cost_usd``. ``saved_usd`` is list price less cost, where both are known.
+    ``compared`` calls succeeded, had an estimate and a reported cost: ``error_usd`` is the sum of
+    estimate less cost over them, ``abs_error_usd`` that of its size.
     """
 
     group: Mapping[str, str | None]
