@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from ..cost.runs import Run
 from ..errors import ConfigError
@@ -11,9 +11,14 @@ from ..routing.ask import CallOptions, ask
 from ..types import Message
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ..cost.advice import Suggestion
     from ..cost.batch_estimate import BatchEstimate
     from ..cost.budget import Remaining
     from ..cost.estimate import Estimate
+    from ..cost.ledger import UsageLedger
+    from ..cost.ledger_summary import UsageLine
     from ..cost.treasury import Treasury
     from ..pipeline.ready import ReadyCall
     from ..resilience.quotes import Quotes
@@ -70,15 +75,58 @@ class Accounts:
         """
         return self._treasury.remaining(**who)
 
-    def usage(self, **asked: Any) -> Any:
-        """What was used, from the ledger: ``client.usage(user="u42", since=…)`` gives one total,
+    @overload
+    def usage(
+        self,
+        *,
+        by: None = None,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        **where: str | None,
+    ) -> UsageLine: ...
+
+    @overload
+    def usage(
+        self,
+        *,
+        by: Sequence[str],
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        **where: str | None,
+    ) -> list[UsageLine]: ...
+
+    def usage(
+        self,
+        *,
+        by: Sequence[str] | None = None,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        **where: str | None,
+    ) -> UsageLine | list[UsageLine]:
+        """What was used, from the ledger: ``client.usage(user="u42")`` gives one total,
         ``by=("user", "tier")`` a list with one for each group.
 
-        Raises ``ConfigError`` for a client that keeps no ledger.
+        ``client.ledger`` has more: rows, statements, the error of estimates. Raises ``ConfigError`` for
+        a client that keeps no ledger.
         """
+        if by is None:
+            return self.ledger.total(since, until, **where)
+        return self.ledger.usage(by, since, until, **where)
+
+    @property
+    def ledger(self) -> UsageLedger:
+        """The client's ledger. Raises ``ConfigError`` where it keeps none."""
         ledger = self._treasury.ledger
         if ledger is None:
             raise ConfigError("this client keeps no ledger: give it ledger=UsageLedger(...)")
-        if "by" in asked:
-            return ledger.usage(**asked)
-        return ledger.total(**asked)
+        return ledger
+
+    def suggestions(
+        self, since: float | datetime | None = None, until: float | datetime | None = None
+    ) -> list[Suggestion]:
+        """What the ledger and the budgets suggest: limits never or always reached, cheaper tiers that may
+        do, what caching saved. Peaks of budgets are those since this client began.
+        """
+        from ..cost.advice import advice_on
+
+        return advice_on(self.ledger, since, until, budgets=self._treasury.uses())

@@ -33,6 +33,7 @@ class Alerts:
         self._lock = threading.Lock()
         self._announced: dict[tuple[str, str], bool] = {}
         self.refusals: dict[str, int] = {}
+        self.peaks: dict[tuple[str, str], int] = {}
 
     def refused(self, purchase: Purchase, error: BudgetExceededError, mode: str = "enforce") -> None:
         with self._lock:
@@ -65,6 +66,10 @@ class Alerts:
         for draw, line, standing, amount in rows:
             limit = draw.limit
             total = standing.settled + amount
+            if limit.hard is not None:
+                key = (draw.budget.name, limit.unit)
+                if total > self.peaks.get(key, 0):
+                    self.peaks[key] = total
             if limit.soft is not None and total > limit.soft:
                 purchase.warnings.append(_over_soft(draw, total))
                 self._warn(draw, standing, total)

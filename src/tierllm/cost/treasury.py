@@ -20,6 +20,7 @@ from .spend import asked_by
 
 if TYPE_CHECKING:
     from ..stores import Store
+    from .advice import BudgetUse
     from .estimator import CostEstimator
     from .ledger import UsageLedger
     from .place import Place
@@ -237,6 +238,21 @@ class Treasury:
             }
             for budget in (*self.budgets, *self.caps, *self.run_budgets)
         }
+
+    def uses(self) -> list[BudgetUse]:
+        """How far each hard limit was used at most, since this client began."""
+        from .advice import BudgetUse
+
+        return [
+            BudgetUse(
+                budget.name,
+                limit.told(limit.hard),
+                limit.told(self.alerts.peaks.get((budget.name, limit.unit), 0)),
+            )
+            for budget in self.budgets
+            for limit in budget.limits
+            if limit.hard is not None
+        ]
 
     def check_prices(self) -> None:
         """Raises ``ConfigError`` where a hard limit in dollars can meet a model without a price."""
