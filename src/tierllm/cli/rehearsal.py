@@ -128,6 +128,9 @@ class Rehearsal:
             providers=dict.fromkeys(config.used(), fake),
             clock=self.world.clock,
             rng=Random(0),
+            budgets=(),
+            store=None,
+            ledger=False,
             listeners=[self._heard],
         )
         self._check_names(asks or ())

@@ -111,7 +111,7 @@ class Accounts:
         """
         if by is None:
             return self.ledger.total(since, until, **where)
-        return self.ledger.usage(by, since, until, **where)
+        return self.ledger.usage(by, since, until, tz=None, **where)
 
     @property
     def ledger(self) -> UsageLedger:

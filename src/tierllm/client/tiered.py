@@ -192,7 +192,7 @@ class TieredClient(Accounts):
         cls, config: Config, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
     ) -> TieredClient:
         """The client that a ``Config`` describes. ``providers`` stand in for those of these names."""
-        return cls(**{**config.arguments(providers=providers), **overrides})
+        return cls(**config.arguments(providers=providers, **overrides))
 
     # -- calls -----------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from . import rules_of_fallback, rules_of_time, rules_of_use
+from . import rules_of_fallback, rules_of_money, rules_of_time, rules_of_use
 from .finding import Finding, warning
 from .providers import spoken_of
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-RULES = (*rules_of_fallback.RULES, *rules_of_time.RULES, *rules_of_use.RULES)
+RULES = (*rules_of_fallback.RULES, *rules_of_time.RULES, *rules_of_use.RULES, *rules_of_money.RULES)
 
 
 def check(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """What may go wrong with ``config`` when it is used, each with what to do about it.
 
-    ``environ`` is looked at for the keys that the file names. Nothing is called and nothing built.
+    ``environ`` is looked at for the keys that the file names. Nothing is called, made or written; a
+    price list is read.
     """
     return [finding for rule in RULES for finding in rule(config)] + list(_keys_not_set(config, environ))
 
@@ -35,3 +36,8 @@ def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Findin
                     f"{spoken_of(variable)} is not set here",
                     "set it where the client is built",
                 )
+    for variable in config.store.variables if config.store is not None else ():
+        if not environ.get(variable):
+            yield warning(
+                "store.url_env", f"{spoken_of(variable)} is not set here", "set it where the client is built"
+            )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from ..errors import ConfigError
 from ..types import Timeouts
-from .finding import Finding, Loc, did_you_mean, dotted
+from .finding import Finding, Loc, did_you_mean, dotted, told
 from .finding import error as wrong
+from .money import BudgetTable, LedgerTable, PricesTable, StoreTable, twins
 from .problems import problems
 from .providers import KINDS, ProviderTable, Source, spoken_of
 from .sections import (
@@ -23,23 +24,22 @@ from .sections import (
     ClientTable,
     DeploymentTable,
     FallbackTable,
-    OrOff,
     RetryBudgetTable,
     RetryTable,
-    Rule,
-    Table,
     TierTable,
     TimeoutsTable,
-    layered,
 )
+from .table import OrOff, Table, layered, named
 
 if TYPE_CHECKING:
+    from ..cost.prices import PriceBook
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
     from ..routing.tier import Deployment, Tier
+    from ..stores import Store
 
-__all__ = ["Config", "told"]
+__all__ = ["Config"]
 
 
 class Config(Table):
@@ -56,10 +56,15 @@ class Config(Table):
     breaker: OrOff[BreakerTable] | None = None
     timeouts: TimeoutsTable | None = None
     fallback: FallbackTable | None = None
+    budgets: list[BudgetTable] = Field(default_factory=list)
+    store: StoreTable | None = None
+    ledger: OrOff[LedgerTable] | None = None
+    prices: PricesTable | None = None
     providers: dict[str, ProviderTable] = Field(default_factory=dict)
     tiers: list[TierTable]
 
     _source: str = PrivateAttr("the configuration")
+    _base: Path = PrivateAttr(Path())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -86,7 +91,7 @@ class Config(Table):
             config = cls.model_validate(data)
         except ValidationError as error:
             return None, problems(error, data, cls)
-        config._source = str(path)
+        config._source, config._base = str(path), Path(path).parent
         return config, []
 
     @classmethod
@@ -123,21 +128,43 @@ class Config(Table):
         return table.build() if isinstance(table, RetryTable) else table
 
     def breaker_of(
-        self, tier: TierTable, deployment: DeploymentTable
+        self, tier: TierTable, deployment: DeploymentTable, store: Store | None = None
     ) -> CircuitBreaker | Literal[False] | None:
         table = layered([self.breaker, tier.breaker, deployment.breaker])
-        return table.build() if isinstance(table, BreakerTable) else table
+        return table.build(store) if isinstance(table, BreakerTable) else table
+
+    def shared_breakers(self) -> Iterator[Loc]:
+        """The levels whose breakers are to be shared."""
+        levels: list[tuple[Loc, Config | TierTable | DeploymentTable]] = [((), self)]
+        for t, tier in enumerate(self.tiers):
+            levels.append((("tiers", t), tier))
+            for d, deployment in enumerate(tier.deployments):
+                levels.append((("tiers", t, "deployments", d), deployment))
+        for loc, level in levels:
+            if isinstance(level.breaker, BreakerTable) and level.breaker.shared:
+                yield loc
+
+    def price_book(self) -> PriceBook:
+        """The price list with the file's own prices. Raises ``ConfigError`` for a list it cannot read."""
+        return (self.prices or PricesTable()).build(self._base)
 
     # -- building --------------------------------------------------------------
 
-    def arguments(self, *, providers: Mapping[str, Provider] | None = None) -> dict[str, Any]:
+    def arguments(
+        self, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
+    ) -> dict[str, Any]:
         """What ``TieredClient`` is to be made with. ``providers`` stand in for those of these names.
+
+        ``overrides`` are keywords of the client that replace what the file says; what they replace is
+        not built. Makes the store's directory and the ledger's file, where there are to be some.
 
         Raises ``ConfigError`` for a name that the file does not have, and for every environment
         variable that is not set.
         """
         given = dict(providers or {})
         wrong = [*self._not_here(given), *self._missing(given)]
+        if "store" not in overrides:
+            wrong += self._no_address()
         if wrong:
             raise ConfigError(told(self._source, wrong))
         made: dict[tuple[str, str | None], Provider] = {}
@@ -149,30 +176,45 @@ class Config(Table):
                 made[name, variable] = source.build(name, os.environ[variable] if variable else None)
             return made[name, variable]
 
-        settings: dict[str, Any] = {
-            **self.client.given(),
-            "tiers": [self._tier(tier, provider) for tier in self.tiers],
-        }
-        for name in ("retry", "breaker", "timeouts", "fallback"):
-            table = getattr(self, name)
-            if table is not None:
-                settings[name] = table.build() if isinstance(table, Rule) else table
-        if self.retry_budget is not None:
-            settings["retry_budget"] = self.retry_budget.build()
+        settings: dict[str, Any] = {**self.client.given(), **overrides}
+        self._put(settings, "prices", lambda table: table.build(self._base))
+        self._put(settings, "store", lambda table: table.build(self._base, os.environ))
+        store: Store | None = settings.get("store")
+        if "tiers" not in settings:
+            settings["tiers"] = [self._tier(tier, provider, store) for tier in self.tiers]
+        self._put(settings, "breaker", lambda table: table.build(store))
+        for name in ("retry", "retry_budget", "timeouts", "fallback"):
+            self._put(settings, name, lambda table: table.build())
+        if self.budgets:
+            settings.setdefault("budgets", [table.build() for table in self.budgets])
+        self._put(settings, "ledger", lambda table: table.build(self._base))  # last: it opens a file
         return settings
 
-    def _tier(self, tier: TierTable, provider: Any) -> Tier:
-        return tier.build([d for table in tier.deployments for d in self._deployments(tier, table, provider)])
+    def _put(self, settings: dict[str, Any], name: str, build: Callable[[Any], object]) -> None:
+        """What the table of this name stands for, unless something else is given in its place."""
+        table = getattr(self, name)
+        if table is None or name in settings:
+            return
+        try:
+            settings[name] = build(table) if isinstance(table, Table) else table
+        except ConfigError as error:
+            raise ConfigError(told(self._source, [wrong(name, str(error))])) from error
 
-    def _deployments(self, tier: TierTable, table: DeploymentTable, provider: Any) -> Iterator[Deployment]:
+    def _tier(self, tier: TierTable, provider: Any, store: Store | None) -> Tier:
+        made = [d for table in tier.deployments for d in self._deployments(tier, table, provider, store)]
+        return tier.build(made)
+
+    def _deployments(
+        self, tier: TierTable, table: DeploymentTable, provider: Any, store: Store | None
+    ) -> Iterator[Deployment]:
         """One for each key of the account, with rules of its own."""
         name, source = self.provider_of(table)
         for variable in source.variables or (None,):
-            rules = {
-                rule: getattr(self, f"{rule}_of")(tier, table)
-                for rule in LAYERED
-                if getattr(tier, rule) is not None or getattr(table, rule) is not None
-            }
+            rules: dict[str, Any] = {}
+            for rule in LAYERED:
+                if getattr(tier, rule) is not None or getattr(table, rule) is not None:
+                    where = (store,) if rule == "breaker" else ()
+                    rules[rule] = getattr(self, f"{rule}_of")(tier, table, *where)
             yield table.build(provider(name, source, variable), **rules)
 
     def _not_here(self, given: Mapping[str, Provider]) -> Iterator[Finding]:
@@ -188,6 +230,12 @@ class Config(Table):
                     problem = f"{spoken_of(variable)} is not set"
                     yield wrong(f"providers.{name}.api_key_env", problem, "put the key in there")
 
+    def _no_address(self) -> Iterator[Finding]:
+        for variable in self.store.variables if self.store is not None else ():
+            if not os.environ.get(variable):
+                problem = f"{spoken_of(variable)} is not set"
+                yield wrong("store.url_env", problem, "put the address in there: redis://host:6379/0")
+
     # -- what the tables cannot see by themselves ------------------------------
 
     @model_validator(mode="after")
@@ -199,48 +247,38 @@ class Config(Table):
 
     def _contradictions(self) -> Iterator[InitErrorDetails]:
         if not self.tiers:
-            yield _named(("tiers",), "there is no tier", "give at least one [[tiers]]")
+            yield named(("tiers",), "there is no tier", "give at least one [[tiers]]")
         names: list[str] = []
         for t, tier in enumerate(self.tiers):
             if tier.name in names:
-                yield _named(("tiers", t, "name"), "another tier has this name", "give it one of its own")
+                yield named(("tiers", t, "name"), "another tier has this name", "give it one of its own")
             names.append(tier.name)
             for d, deployment in enumerate(tier.deployments):
-                loc = ("tiers", t, "deployments", d)
+                loc: Loc = ("tiers", t, "deployments", d)
                 yield from self._unknown_provider(deployment, loc)
                 try:
                     self.timeouts_of(tier, deployment)
                     self.retry_of(tier, deployment)
                     self.breaker_of(tier, deployment)
                 except ConfigError as error:
-                    yield _named(loc, "settings of several levels do not fit together", str(error))
+                    yield named(loc, "settings of several levels do not fit together", str(error))
+        if self.store is None or not self.store.shared:
+            for loc in self.shared_breakers():
+                remedy = 'add a [store] of kind "disk" or "redis"'
+                yield named((*loc, "breaker", "shared"), "there is no store to share them in", remedy)
+        yield from twins(self.budgets)
 
     def _unknown_provider(self, deployment: DeploymentTable, loc: Loc) -> Iterator[InitErrorDetails]:
         known = [*self.providers, *(kind for kind in KINDS if kind not in self.providers)]
         if deployment.provider is None:
             if len(self.providers) != 1:
-                yield _named((*loc, "provider"), "is missing", f'such as provider = "{known[0]}"')
+                yield named((*loc, "provider"), "is missing", f'such as provider = "{known[0]}"')
         elif deployment.provider not in known:
-            yield _named(
+            yield named(
                 (*loc, "provider"),
                 "there is no such provider",
                 f"{did_you_mean(deployment.provider, known)} (or add a [providers.…] table of this name)",
             )
-
-
-def told(source: str, findings: list[Finding]) -> str:
-    """``findings`` about one file, in one line where there is one, else a line each."""
-    if len(findings) == 1:
-        return f"{source}: {findings[0]}"
-    return f"{source}: {len(findings)} problems" + "".join(f"\n  {finding}" for finding in findings)
-
-
-def _named(loc: Loc, problem: str, remedy: str) -> InitErrorDetails:
-    return InitErrorDetails(
-        type=PydanticCustomError("named", "{problem}", {"problem": problem, "remedy": remedy}),
-        loc=loc,
-        input=None,
-    )
 
 
 def _text(path: Path) -> str:

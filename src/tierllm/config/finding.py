@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-__all__ = ["Finding", "Loc", "did_you_mean", "dotted", "error", "warning"]
+__all__ = ["Finding", "Loc", "did_you_mean", "dotted", "error", "told", "warning"]
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "told", "warning"]
 Loc = tuple[str | int, ...]
 
 
@@ -49,3 +49,10 @@ def did_you_mean(name: str, known: list[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known are {', '.join(known)}" if known else ""
+
+
+def told(source: str, findings: list[Finding]) -> str:
+    """``findings`` about one file, in one line where there is one, else a line each."""
+    if len(findings) == 1:
+        return f"{source}: {findings[0]}"
+    return f"{source}: {len(findings)} problems" + "".join(f"\n  {finding}" for finding in findings)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from .finding import Finding, Loc, did_you_mean, dotted
 from .finding import error as wrong
-from .sections import KEYS_GO, SECRETS, Table
+from .money import STORES, URLS_GO
+from .providers import KINDS
+from .table import KEYS_GO, SECRETS, Table
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -21,13 +23,17 @@ __all__ = ["problems"]
 REMEDIES = {
     ("list_type", "tiers"): "write [[tiers]]",
     ("list_type", "deployments"): "write [[tiers.deployments]]",
+    ("list_type", "budgets"): "write [[budgets]]",
     ("model_type", "breaker"): "write false for none",
+    ("model_type", "ledger"): "write ledger = false for none",
     ("model_type", "retry"): "write false for none",
     ("model_type", "fallback"): "write true or false, or content_filter and mode in a table",
 }
-REFUSED = re.compile(r"Value error, \w+\((?:…, )?(\w+)=.*?\): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL)
+REFUSED = re.compile(
+    r"Value error, (?:\w+\((?:…, )?(\w+)=.*?\)|(\w+)=…): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL
+)
 WORDS = (
-    (r"^Value error, ", ""),
+    (r"^Value error, (\w+\(\): )?", ""),
     (r"^Input should be ", "should be "),
     (r"a valid dictionary.*", "a table"),
     (r"a valid (integer|boolean|number|string|list)", r"a \1"),
@@ -58,11 +64,12 @@ def _finding(detail: ErrorDetails, loc: Loc, data: Any, model: type[Table]) -> F
     key, name = dotted(loc), str(loc[-1]) if loc else ""
     match detail["type"]:
         case "extra_forbidden" if SECRETS.fullmatch(name):
-            return wrong(key, "a key has no place in this file", KEYS_GO)
+            return wrong(key, "a key has no place in this file", URLS_GO if loc[0] == "store" else KEYS_GO)
         case "extra_forbidden":
             return wrong(key, "there is no such key", did_you_mean(name, _keys_at(loc, model)))
         case "union_tag_invalid" | "union_tag_not_found":
-            kinds = str(detail["ctx"].get("expected_tags", "'openai', 'local', 'fake'"))
+            known = STORES if loc[0] == "store" else tuple(KINDS)
+            kinds = str(detail["ctx"].get("expected_tags", ", ".join(map(repr, known))))
             return wrong(f"{key}.kind", f"should be one of {kinds}")
         case "named":  # said by this package, with a remedy
             context = detail["ctx"]
@@ -72,7 +79,7 @@ def _finding(detail: ErrorDetails, loc: Loc, data: Any, model: type[Table]) -> F
         for text in _texts(reduce(getitem, loc, data)):
             problem = problem.replace(repr(text), "…")
         if refused := REFUSED.match(problem):
-            key, problem = ".".join(filter(None, (key, refused[1], refused[2]))), refused[3]
+            key, problem = ".".join(filter(None, (key, *refused.group(1, 2, 3)))), refused[4]
     for pattern, word in WORDS:
         problem = re.sub(pattern, word, problem)
     return wrong(key, problem, REMEDIES.get((detail["type"], name), ""))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from .sections import Count, Table
+from .table import Count, Table, variable
 
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
@@ -26,12 +26,7 @@ def _listed(value: object) -> object:
 
 
 def _variable(name: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # capitals only: what else is in here may be a key
-        raise ValueError(
-            "should be the name of an environment variable in capitals, such as OPENAI_API_KEY; "
-            "a key itself has no place in this file"
-        )
-    return name
+    return variable(name, "OPENAI_API_KEY")
 
 
 def spoken_of(variable: str) -> str:
@@ -60,6 +55,8 @@ Variable = Annotated[str, AfterValidator(_variable)]
 class Source(Table):
     """A provider's table: each of its ``variables`` holds the key of an account of its own."""
 
+    kind: str
+
     @property
     def variables(self) -> list[str]:
         return []
@@ -68,6 +65,10 @@ class Source(Table):
     @abstractmethod
     def place(self) -> str:
         """What fails together."""
+
+    def vendor(self, name: str) -> str:
+        """Under which vendor price lists have the models of the table called ``name``."""
+        return name
 
     @abstractmethod
     def build(self, name: str, key: str | None) -> Provider: ...
@@ -96,6 +97,9 @@ class OpenAITable(Source):
     @property
     def place(self) -> str:
         return urlsplit(self.base_url).netloc if self.base_url else "api.openai.com"
+
+    def vendor(self, name: str) -> str:
+        return "openai" if f".{self.place}".endswith(".openai.com") else name
 
     def build(self, name: str, key: str | None) -> Provider:
         from ..providers.openai import OpenAI

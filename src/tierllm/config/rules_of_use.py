@@ -1,4 +1,4 @@
-"""Rules about load, money, breakers, names and providers."""
+"""Rules about load, breakers, names and providers."""
 
 from __future__ import annotations
 
@@ -44,17 +44,6 @@ def _weights(config: Config) -> Iterator[Finding]:
                 f"{key}.weight",
                 "weights count for nothing while the tier's choice is ordered",
                 'set choose = "weighted" in the tier, or take the weight out',
-            )
-
-
-def _prices(config: Config) -> Iterator[Finding]:
-    for key, _, deployment in config.places():
-        _, source = config.provider_of(deployment)
-        if deployment.price is None and isinstance(source, OpenAITable):
-            yield warning(
-                f"{key}.price",
-                f"no price is known for {deployment.model}: its calls have no cost_usd",
-                "set price = {input_usd_per_mtok = …, output_usd_per_mtok = …}",
             )
 
 
@@ -126,4 +115,4 @@ def _in_the_clear(url: str | None) -> bool:
     return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
-RULES = (_pools, _weights, _prices, _no_breaker, _repeated_names, _providers)
+RULES = (_pools, _weights, _no_breaker, _repeated_names, _providers)

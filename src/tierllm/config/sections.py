@@ -7,20 +7,10 @@ TOML knows no null; ``false`` switches off what has a default.
 
 from __future__ import annotations
 
-import re
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from ..cost.price import Price
@@ -29,16 +19,16 @@ from ..resilience.fallback import FallbackChain
 from ..resilience.retry import Retry, RetryBudget
 from ..routing.tier import Deployment, Tier
 from ..types import Objective, Timeouts
+from .table import KEYS_GO, SECRETS, Count, Money, Name, OffOrFloat, OffOrInt, OrOff, Rule, Table, switch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..pipeline.provider import Provider
+    from ..stores import Store
 
 __all__ = [
-    "KEYS_GO",
     "LAYERED",
-    "SECRETS",
     "BreakerTable",
     "ClientTable",
     "DeploymentTable",
@@ -47,64 +37,9 @@ __all__ = [
     "PriceTable",
     "RetryBudgetTable",
     "RetryTable",
-    "Rule",
-    "Table",
     "TierTable",
     "TimeoutsTable",
-    "layered",
 ]
-
-
-class Table(BaseModel):
-    """Keys that are not known are refused; errors never repeat what was written."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
-
-    def given(self) -> dict[str, Any]:
-        """What the file says; what it leaves out keeps the default of what is built from this."""
-        fields = type(self).model_fields
-        return {name: getattr(self, name) for name in fields if name in self.model_fields_set}
-
-
-class Rule(Table):
-    """A table that one object is built from, with the same keywords."""
-
-    def built(self, leaving: Sequence[str] = ()) -> dict[str, Any]:
-        """What the file says but ``leaving``, with what its own tables stand for."""
-        given = {name: value for name, value in self.given().items() if name not in leaving}
-        return {name: value.build() if isinstance(value, Rule) else value for name, value in given.items()}
-
-    @abstractmethod
-    def build(self) -> object:
-        """Raises ``ConfigError`` for settings that make no sense."""
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        self.build()
-        return self
-
-
-def _off(value: object) -> object:
-    return None if value is False else value
-
-
-def _switch(value: object) -> str:
-    return "switch" if isinstance(value, bool) else "table"
-
-
-R = TypeVar("R", bound=Rule)
-OffOrFloat = Annotated[float | None, BeforeValidator(_off)]
-OffOrInt = Annotated[int | None, BeforeValidator(_off)]
-OrOff = Annotated[
-    Annotated[R, Tag("table")] | Annotated[Literal[False], Tag("switch")], Discriminator(_switch)
-]
-Money = float | str
-Count = Annotated[int, Field(gt=0)]
-
-SECRETS = re.compile(r"(api)?[_-]?(key|token|secret|password)|authorization", re.IGNORECASE)
-KEYS_GO = "keys come from the environment only: take it out and name its variable in api_key_env"
 
 
 class TimeoutsTable(Rule):
@@ -151,9 +86,11 @@ class BreakerTable(Rule):
     half_open_concurrency: int | None = None
     probe_timeout_s: float = 60.0
     mode: Literal["enforce", "observe"] = "enforce"
+    shared: bool = False
 
-    def build(self) -> CircuitBreaker:
-        return CircuitBreaker(**self.given())
+    def build(self, store: Store | None = None) -> CircuitBreaker:
+        """``store`` is where it meets others if it is shared."""
+        return CircuitBreaker(**self.built(leaving=("shared",)), store=store if self.shared else None)
 
 
 class FallbackTable(Rule):
@@ -176,7 +113,15 @@ class ObjectiveTable(Rule):
         return Objective(**self.given())
 
 
-class PriceTable(Rule):
+def _threshold(key: object) -> object:
+    """Keys of a TOML table are texts."""
+    try:
+        return int(key) if isinstance(key, str) else key
+    except ValueError:
+        raise ValueError("should be a number of input tokens") from None
+
+
+class RatesTable(Rule):
     input_usd_per_mtok: Money
     output_usd_per_mtok: Money
     cached_input_usd_per_mtok: Money | None = None
@@ -184,6 +129,29 @@ class PriceTable(Rule):
 
     def build(self) -> Price:
         return Price(**self.given())
+
+
+class StepsTable(RatesTable):
+    above: dict[Annotated[int, BeforeValidator(_threshold)], RatesTable] = Field(default_factory=dict)
+
+    def build(self) -> Price:
+        steps = {start: rates.build() for start, rates in self.above.items()}
+        return Price(**{**self.given(), "above": steps})
+
+
+class PriceTable(StepsTable):
+    service: dict[Name, StepsTable] = Field(default_factory=dict)
+    as_of: date | str | None = None
+    source: str | None = None
+
+    def build(self) -> Price:
+        told = {
+            **self.given(),
+            "above": {start: rates.build() for start, rates in self.above.items()},
+            "service": {name: rates.build() for name, rates in self.service.items()},
+            "as_of": self.as_of.isoformat() if isinstance(self.as_of, date) else self.as_of,
+        }
+        return Price(**told)
 
 
 class ClientTable(Table):
@@ -206,14 +174,14 @@ Params = Annotated[dict[str, Any], AfterValidator(_no_secrets)]
 
 
 class DeploymentTable(Rule):
-    model: Annotated[str, Field(min_length=1)]
+    model: Name
     provider: str | None = None
-    name: Annotated[str, Field(min_length=1)] | None = None
+    name: Name | None = None
     price: PriceTable | None = None
     context_window: Count | None = None
-    params: Params = {}
-    drop: list[str] = []
-    labels: list[str] = []
+    params: Params = Field(default_factory=dict)
+    drop: list[str] = Field(default_factory=list)
+    labels: list[str] = Field(default_factory=list)
     weight: Annotated[float, Field(gt=0)] | None = None
     timeouts: TimeoutsTable | None = None
     breaker: OrOff[BreakerTable] | None = None
@@ -226,11 +194,11 @@ class DeploymentTable(Rule):
 
 
 class TierTable(Rule):
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     deployments: Annotated[list[DeploymentTable], Field(min_length=1)]
     objective: ObjectiveTable | None = None
     prompt: str | None = None
-    defaults: Params = {}
+    defaults: Params = Field(default_factory=dict)
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -243,7 +211,7 @@ class TierTable(Rule):
     retry: OrOff[RetryTable] | None = None
     fallback: (
         Annotated[
-            Annotated[FallbackTable, Tag("table")] | Annotated[bool, Tag("switch")], Discriminator(_switch)
+            Annotated[FallbackTable, Tag("table")] | Annotated[bool, Tag("switch")], Discriminator(switch)
         ]
         | None
     ) = None
@@ -252,13 +220,3 @@ class TierTable(Rule):
         """Without ``deployments`` it shows only whether it can be built."""
         settings = self.built(leaving=("name", "deployments", *LAYERED))
         return Tier(self.name, deployments or [table.build() for table in self.deployments], **settings)
-
-
-def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:
-    """One setting from several levels, the outermost first: a nearer table changes the keys it names."""
-    found: R | Literal[False] | None = None
-    for level in levels:
-        if level is None:
-            continue
-        found = level.model_copy(update={**found.given(), **level.given()}) if level and found else level
-    return found

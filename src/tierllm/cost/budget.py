@@ -231,7 +231,9 @@ class Budget:
         wait_s = None if frees_at is None else max(0.0, frees_at - now)
         if standing.settled + amount <= limit.hard:
             wait_s = None  # what is in the way is not spent, but held by calls under way
-        resets = "" if frees_at is None else f"; it resets in {frees_at - now:.0f} s"
+        resets = f"; it resets in {frees_at - now:.0f} s" if frees_at is not None else "; it never resets"
+        if self.per[0] in ("call", "run"):
+            resets = ""
         held = f" ({_told(limit, standing.reserved)} is held by calls under way)" if standing.reserved else ""
         return BudgetExceededError(
             f"budget {self.name!r} ({draw.bucket}): this call may need {_told(limit, amount)}, and "

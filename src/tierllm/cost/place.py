@@ -24,11 +24,13 @@ class Place:
         "_price",
         "_tokens",
         "_window",
+        "default_max_tokens",
         "deployment",
         "max_output_tokens",
         "model",
         "name",
         "price_as_of",
+        "provider",
         "tier",
         "vendor",
     )
@@ -39,16 +41,20 @@ class Place:
         deployment: str,
         model: str,
         *,
+        provider: str = "",
         vendor: str | None = None,
         price: Price | None = None,
         context_window: int | None = None,
         book: PriceBook | None = None,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         self.tier = tier
         self.deployment = deployment
         self.name = f"{tier}/{deployment}"
         self.model = model
+        self.provider = provider or vendor or ""
         self.vendor = vendor
+        self.default_max_tokens = default_max_tokens
         self.max_output_tokens: int | None = None
         self.price_as_of: str | None = None
         self._price = price

@@ -98,7 +98,8 @@ class Run:
         self.input_tokens = 0
         self.output_tokens = 0
         self.entries: deque[Entry] = deque(maxlen=ROWS_KEPT)
-        own = [Budget(per="run", name="run", **limits)] if limits else []
+        taken = any(budget.name == "run" for budget in budgets)  # two of one name would share an account
+        own = [Budget(per="run", name="run's own" if taken else "run", **limits)] if limits else []
         # one without limits keeps the account all the same
         store = MemoryStore()
         self.caps = tuple(Cap(budget, f"run={name}", store, self) for budget in (*own, *budgets) or (None,))

@@ -25,6 +25,8 @@ class BaseProvider:
 
     name = "provider"
     waits = True
+    vendor: str | None = None
+    """Who serves the models, as price lists have it; ``None``: the one of that ``name``."""
     free = False
     """Whether its calls cost nothing; a deployment's own ``price`` comes first."""
 

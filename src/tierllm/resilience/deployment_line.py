@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..cost.place import Place
+from ..cost.place import DEFAULT_MAX_TOKENS, Place
 from ..cost.price import Price
 from ..cost.spending import Spending
 from ..errors import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..cost.treasury import Treasury
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Handler, Policy
+    from ..pipeline.provider import Provider
     from ..routing.tier import Deployment, Tier
     from ..types import Call, Message, Timeouts
     from .breaker import CircuitBreaker
@@ -97,10 +98,12 @@ class DeploymentLine:
             tier.name,
             name,
             deployment.model,
-            vendor=None if isinstance(provider, Unprovided) else provider.name,
+            provider=provider.name,
+            vendor=None if isinstance(provider, Unprovided) else _vendor(provider),
             price=deployment.price or (Price.free() if getattr(provider, "free", False) else None),
             context_window=deployment.context_window,
             book=prices,
+            default_max_tokens=getattr(treasury.books.estimator, "default_max_tokens", DEFAULT_MAX_TOKENS),
         )
         treasury.places.append(self.place)
         self.spending = Spending(self.place, treasury)
@@ -340,6 +343,10 @@ class DeploymentLine:
             "held_for_s": self.held_s(),
             "breaker": None if self.breaker is None else self.breaker.status(),
         }
+
+
+def _vendor(provider: Provider) -> str:
+    return getattr(provider, "vendor", None) or provider.name
 
 
 def _first(attempt: Attempt, call: Call) -> bool:

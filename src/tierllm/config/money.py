@@ -1,0 +1,191 @@
+"""The tables about money: ``[[budgets]]``, ``[store]``, ``[ledger]`` and ``[prices]``.
+
+Reading them opens nothing: stores, ledgers and price lists are built with the client.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import InitErrorDetails
+
+from ..cost.budget import Budget
+from ..cost.ledger import UsageLedger
+from ..cost.prices import PriceBook
+from .sections import PriceTable
+from .table import Count, Money, Name, Rule, Seconds, Table, named, variable
+
+if TYPE_CHECKING:
+    from ..stores import Store
+
+__all__ = [
+    "STORES",
+    "URLS_GO",
+    "BudgetTable",
+    "DiskTable",
+    "LedgerTable",
+    "MemoryTable",
+    "PricesTable",
+    "RedisTable",
+    "StoreTable",
+    "twins",
+]
+
+URLS_GO = "a password comes from the environment only: put the whole address into the variable of url_env"
+STORES = ("memory", "disk", "redis")
+
+
+def _variable(name: str) -> str:
+    return variable(name, "REDIS_URL")
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        secret = parts.password is not None or "password" in parse_qs(parts.query)
+        good = parts.scheme in ("redis", "rediss", "unix")
+    except ValueError:
+        secret = good = False
+    if secret:
+        raise ValueError(f"should hold no password; {URLS_GO}")
+    if not good:
+        raise ValueError("should be an address such as redis://localhost:6379/0")
+    return url
+
+
+class BudgetTable(Rule):
+    hard_usd: Money | None = None
+    soft_usd: Money | None = None
+    hard_tokens: int | None = None
+    soft_tokens: int | None = None
+    hard_calls: int | None = None
+    soft_calls: int | None = None
+    per: str | list[str] = "client"
+    window: str = "total"
+    tz: str = "UTC"
+    where: dict[str, str | list[str]] = Field(default_factory=dict)
+    on_exceed: str | list[str] | None = None
+    on_soft: Literal["warn", "downgrade"] = "warn"
+    fail: Literal["closed", "open"] = "closed"
+    scope: Literal["shared", "process"] = "shared"
+    mode: Literal["enforce", "observe"] = "enforce"
+    name: Name | None = None
+
+    def build(self) -> Budget:
+        return Budget(**self.given())
+
+
+class Kept(Table):
+    """A store's table."""
+
+    shared: ClassVar[bool] = True
+    """Whether other processes see what is in it, and the next start of this one."""
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment variables it needs."""
+        return []
+
+    @abstractmethod
+    def build(self, base: Path, environ: Mapping[str, str]) -> Store | None:
+        """``base`` is what a relative path is relative to; ``None`` is the client's own store.
+
+        Raises ``ConfigError``.
+        """
+
+    def keywords(self, *leaving: str) -> dict[str, Any]:
+        return {name: value for name, value in self.given().items() if name not in ("kind", *leaving)}
+
+
+class MemoryTable(Kept):
+    shared = False
+    kind: Literal["memory"]
+
+    def build(self, base: Path, environ: Mapping[str, str]) -> Store | None:
+        return None  # the client makes one that goes by its clock
+
+
+class DiskTable(Kept):
+    kind: Literal["disk"]
+    directory: Name
+    lease_s: Seconds = 60.0
+    timeout_s: Seconds = 2.0
+
+    def build(self, base: Path, environ: Mapping[str, str]) -> Store:
+        from ..stores import DiskStore
+
+        return DiskStore(placed(base, self.directory), **self.keywords("directory"))
+
+
+class RedisTable(Kept):
+    """The server's address: as it stands here, or in an environment variable."""
+
+    kind: Literal["redis"]
+    url: Annotated[str, AfterValidator(_address)] | None = None
+    url_env: Annotated[str, AfterValidator(_variable)] | None = None
+    namespace: Annotated[str, Field(pattern=r"^[^{}]+$")] = "tierllm"
+    lease_s: Seconds = 60.0
+    timeout_s: Seconds = 0.05
+    retry_s: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if self.url is not None and self.url_env is not None:
+            raise ValueError("give url or url_env, not both")
+        return self
+
+    @property
+    def variables(self) -> list[str]:
+        return [] if self.url is not None else [self.url_env or "REDIS_URL"]
+
+    def build(self, base: Path, environ: Mapping[str, str]) -> Store:
+        from ..stores import RedisStore
+
+        url = self.url or environ[self.variables[0]]
+        return RedisStore(url, **self.keywords("url", "url_env"))
+
+
+StoreTable = Annotated[MemoryTable | DiskTable | RedisTable, Field(discriminator="kind")]
+
+
+class LedgerTable(Table):
+    path: Name | None = None
+    retention_days: Seconds | None = None
+    max_rows: Count = 100_000
+    max_waiting: Count = 100_000
+
+    def build(self, base: Path) -> UsageLedger:
+        settings = {name: value for name, value in self.given().items() if name != "path"}
+        return UsageLedger(None if self.path is None else placed(base, self.path), **settings)
+
+
+class PricesTable(Table):
+    """A list that ``tierllm prices refresh`` wrote, and prices of one's own before it."""
+
+    file: Name | None = None
+    models: dict[Name, PriceTable] = Field(default_factory=dict)
+
+    def build(self, base: Path) -> PriceBook:
+        book = PriceBook.bundled() if self.file is None else PriceBook.load(placed(base, self.file))
+        return book.with_prices({name: price.build() for name, price in self.models.items()})
+
+
+def placed(base: Path, path: str) -> Path:
+    """``path`` as it is meant in a file in ``base``."""
+    return base / Path(path).expanduser()
+
+
+def twins(budgets: Sequence[BudgetTable]) -> Iterator[InitErrorDetails]:
+    """Budgets that could not be told apart: each has accounts under its name."""
+    seen: set[str] = set()
+    for b, budget in enumerate(budgets):
+        name = budget.build().name
+        if name in seen:
+            problem, remedy = "another budget is called so", "give it a name of its own"
+            yield named(("budgets", b, "name"), f"{problem} ({name!r})", remedy)
+        seen.add(name)

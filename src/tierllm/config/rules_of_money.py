@@ -1,0 +1,211 @@
+"""Rules about budgets, stores, ledgers and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..cost.place import DEFAULT_MAX_TOKENS
+from ..errors import ConfigError
+from .finding import Finding, did_you_mean, error, warning
+
+if TYPE_CHECKING:
+    from ..cost.budget import Budget
+    from ..cost.price import Price
+    from ..cost.prices import ModelInfo
+    from .file import Config
+    from .sections import DeploymentTable, TierTable
+
+__all__ = ["RULES"]
+
+OWN = ("call", "run")
+"""Budgets per call and run end with it: where their accounts are kept makes no difference."""
+
+
+class Spot(NamedTuple):
+    """A deployment as budgets see it, and where the file has it."""
+
+    key: str
+    tier: str
+    deployment: str
+    model: str
+    max_tokens: int
+    price: Price | None
+    source: str
+    kind: str
+
+    def under(self, budget: Budget) -> bool:
+        return budget.holds_at(self.tier, self.deployment, self.model)
+
+
+def _money(config: Config) -> Iterator[Finding]:
+    """All that depends on where budgets hold, and on what models cost."""
+    try:
+        spots = list(_spots(config))
+    except ConfigError as trouble:
+        yield error("prices.file", str(trouble))
+        return
+    budgets = [(f"budgets[{b}]", table.build()) for b, table in enumerate(config.budgets)]
+    yield from _prices(spots, [budget for _, budget in budgets])
+    for key, budget in budgets:
+        missing = list(_where(key, budget, spots))
+        yield from missing
+        if not missing:
+            held = [spot for spot in spots if spot.under(budget)]
+            yield from _too_small(key, budget, held)
+            yield from _nothing_lower(config, key, budget, held)
+
+
+def _prices(spots: list[Spot], budgets: list[Budget]) -> Iterator[Finding]:
+    told: set[str] = set()
+    for spot in spots:
+        if spot.price is not None or spot.key in told:
+            continue
+        told.add(spot.key)  # once for all keys of an account
+        problem = f"no price is known for {spot.model}"
+        remedy = "set price = {input_usd_per_mtok = …, output_usd_per_mtok = …}"
+        if spot.kind == "openai" and spot.source != "openai":
+            remedy += ", or name the provider after who sells it: it is looked up under that name"
+        strict = next((b.name for b in budgets if _most(b, "usd") is not None and spot.under(b)), None)
+        if strict is not None:
+            problem += f", and budget {strict!r} has a hard limit in dollars"
+            yield error(f"{spot.key}.price", problem, remedy)
+        elif spot.kind == "openai":
+            yield warning(f"{spot.key}.price", f"{problem}: its calls have no cost_usd", remedy)
+
+
+def _where(key: str, budget: Budget, spots: list[Spot]) -> Iterator[Finding]:
+    """Names that nothing here has: the budget would never hold."""
+    missing = False
+    for option in ("tier", "deployment", "model"):
+        known = list(dict.fromkeys(getattr(spot, option) for spot in spots))
+        for name in sorted(budget.where.get(option, frozenset()) - set(known)):
+            missing = True
+            yield error(f"{key}.where.{option}", f"there is no {option} {name!r}", did_you_mean(name, known))
+    if not missing and not any(spot.under(budget) for spot in spots):
+        problem = "no deployment is all that is said here, so that the budget never holds"
+        yield error(f"{key}.where", problem, "take out what does not go together")
+
+
+def _too_small(key: str, budget: Budget, held: list[Spot]) -> Iterator[Finding]:
+    """A limit that one long answer is above."""
+    if "clamp" in budget.on_exceed:
+        return
+    for unit in ("usd", "tokens"):
+        limit = _most(budget, unit)
+        if not limit:  # there is none, or nothing at all is to be spent
+            continue
+        needs = [(_worst(spot, unit), spot) for spot in held]
+        most, spot = max(needs, key=lambda each: each[0], default=(0, None))
+        if spot is not None and most > limit:
+            yield warning(
+                f"{key}.hard_{unit}",
+                f"one answer of {spot.max_tokens} tokens from {spot.tier}/{spot.deployment} may take "
+                f"{_told(unit, most)} of {_told(unit, limit)}: calls that name no smaller max_tokens "
+                "never get through there",
+                f'raise it, set a max_tokens in {spot.tier}, or on_exceed = "clamp"',
+            )
+
+
+def _nothing_lower(config: Config, key: str, budget: Budget, held: list[Spot]) -> Iterator[Finding]:
+    if "downgrade" in budget.on_exceed and not set(budget.per) & {"tier", "deployment"}:
+        names = [tier.name for tier in config.tiers]
+        leading_on = set(names[:-1]) - {tier.name for tier in config.tiers if tier.fallback is False}
+        several = {tier.name for tier in config.tiers if len(tier.deployments) > 1}
+        if not any(spot.tier in leading_on | several for spot in held):
+            yield warning(
+                f"{key}.on_exceed",
+                "there is nowhere to downgrade to from where this budget holds",
+                'add a tier below, or set on_exceed to "reject" or "clamp"',
+            )
+    if budget.on_soft != "downgrade":
+        return
+    if {"deployment", "model"} & set(budget.where) or budget.per[0] in OWN:
+        problem = "a budget of one call or run, or for some deployments or models, moves no calls down"
+        yield warning(f"{key}.on_soft", problem, 'set on_soft = "warn"')
+    elif len(config.tiers) == 1:
+        yield warning(f"{key}.on_soft", "there is no tier to downgrade to", "add one below")
+
+
+def _in_memory(config: Config) -> Iterator[Finding]:
+    if config.store is not None and config.store.shared:
+        return
+    for b, table in enumerate(config.budgets):
+        budget = table.build()
+        if not budget.hard or budget.per[0] in OWN:
+            continue
+        if budget.window.spec == "total":
+            problem = "it is kept in memory: its window is all time, but every restart begins at 0"
+        elif budget.scope == "shared":
+            problem = "it is kept in memory: each process has a limit of its own, and a restart begins at 0"
+        else:
+            continue
+        yield warning(f"budgets[{b}]", problem, 'add [store] with kind = "disk" or "redis"')
+
+
+def _idle_store(config: Config) -> Iterator[Finding]:
+    if config.store is not None and not config.budgets and not any(True for _ in config.shared_breakers()):
+        yield warning(
+            "store", "nothing is kept in it", "add [[budgets]] or breaker.shared = true, or take it out"
+        )
+
+
+def _short_memory(config: Config) -> Iterator[Finding]:
+    ledger = config.ledger
+    if ledger and ledger.path is None and ledger.retention_days is not None:
+        yield warning(
+            "ledger.retention_days",
+            "without a path the ledger is in memory, and gone with the process",
+            "set ledger.path, such as usage.db",
+        )
+
+
+def _spots(config: Config) -> Iterator[Spot]:
+    """Every deployment, once for each key of its account. Raises ``ConfigError`` for a broken price list."""
+    book = config.price_book()
+    names: dict[str, list[str]] = {}
+    for key, tier, table in config.places():
+        provider, source = config.provider_of(table)
+        taken = names.setdefault(tier.name, [])
+        info = book.find(table.model, source.vendor(provider))
+        price = info.price if table.price is None and info is not None else None
+        if table.price is not None:
+            price = table.price.build()
+        for _ in source.variables or (None,):
+            name, number = table.name or table.model, 1
+            while name in taken:  # as the client tells them apart
+                number += 1
+                name = f"{table.name or table.model}#{number}"
+            taken.append(name)
+            max_tokens = _max_tokens(tier, table, info)
+            yield Spot(key, tier.name, name, table.model, max_tokens, price, provider, source.kind)
+
+
+def _max_tokens(tier: TierTable, table: DeploymentTable, info: ModelInfo | None) -> int:
+    """What a call that names none is sent with under a hard limit."""
+    params = {**tier.defaults, **table.params}
+    usual = (info and info.max_output_tokens) or DEFAULT_MAX_TOKENS
+    named = [n for n in (params.get("max_tokens"), tier.max_tokens) if isinstance(n, int)]
+    if "max_tokens" in table.drop or not named:
+        return min(usual, DEFAULT_MAX_TOKENS)
+    return min(named)
+
+
+def _most(budget: Budget, unit: str) -> int | None:
+    """The hard limit in this unit, if it is enforced."""
+    return next((limit.hard for limit in budget.limits if limit.unit == unit and budget.hard), None)
+
+
+def _worst(spot: Spot, unit: str) -> int:
+    """What the shortest prompt and the longest answer take, as limits are counted."""
+    if unit == "tokens":
+        return 1 + spot.max_tokens
+    return 0 if spot.price is None else spot.price.worst_nano(1, spot.max_tokens)
+
+
+def _told(unit: str, amount: int) -> str:
+    return f"${Decimal(amount).scaleb(-9).normalize():f}" if unit == "usd" else f"{amount} {unit}"
+
+
+RULES = (_money, _in_memory, _idle_store, _short_memory)

@@ -1,0 +1,118 @@
+"""What the tables of ``tierllm.toml`` have in common: how they are read, and how they are built from."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .finding import Loc
+
+__all__ = [
+    "KEYS_GO",
+    "SECRETS",
+    "Count",
+    "Money",
+    "Name",
+    "OffOrFloat",
+    "OffOrInt",
+    "OrOff",
+    "Rule",
+    "Seconds",
+    "Table",
+    "layered",
+    "named",
+    "switch",
+    "variable",
+]
+
+
+class Table(BaseModel):
+    """Keys that are not known are refused; errors never repeat what was written."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    def given(self) -> dict[str, Any]:
+        """What the file says; what it leaves out keeps the default of what is built from this."""
+        fields = type(self).model_fields
+        return {name: getattr(self, name) for name in fields if name in self.model_fields_set}
+
+
+class Rule(Table):
+    """A table that one object is built from, with the same keywords."""
+
+    def built(self, leaving: Sequence[str] = ()) -> dict[str, Any]:
+        """What the file says but ``leaving``, with what its own tables stand for."""
+        given = {name: value for name, value in self.given().items() if name not in leaving}
+        return {name: value.build() if isinstance(value, Rule) else value for name, value in given.items()}
+
+    @abstractmethod
+    def build(self) -> object:
+        """Raises ``ConfigError`` for settings that make no sense."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        self.build()
+        return self
+
+
+def _off(value: object) -> object:
+    return None if value is False else value
+
+
+def switch(value: object) -> str:
+    return "switch" if isinstance(value, bool) else "table"
+
+
+R = TypeVar("R", bound=Table)
+OffOrFloat = Annotated[float | None, BeforeValidator(_off)]
+OffOrInt = Annotated[int | None, BeforeValidator(_off)]
+OrOff = Annotated[
+    Annotated[R, Tag("table")] | Annotated[Literal[False], Tag("switch")], Discriminator(switch)
+]
+Money = int | float | str
+"""A float is taken as it is written: 0.1 is a tenth."""
+
+Count = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(min_length=1)]
+
+SECRETS = re.compile(r"(api)?[_-]?(key|token|secret|password)|authorization", re.IGNORECASE)
+KEYS_GO = "keys come from the environment only: take it out and name its variable in api_key_env"
+
+
+def variable(name: str, such_as: str) -> str:
+    """``name``, if it can be that of an environment variable."""
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # capitals only: what else is in here may be a key
+        raise ValueError(
+            f"should be the name of an environment variable in capitals, such as {such_as}; "
+            "a key itself has no place in this file"
+        )
+    return name
+
+
+def named(loc: Loc, problem: str, remedy: str) -> InitErrorDetails:
+    """Something wrong at ``loc`` that a table could not see by itself."""
+    return InitErrorDetails(
+        type=PydanticCustomError("named", "{problem}", {"problem": problem, "remedy": remedy}),
+        loc=loc,
+        input=None,
+    )
+
+
+def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:
+    """One setting from several levels, the outermost first: a nearer table changes the keys it names."""
+    found: R | Literal[False] | None = None
+    for level in levels:
+        if level is None:
+            continue
+        found = level.model_copy(update={**found.given(), **level.given()}) if level and found else level
+    return found
