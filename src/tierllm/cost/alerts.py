@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..events import BudgetOverrun, BudgetPace, BudgetRefused, BudgetWarning, Event
+from .budget import EXACT
 from .forecast import pace
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Alerts:
 def _over_soft(draw: Draw, total: int) -> str:
     limit = draw.limit
     assert limit.soft is not None
-    used, soft = (f"{limit.told(amount).normalize():f}" for amount in (total, limit.soft))
+    used, soft = (f"{limit.told(amount).normalize(EXACT):f}" for amount in (total, limit.soft))
     sign, unit = ("$", "") if limit.unit == "usd" else ("", f" {limit.unit}")
     return (
         f"budget {draw.budget.name!r} ({draw.bucket}): {sign}{used}{unit} used, "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from .tokens import ModelTokens
 
-__all__ = ["UNKNOWN", "Billed", "billed", "delivered"]
+__all__ = ["NOTHING", "UNKNOWN", "Billed", "billed", "delivered", "reported"]
 
 
 class Unknown(Enum):
@@ -37,6 +37,21 @@ LONG = 20_000
 """Characters of a delivered text that are counted; a longer one is told from so much of it."""
 
 
+def reported(usage: Usage | None) -> Billed:
+    """What the provider says was used; ``UNKNOWN`` where it says nothing, or what cannot be."""
+    if usage is None:
+        return UNKNOWN
+    for tokens in (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+    ):
+        if not isinstance(tokens, int) or tokens < 0:
+            return UNKNOWN  # it would give back what others have spent
+    return usage
+
+
 def billed(error: BaseException, invocation: Invocation | None) -> Billed | None:
     """What ``error`` cost: usage that was reported, ``UNKNOWN``, or ``None`` for text that was delivered.
 
@@ -47,7 +62,7 @@ def billed(error: BaseException, invocation: Invocation | None) -> Billed | None
     if invocation is None or isinstance(error, ConfigError | UsageError | RejectedError):
         return NOTHING
     if invocation.usage is not None:
-        return invocation.usage
+        return reported(invocation.usage)
     if invocation.streaming and (invocation.texts or invocation.reasoning or invocation.tool_calls):
         return None
     if isinstance(error, ProviderTimeoutError):

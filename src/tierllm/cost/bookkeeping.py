@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..events import CallSettled, Event, PriceUnknown
 from ..types import Response, Usage
 from .billing import NOTHING, Billed
-from .budget import NANO, nano
+from .budget import EXACT, NANO, nano
 from .ledger import Entry
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class Bookkeeper:
         entry = self._entry(
             purchase,
             outcome=outcome,
-            reserved_usd=Decimal(purchase.reserved("usd")) / NANO if purchase.taken else None,
+            reserved_usd=EXACT.divide(purchase.reserved("usd"), NANO) if purchase.taken else None,
             request_id=request_id or (None if progress is None else progress.request_id),
             latency_s=None if progress is None else progress.elapsed_s,
             **(_reported(place, bill) if isinstance(bill, Usage) else _supposed(purchase)),
@@ -168,7 +167,7 @@ def _reported(place: Place, usage: Usage) -> dict[str, Any]:
 
 def _supposed(purchase: Purchase) -> dict[str, Any]:
     """Nobody knows what was used: as much as was reserved."""
-    worst = Decimal(purchase.reserved("usd")) / NANO
+    worst = EXACT.divide(purchase.reserved("usd"), NANO)
     cost = None if purchase.place.price is None else worst
     return {
         "input_tokens": purchase.input_tokens,

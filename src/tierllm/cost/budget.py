@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import BudgetExceededError, ConfigError
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Draw", "Limit", "Remaining", "lines_of", "nano", "short", "spent"]
 
 NANO = Decimal(1_000_000_000)
+EXACT = Context(prec=60)
+"""Money is never rounded by the precision that an application has set for its own sums."""
+
 MOST = 2**53 - 1
 """Stores count exactly up to here: nine million dollars, in nano-dollars."""
 
@@ -37,7 +39,7 @@ Money = Decimal | float | int | str
 
 def nano(usd: Money) -> int:
     """Dollars as whole nano-dollars, rounded up."""
-    return int((Decimal(str(usd)) * NANO).to_integral_value(ROUND_CEILING))
+    return int(EXACT.multiply(Decimal(str(usd)), NANO).to_integral_value(ROUND_CEILING))
 
 
 class Limit(NamedTuple):
@@ -49,7 +51,7 @@ class Limit(NamedTuple):
 
     def told(self, amount: int) -> Decimal:
         """``amount`` as people know it: dollars, tokens or calls."""
-        return Decimal(amount) / NANO if self.unit == "usd" else Decimal(amount)
+        return EXACT.divide(Decimal(amount), NANO) if self.unit == "usd" else Decimal(amount)
 
 
 class Draw(NamedTuple):
@@ -152,8 +154,7 @@ class Budget:
         self.mode = mode
         self.name = name or self._described()
         self.store = store
-        self._own: Store | None = None
-        self._own_lock = threading.Lock()
+        self._own: dict[str, Store] = {}
 
     def _described(self) -> str:
         where = "".join(f"[{key}={'+'.join(sorted(names))}]" for key, names in self.where.items())
@@ -294,12 +295,12 @@ class Budget:
         """The store given, or one in memory of its own."""
         if self.store is not None:
             return self.store
-        with self._own_lock:
-            if self._own is None:
-                from ..stores import MemoryStore
+        found = self._own.get("store")
+        if found is None:
+            from ..stores import MemoryStore
 
-                self._own = MemoryStore()
-            return self._own
+            found = self._own.setdefault("store", MemoryStore())  # one step: a lock would not outlive a fork
+        return found
 
     def __repr__(self) -> str:
         return f"<Budget {self.name}>"
@@ -333,7 +334,7 @@ def short(line: Line, standing: Standing) -> bool:
 
 def _told(limit: Limit, amount: int) -> str:
     if limit.unit == "usd":
-        return f"${limit.told(amount).normalize():f}"
+        return f"${limit.told(amount).normalize(EXACT):f}"
     return f"{amount} {limit.unit[:-1] if amount == 1 else limit.unit}"
 
 
@@ -360,7 +361,8 @@ def _amount(option: str, value: Money | int | None, unit: str) -> int | None:
     if value is None:
         return None
     exact = _exact(f"Budget({option}", value, unit)
-    return int(exact * NANO) if unit == "usd" else int(exact)  # rounded down: a limit is never raised
+    # rounded down: a limit is never raised
+    return int(EXACT.multiply(exact, NANO)) if unit == "usd" else int(exact)
 
 
 def spent(what: str, **given: Money | None) -> dict[str, int]:
@@ -385,7 +387,7 @@ def _exact(option: str, value: Money, unit: str) -> Decimal:
     if not exact.is_finite() or exact < 0:
         what = "dollars" if unit == "usd" else f"a whole number of {unit}"
         raise ConfigError(f"{option}={value!r}): give {what}, 0 or more")
-    if exact > (MOST / NANO if unit == "usd" else MOST):
+    if exact > (EXACT.divide(MOST, NANO) if unit == "usd" else MOST):
         raise ConfigError(f"{option}=…): that is more than can be counted; leave it out")
     return exact
 

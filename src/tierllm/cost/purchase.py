@@ -9,18 +9,19 @@ from ..errors import ConfigError
 from ..types import Usage
 from .billing import NOTHING, UNKNOWN, Billed
 from .budget import Draw, lines_of, short
-from .place import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from ..stores import Hold, Standing, Store, Verdict
     from ..types import Call
     from .estimate import Estimate
     from .place import Place
+from .tokens import BIG
 
 __all__ = ["Purchase", "Shortage", "Taken"]
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 COPIES = ("n", "best_of")
+RARE = frozenset((*CAPS[1:], *COPIES, "service_tier"))
 
 LEAST_OUTPUT = 16
 """``max_tokens`` is not clamped below this: an answer of a few words is of no use."""
@@ -63,6 +64,7 @@ class Purchase:
         "draws",
         "expected",
         "fixed",
+        "hard",
         "input_tokens",
         "least_input",
         "likely",
@@ -86,43 +88,65 @@ class Purchase:
         self.expected: Estimate | None = None
         self.likely: Mapping[str, int] | None = None
         params = call.params
-        extra = call.options(place.vendor or "")
-        named = [params, extra, extra.get("extra_body") or {}] if extra else [params]
-        self.copies = max(1, *(_whole(options.get(name)) for options in named for name in COPIES))
-        self.service_tier: str | None = next((t for o in named if (t := o.get("service_tier"))), None)
-        self.wanted = max((_whole(options.get(name)) for options in named for name in CAPS), default=0)
-        # what the caller's own words for the vendor say cannot be lowered: they are sent last
-        self.fixed = [(name, o[name]) for o in named[1:] for name in (*CAPS, *COPIES) if name in o]
-        usual = min(place.max_output_tokens or DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
-        self.max_tokens = self.wanted or usual
-        # what the vendor receives: options in ``extra`` may be tools or a schema, which are input too
-        self.params = (
-            {name: value for options in named for name, value in options.items()} if extra else params
-        )
+        extra = call.options(place.provider)
+        self.copies = 1
+        self.service_tier: str | None = None
+        self.fixed: Sequence[tuple[str, object]] = ()
+        self.params = params
+        if extra or not RARE.isdisjoint(params):
+            self._read(params, extra)
+        else:
+            self.wanted = _whole(params.get("max_tokens"))
+        self.hard = {d.limit.unit for d in draws if d.limit.hard is not None and d.budget.mode == "enforce"}
+        window = place.context_window
+        usual = min(place.max_output_tokens or place.default_max_tokens, place.default_max_tokens)
         bounds = place.tokens.bounds(call.messages, self.params)
         self.least_input = bounds.lower
         # what does not fit into the window is refused, by us or by the vendor
-        self.input_tokens = min(bounds.upper, place.context_window or bounds.upper)
+        self.input_tokens = min(bounds.upper, window or bounds.upper)
         self.counted = False
+        if not self.wanted and window is not None and bounds.upper + usual > window and self.bounded:
+            usual = max(LEAST_OUTPUT, min(usual, window - self._likely_input()))
+        self.max_tokens = self.wanted or usual
+
+    def _read(self, params: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """What the vendor receives: parameters, and the caller's own words for it, which are sent last."""
+        named = [params, extra, extra.get("extra_body") or {}]
+        self.copies = max(1, *(_whole(options.get(name)) for options in named for name in COPIES))
+        self.service_tier = next((t for o in named if (t := o.get("service_tier"))), None)
+        self.wanted = max(_whole(options.get(name)) for options in named for name in CAPS)
+        # they cannot be lowered
+        self.fixed = [(name, o[name]) for o in named[1:] for name in (*CAPS, *COPIES) if name in o]
+        # and may be tools or a schema, which are input too
+        self.params = {name: value for options in named for name, value in options.items()}
+
+    def _likely_input(self) -> int:
+        """So that a bound nobody asked for does not push the request out of the window."""
+        call, tokens = self.call, self.place.tokens
+        known = None if call.sizes is None else call.sizes.get(tokens.encoding)
+        if known is None:
+            known = self.least_input if self.input_tokens > BIG else tokens.count(call.messages, self.params)
+        return known
 
     def check(self) -> None:
         """Raises ``ConfigError`` where a hard limit cannot be kept: no price, no prompt, no bound."""
-        hard = {draw.limit.unit for draw in self.draws if draw.limit.hard is not None and draw.budget.hard}
-        if "usd" in hard and self.place.price is None:
+        if "usd" in self.hard and self.place.price is None:
             raise ConfigError(
                 f"{self.place.name}: no price is known for {self.place.model!r}, and a hard limit in dollars "
                 "needs one: give the deployment price=Price(...)"
             )
-        if hard - {"calls"} and not self.call.messages:
+        if not self.bounded:
+            return
+        if not self.call.messages:
             raise ConfigError(
                 "a hard limit has to know the prompt: give tiered.call(prompt=...) a function that makes it"
             )
-        if hard - {"calls"} and not self.wanted and not getattr(self.call.target, "takes_route", True):
+        if not self.wanted and not getattr(self.call.target, "takes_route", True):
             raise ConfigError(
                 "a hard limit has to bound the answer, and the wrapped function takes no route to learn its "
                 "max_tokens from: give it a route parameter, or say what it sends with max_tokens=..."
             )
-        if hard - {"calls"} and not all(_whole(value) for _, value in self.fixed):
+        if not all(_whole(value) for _, value in self.fixed):
             raise ConfigError(
                 f"{self.place.name}: a hard limit has to bound the answer: let max_tokens, n and the like "
                 "in extra be whole numbers from 1 up, or leave them out"
@@ -131,10 +155,8 @@ class Purchase:
     @property
     def bounded(self) -> bool:
         """Whether some hard limit depends on the output's length, so that ``max_tokens`` must be sent."""
-        return any(
-            d.limit.hard is not None and d.limit.unit != "calls" and d.budget.mode == "enforce"
-            for d in self.draws
-        )
+        hard = self.hard
+        return len(hard) > ("calls" in hard)
 
     @property
     def sent(self) -> int | None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigError
+from ..pipeline.fork import renew_after_fork
 from ..stores import MemoryStore
 from .budget import Budget, Draw, Limit, Remaining, lines_of
 
@@ -103,6 +104,18 @@ class Run:
         # one without limits keeps the account all the same
         store = MemoryStore()
         self.caps = tuple(Cap(budget, f"run={name}", store, self) for budget in (*own, *budgets) or (None,))
+        self.forked = False
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """After a fork: the child would spend the parent's limits once more."""
+        self._lock = threading.Lock()
+        self.forked = True
+
+    @property
+    def hard(self) -> bool:
+        """Whether it may refuse."""
+        return any(cap.budget is not None and cap.budget.hard for cap in self.caps)
 
     @property
     def spent_usd(self) -> Decimal:

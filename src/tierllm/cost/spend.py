@@ -75,6 +75,9 @@ def asked_by(who: Mapping[str, Any]) -> Request:
     unknown = set(who) - known - {"tier", "deployment"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} names nobody: one of {', '.join(sorted(known))}")
+    for key in known - {"tags"}:
+        if not isinstance(who.get(key) or "", str):
+            raise ConfigError(f"{key}={who[key]!r}: give a name")
     tags = who.get("tags", ())
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise ConfigError(f"tags={tags!r}: give several names, such as [{tags!r}]")

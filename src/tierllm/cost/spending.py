@@ -10,7 +10,7 @@ from ..errors import BudgetExceededError, StoreUnavailableError
 from ..pipeline.effects import Blocking, Handler
 from ..stores.base import Settlement
 from ..types import Response, Usage
-from .billing import NOTHING, UNKNOWN, Billed, billed, delivered
+from .billing import NOTHING, Billed, billed, delivered, reported
 from .purchase import Purchase, Shortage, Taken
 from .tokens import BIG
 
@@ -63,7 +63,7 @@ class Spending:
             raise
         finally:
             call.params = params
-        self._settle(purchase, UNKNOWN if response.usage is None else response.usage, response=response)
+        self._settle(purchase, reported(response.usage), response=response)
         await self._flush(purchase)
         return response
 

@@ -92,7 +92,13 @@ class Treasury:
                 "this process was forked, and a hard budget in memory would count twice: "
                 'give the client a DiskStore or a RedisStore, or the budget scope="process"'
             )
-        caps = [cap for run in active_runs() if run.owner is owner for cap in run.caps]
+        runs = [run for run in active_runs() if run.owner is owner]
+        if any(run.forked and run.hard for run in runs):
+            raise UsageError(
+                "this process was forked inside a run, whose limits would count twice: "
+                "begin a run of its own here"
+            )
+        caps = [cap for run in runs for cap in run.caps]
         of_call = [budget for budget in self.caps if budget.holds_for(request)]
         if request.max_cost_usd is not None:
             of_call.append(self._cost_cap(request.max_cost_usd, "max_tokens" in request.params))
