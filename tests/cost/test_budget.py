@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierllm import Budget, Request
-from tierllm.cost.budget import Draw, lines_of, nano, short
+from tierllm.cost.amounts import nano
+from tierllm.cost.budget import Draw, lines_of, short
 from tierllm.errors import BudgetExceededError, ConfigError
 from tierllm.stores import MemoryStore, Standing
 

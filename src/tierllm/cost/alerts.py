@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..events import BudgetOverrun, BudgetPace, BudgetRefused, BudgetWarning, Event
-from .budget import EXACT
+from .amounts import EXACT
 from .forecast import pace
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..events import CallSettled, Event, PriceUnknown
 from ..types import Response, Usage
+from .amounts import EXACT, NANO, nano
 from .billing import NOTHING, Billed
-from .budget import EXACT, NANO, nano
 from .ledger import Entry
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Bookkeeper:
         """A call to the provider ended, well (``response``) or not (``error``)."""
         place, call = purchase.place, purchase.call
         if response is not None and isinstance(bill, Usage):
-            self._learn(purchase, bill, response)
+            self.learn(purchase, response)
         if bill is NOTHING and response is None:
             return
         if place.price is None:
@@ -128,12 +128,15 @@ class Bookkeeper:
         if self.emit is not None and entry.outcome != "refused":
             self.emit(CallSettled(entry=entry))
 
-    def _learn(self, purchase: Purchase, usage: Usage, response: Response) -> None:
+    def learn(self, purchase: Purchase, response: Response) -> None:
+        """Let the estimator know what an answer was like."""
+        if response.usage is None:
+            return
         progress, expected = purchase.call.progress, purchase.expected
         self.estimator.observe(
             purchase.place,
             route=purchase.call.request.route,
-            usage=usage,
+            usage=response.usage,
             estimated_input_tokens=None if expected is None else expected.input_tokens,
             max_tokens=purchase.sent,
             choices=purchase.copies,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import BudgetExceededError, ConfigError
 from ..stores.base import Line
+from .amounts import Limit, Money, limits_of, spent, told
+from .budget_checks import PLACES, OnExceed, checked_on_exceed, checked_per, checked_where, one_of
 from .windows import Span, Window
 
 if TYPE_CHECKING:
@@ -18,40 +20,7 @@ if TYPE_CHECKING:
     from ..types import Request
     from .spend import Spend
 
-__all__ = ["Budget", "Draw", "Limit", "Remaining", "lines_of", "nano", "short", "spent"]
-
-NANO = Decimal(1_000_000_000)
-EXACT = Context(prec=60)
-"""Money is never rounded by the precision that an application has set for its own sums."""
-
-MOST = 2**53 - 1
-"""Stores count exactly up to here: nine million dollars, in nano-dollars."""
-
-UNITS = ("usd", "tokens", "calls")
-PER = ("user", "tenant", "plan", "tag", "session", "route", "tier", "deployment", "client", "call", "run")
-WHERE = ("user", "tenant", "plan", "tag", "session", "route", "tier", "deployment", "model")
-PLACES = frozenset({"tier", "deployment", "model"})
-ON_EXCEED = ("reject", "downgrade", "clamp")
-
-OnExceed = Literal["reject", "downgrade", "clamp"]
-Money = Decimal | float | int | str
-
-
-def nano(usd: Money) -> int:
-    """Dollars as whole nano-dollars, rounded up."""
-    return int(EXACT.multiply(Decimal(str(usd)), NANO).to_integral_value(ROUND_CEILING))
-
-
-class Limit(NamedTuple):
-    """The limits of a budget in one unit, in the whole numbers that stores count in."""
-
-    unit: str
-    hard: int | None
-    soft: int | None
-
-    def told(self, amount: int) -> Decimal:
-        """``amount`` as people know it: dollars, tokens or calls."""
-        return EXACT.divide(Decimal(amount), NANO) if self.unit == "usd" else Decimal(amount)
+__all__ = ["Budget", "Draw", "Remaining", "lines_of", "short"]
 
 
 class Draw(NamedTuple):
@@ -129,17 +98,17 @@ class Budget:
         name: str | None = None,
         store: Store | None = None,
     ) -> None:
-        self.limits = _limits(
+        self.limits = limits_of(
             usd=(hard_usd, soft_usd), tokens=(hard_tokens, soft_tokens), calls=(hard_calls, soft_calls)
         )
-        self.per = _keys(per)
+        self.per = checked_per(per)
         self.window = Window(window, tz)
-        self.where = _where(where)
-        self.on_exceed = _on_exceed(on_exceed, self.per)
-        _one_of("on_soft", on_soft, ("warn", "downgrade"))
-        _one_of("fail", fail, ("closed", "open"))
-        _one_of("scope", scope, ("shared", "process"))
-        _one_of("mode", mode, ("enforce", "observe"))
+        self.where = checked_where(where)
+        self.on_exceed = checked_on_exceed(on_exceed, self.per)
+        one_of("on_soft", on_soft, ("warn", "downgrade"))
+        one_of("fail", fail, ("closed", "open"))
+        one_of("scope", scope, ("shared", "process"))
+        one_of("mode", mode, ("enforce", "observe"))
         if self.per[0] in ("call", "run") and window != "total":
             raise ConfigError(f"Budget(per={per!r}, window={window!r}): it has no window, leave it out")
         if on_soft == "downgrade" and not any(limit.soft is not None for limit in self.limits):
@@ -235,10 +204,10 @@ class Budget:
         resets = f"; it resets in {frees_at - now:.0f} s" if frees_at is not None else "; it never resets"
         if self.per[0] in ("call", "run"):
             resets = ""
-        held = f" ({_told(limit, standing.reserved)} is held by calls under way)" if standing.reserved else ""
+        held = f" ({told(limit, standing.reserved)} is held by calls under way)" if standing.reserved else ""
         return BudgetExceededError(
-            f"budget {self.name!r} ({draw.bucket}): this call may need {_told(limit, amount)}, and "
-            f"{_told(limit, left)} of {_told(limit, limit.hard)} is left{held}{resets}",
+            f"budget {self.name!r} ({draw.bucket}): this call may need {told(limit, amount)}, and "
+            f"{told(limit, left)} of {told(limit, limit.hard)} is left{held}{resets}",
             budget=self.name,
             bucket=draw.bucket,
             unit=limit.unit,
@@ -332,98 +301,6 @@ def short(line: Line, standing: Standing) -> bool:
     return line.limit is not None and standing.settled + standing.reserved + line.amount > line.limit
 
 
-def _told(limit: Limit, amount: int) -> str:
-    if limit.unit == "usd":
-        return f"${limit.told(amount).normalize(EXACT):f}"
-    return f"{amount} {limit.unit[:-1] if amount == 1 else limit.unit}"
-
-
 def _escaped(value: str) -> str:
     """So that no two combinations of names make the same bucket."""
     return value.replace("\\", "\\\\").replace(",", "\\,") if "," in value or "\\" in value else value
-
-
-def _limits(**given: tuple[Money | int | None, Money | int | None]) -> tuple[Limit, ...]:
-    limits = []
-    for unit, (hard, soft) in given.items():
-        if hard is None and soft is None:
-            continue
-        most, warn = _amount(f"hard_{unit}", hard, unit), _amount(f"soft_{unit}", soft, unit)
-        if most is not None and warn is not None and warn > most:
-            raise ConfigError(f"Budget(soft_{unit}={soft!r}): give less than hard_{unit}={hard!r}")
-        limits.append(Limit(unit, most, warn))
-    if not limits:
-        raise ConfigError("Budget(): give it a limit, such as hard_usd=10")
-    return tuple(limits)
-
-
-def _amount(option: str, value: Money | int | None, unit: str) -> int | None:
-    if value is None:
-        return None
-    exact = _exact(f"Budget({option}", value, unit)
-    # rounded down: a limit is never raised
-    return int(EXACT.multiply(exact, NANO)) if unit == "usd" else int(exact)
-
-
-def spent(what: str, **given: Money | None) -> dict[str, int]:
-    """Amounts by unit, as stores count them; those that are ``None`` left out. Raises ``ConfigError``."""
-    amounts = {}
-    for unit, value in given.items():
-        if value is not None:
-            exact = _exact(f"{what}({unit}", value, unit)
-            amounts[unit] = nano(exact) if unit == "usd" else int(exact)
-    return amounts
-
-
-def _exact(option: str, value: Money, unit: str) -> Decimal:
-    exact = Decimal("NaN")
-    if isinstance(value, int) and not isinstance(value, bool):
-        exact = Decimal(value)
-    elif unit == "usd" and isinstance(value, Decimal | float | str):
-        try:
-            exact = Decimal(str(value))
-        except ArithmeticError:
-            pass  # told below
-    if not exact.is_finite() or exact < 0:
-        what = "dollars" if unit == "usd" else f"a whole number of {unit}"
-        raise ConfigError(f"{option}={value!r}): give {what}, 0 or more")
-    if exact > (EXACT.divide(MOST, NANO) if unit == "usd" else MOST):
-        raise ConfigError(f"{option}=…): that is more than can be counted; leave it out")
-    return exact
-
-
-def _keys(per: str | Sequence[str]) -> tuple[str, ...]:
-    keys = (per,) if isinstance(per, str) else tuple(per) if isinstance(per, Sequence) else ()
-    if not keys or any(key not in PER for key in keys) or len(set(keys)) < len(keys):
-        raise ConfigError(f"Budget(per={per!r}): one or several of {', '.join(PER)}")
-    if len(keys) > 1 and {"call", "run", "client"} & set(keys):
-        raise ConfigError(f"Budget(per={per!r}): 'client', 'call' and 'run' stand alone")
-    return keys
-
-
-def _where(where: Mapping[str, str | Iterable[str]] | None) -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
-    if where is not None and not isinstance(where, Mapping):
-        raise ConfigError(f"Budget(where={where!r}): give a mapping, such as {{'plan': 'free'}}")
-    for key, names in (where or {}).items():
-        if key not in WHERE:
-            raise ConfigError(f"Budget(where=...): {key!r} is none of {', '.join(WHERE)}")
-        several = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else ()
-        if not several or not all(isinstance(name, str) and name for name in several):
-            raise ConfigError(f"Budget(where={{{key!r}: {names!r}}}): give a name or several")
-        found[key] = frozenset(several)
-    return found
-
-
-def _on_exceed(given: OnExceed | Sequence[OnExceed] | None, per: tuple[str, ...]) -> tuple[str, ...]:
-    if given is None:
-        return ("downgrade",) if {"tier", "deployment"} & set(per) else ("reject",)
-    steps = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
-    if not steps or any(step not in ON_EXCEED for step in steps):
-        raise ConfigError(f"Budget(on_exceed={given!r}): one or several of {', '.join(ON_EXCEED)}")
-    return steps
-
-
-def _one_of(option: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"Budget({option}={value!r}): one of {', '.join(map(repr, known))}")

@@ -159,6 +159,14 @@ class Purchase:
         return len(hard) > ("calls" in hard)
 
     @property
+    def settles_tier(self) -> bool:
+        """Whether the vendor must be told that it is the standard service that was reserved for."""
+        price, place = self.place.price, self.place
+        if self.service_tier is not None or place.vendor != "openai" or price is None:
+            return False
+        return bool(price.service) and "usd" in self.hard and self.call.target is None
+
+    @property
     def sent(self) -> int | None:
         """The ``max_tokens`` that the provider is sent, if any."""
         return self.max_tokens if self.wanted or self.bounded else None

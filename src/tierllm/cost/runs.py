@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from ..stores import MemoryStore
-from .budget import Budget, Draw, Limit, Remaining, lines_of
+from .amounts import Limit
+from .budget import Budget, Draw, Remaining, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

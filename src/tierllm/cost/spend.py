@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, StoreUnavailableError, UsageError
 from ..stores.base import Settlement
 from ..types import Request
-from .budget import Budget, Money, lines_of, short, spent
+from .amounts import Money, spent
+from .budget import Budget, lines_of, short
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock

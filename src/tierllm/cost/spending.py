@@ -104,6 +104,10 @@ class Spending:
         """Tell of a refusal that came before anything was waited for."""
         self.treasury.refused(Purchase(self.place, call, ()), error)
 
+    def learn(self, call: Call, response: Response) -> None:
+        """What an answer that was not metered teaches the estimates."""
+        self.treasury.books.learn(Purchase(self.place, call, ()), response)
+
     # -- before -----------------------------------------------------------------
 
     async def _reserve(self, purchase: Purchase, call: Call) -> None:
@@ -113,6 +117,8 @@ class Spending:
                 await self._count(purchase, call)
             elif not purchase.clamp(shortage, lowest=_lowest(call)):
                 raise self._refusal(purchase, call, shortage)
+        if purchase.settles_tier:  # or the account's own setting might make it a dearer one
+            call.params = {**call.params, "service_tier": "default"}
         if purchase.bounded and purchase.wanted != purchase.max_tokens:
             call.params = {**call.params, "max_tokens": purchase.max_tokens}
 

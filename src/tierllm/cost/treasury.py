@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Treasury"]
 
 KNOWN_KEPT = 10_000
+ARREARS_KEPT = 100_000
+
+log = logging.getLogger("tierllm")
 
 
 class Treasury:
@@ -178,6 +182,11 @@ class Treasury:
         """A call went on without its store, and cost something: to be booked when the store is back."""
         unlimited = [line._replace(amount=0, limit=None) for line in lost.hold.lines]
         slots = tuple(draw.budget.window.at(now).slot for draw in lost.draws)
+        if len(self.arrears) == ARREARS_KEPT:
+            log.error(
+                "a store has been away for too long: what %s cost is in no budget", lost.draws[0].bucket
+            )
+            return
         self.arrears.append((lost.store, Settlement(lost.store.hold(unlimited), tuple(used), slots)))
 
     def pay(self) -> None:

@@ -91,6 +91,8 @@ class DeploymentLine:
         self.held_until = float("-inf")
         self.complained_at = float("-inf")
         self.recent: deque[str] = deque(maxlen=RECENT)
+        self.learns = False
+        """Whether estimates are asked for, so that answers of unmetered calls teach them too."""
         self.served = 0
         self.failed = 0
         provider = deployment.provider
@@ -304,6 +306,8 @@ class DeploymentLine:
             price = self.place.price
             if price is not None:
                 response.cost_usd = price.cost_usd(response.usage)
+            if self.learns and not (call.caps or self._always_metered):
+                self.spending.learn(call, response)
 
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
         self.failed += 1

@@ -19,11 +19,15 @@ __all__ = ["Quotes"]
 
 
 class Quotes:
-    """Estimates for calls through a client's lines. Sends nothing and reserves nothing."""
+    """Estimates for calls through a client's lines. Sends nothing and reserves nothing.
+
+    From the first one on, every answer teaches the estimator.
+    """
 
     def __init__(self, lines: Mapping[str, TierLine], estimator: CostEstimator) -> None:
         self.lines = lines
         self.estimator = estimator
+        self._taught = False
 
     def of(self, call: Call, *, exact: bool | None = None) -> Estimate:
         """The estimate for the first admissible tier, with those of all admissible ones in ``tiers``.
@@ -31,6 +35,11 @@ class Quotes:
         Each is made at the place that would be asked first now.
         """
         assert call.plan is not None
+        if not self._taught:
+            self._taught = True
+            for tier_line in self.lines.values():
+                for line in tier_line.lines:
+                    line.learns = True
         found: dict[str, Estimate] = {}
         for tier in call.plan.tiers:
             step = call.copy()

@@ -111,9 +111,7 @@ class Fail:
     @classmethod
     def connection_refused(cls, *, latency_s: float | None = None) -> Fail:
         """Nobody listens there."""
-        return cls(
-            "connection_refused", partial(ProviderUnavailableError, "connection refused"), latency_s=latency_s
-        )
+        return cls("connection_refused", _refused, latency_s=latency_s)
 
     @classmethod
     def timeout(cls, *, latency_s: float | None = None) -> Fail:
@@ -212,6 +210,12 @@ _KINDS: dict[int, type[ProviderError]] = {
     404: AuthenticationError,
     429: RateLimitError,
 }
+
+
+def _refused() -> ProviderUnavailableError:
+    error = ProviderUnavailableError("connection refused")
+    error.__cause__ = ConnectionRefusedError()  # what tells it from a connection that broke
+    return error
 
 
 def _fresh(error: BaseException) -> BaseException:

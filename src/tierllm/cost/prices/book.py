@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...pipeline.fork import renew_after_fork
 from ..price import Price
 from .catalogue import AGAIN, Catalogue, ModelInfo
 
@@ -33,6 +34,11 @@ class PriceBook:
         self._own = _own(prices or {})
         self._clock = clock
         self._list: Catalogue | None = None
+        self._reading = threading.Lock()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """After a fork: a thread of the parent may have been reading."""
         self._reading = threading.Lock()
 
     @classmethod
