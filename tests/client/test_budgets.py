@@ -419,8 +419,17 @@ def test_ceilings_and_dropped_parameters_are_minded(form: Form) -> None:
     fake = FakeProvider()
     dropping = [Tier("gold", [Deployment("g", fake, price=PRICE, drop={"max_tokens"})])]
     w = World(dropping, fake=fake, budgets=[Budget(hard_usd=1)], virtual=False)
+    with pytest.raises(ConfigError, match="max_output_tokens="):
+        form(w.client, max_tokens=500)
+    bounded = Deployment("g", fake, price=PRICE, drop={"max_tokens"}, max_output_tokens=9_000)
+    w = World([Tier("gold", [bounded])], fake=fake, budgets=[Budget(hard_tokens=9_000)], virtual=False)
+    with pytest.raises(BudgetExceededError) as caught:
+        form(w.client, max_tokens=500)
+    assert caught.value.asked is not None
+    assert caught.value.asked > 9_000
+    w = World([Tier("gold", [bounded])], fake=fake, budgets=[Budget(hard_tokens=10_000)], virtual=False)
     form(w.client, max_tokens=500)
-    assert sent(w) == [4096]
+    assert [entry.params for entry in fake.journal if "max_tokens" in (entry.params or {})] == []
 
 
 @every_form
@@ -604,8 +613,10 @@ def test_observing_refuses_nothing_and_says_what_it_would_have(form: Form) -> No
     w = world(
         Budget(hard_calls=1, mode="observe", per="user"), Budget(hard_usd=0, mode="observe", name="usd")
     )
-    for _ in range(3):
-        assert form(w.client, user="u").warnings == ()
+    for told in (1, 2, 2):
+        warnings = form(w.client, user="u").warnings
+        assert len(warnings) == told
+        assert all(warning.startswith("observed only: budget") for warning in warnings)
     assert sent(w) == [None] * 3
     events = [e for e in w.told(BudgetRefused) if isinstance(e, BudgetRefused)]
     assert {e.mode for e in events} == {"observe"}
@@ -674,7 +685,8 @@ def test_a_model_without_a_price_cannot_be_under_a_hard_limit_in_dollars(per: st
         TieredClient(tiers, budgets=[Budget(hard_usd=1, per=per)])
     TieredClient(tiers, budgets=[Budget(hard_tokens=1, per=per)])
     TieredClient(tiers, budgets=[Budget(hard_usd=1, per=per, mode="observe")])
-    TieredClient(tiers, budgets=[Budget(hard_usd=1, per=per, where={"tier": "bronze"})])
+    with pytest.raises(ConfigError, match="there is no tier 'bronze'"):
+        TieredClient(tiers, budgets=[Budget(hard_usd=1, per=per, where={"tier": "bronze"})])
     with pytest.raises(ConfigError, match="silver/s"):
         TieredClient(tiers, budgets=[Budget(hard_usd=1, per=per, where={"tier": "silver"})])
 
@@ -746,7 +758,7 @@ def test_a_wrapped_call_needs_its_prompt_and_its_bound() -> None:
     def deaf(question: str) -> str:
         return question
 
-    with pytest.raises(ConfigError, match="takes no route"):
+    with pytest.raises(ConfigError, match="takes no max_tokens"):
         deaf("Hello")
 
     calls = world(Budget(hard_calls=1))

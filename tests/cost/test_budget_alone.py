@@ -57,7 +57,7 @@ def test_it_refuses_before_the_block_begins() -> None:
 
 
 def test_nothing_costs_nothing_even_of_a_limit_of_nothing() -> None:
-    with Budget(hard_usd=0).spend(), Budget(hard_tokens=0).spend():
+    with Budget(hard_usd=0).spend(usd=0), Budget(hard_tokens=0).spend(tokens=0):
         pass
     with pytest.raises(BudgetExceededError), Budget(hard_calls=0).spend():
         raise AssertionError("it ran")
@@ -82,6 +82,20 @@ def test_nothing_costs_nothing_even_of_a_limit_of_nothing() -> None:
 def test_amounts_that_make_no_sense(amounts: dict[str, Any], words: str) -> None:
     budget = Budget(hard_usd=1, hard_tokens=10)
     with pytest.raises(ConfigError, match=words), budget.spend(**amounts):
+        raise AssertionError("it ran")
+
+
+def test_what_is_limited_has_to_be_said() -> None:
+    with pytest.raises(ConfigError, match=r"limits usd: say how many with spend\(usd=...\)"):
+        with Budget(hard_usd=1).spend(tokens=5):
+            raise AssertionError("it ran")
+
+
+def test_a_budget_for_others_reserves_nothing() -> None:
+    budget = Budget(hard_calls=0, where={"plan": "free", "tier": "gold"})
+    with budget.spend(plan="pro", tier="gold"), budget.spend(plan="free", tier="silver"):
+        pass
+    with pytest.raises(BudgetExceededError), budget.spend(plan="free", tier="gold"):
         raise AssertionError("it ran")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from ..cost.runs import Run
+from ..cost.spend import WHO
 from ..errors import ConfigError
-from ..routing.ask import CallOptions, ask
+from ..routing.ask import CallOptions, ask, scoped
 from ..types import Message
 
 if TYPE_CHECKING:
@@ -65,15 +66,16 @@ class Accounts:
         ``limits`` are those of a ``Budget``, which all calls made inside draw on together. Without any
         it only keeps the account. Raises ``ConfigError``.
         """
-        name = name or f"run-{next(self._numbers):x}"
+        name = f"run-{next(self._numbers):x}" if name is None else name
         return Run(self, name, wall=self._wall, budgets=self._treasury.run_budgets, **limits)
 
     def remaining(self, **who: Any) -> list[Remaining]:
-        """What is left of every budget for ``who`` (``user=``, ``tenant=``, ``plan=``, …).
+        """What is left of every budget for ``who`` (``user=``, ``tenant=``, ``plan=``, …), or for whom
+        ``tierllm.scope`` says.
 
         Asks the store, which may take as long as its timeout. Raises ``StoreUnavailableError``.
         """
-        return self._treasury.remaining(**who)
+        return self._treasury.remaining(**{**scoped(WHO), **who})
 
     @overload
     def usage(

@@ -5,21 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..cost.budget_checks import PLACES
 from ..errors import ConfigError
 from ..routing.tier import Tier
 
 if TYPE_CHECKING:
     from ..cost.budget import Budget
     from ..cost.ledger import UsageLedger
+    from ..cost.treasury import Treasury
 
 __all__ = [
     "check_money",
     "check_options",
+    "check_treasury",
     "checked_budgets",
     "checked_tiers",
+    "close_made",
     "ledger_of",
     "listed",
 ]
@@ -60,18 +64,61 @@ def check_money(store: object, prices: object, estimator: object, confirm: objec
         raise ConfigError(f"TieredClient(confirm={confirm!r}): give a function of the estimate")
 
 
-def ledger_of(ledger: Any, budgets: object) -> UsageLedger | None:
-    """The ledger given, or one at that path; with budgets and nothing said, one in memory."""
+def ledger_of(ledger: Any, budgets: object, wall: Callable[[], float]) -> UsageLedger | None:
+    """The ledger given, or one at that path; with budgets and nothing said, one in memory.
+
+    One that is made here goes by the time that its rows have.
+    """
     if ledger is False or (ledger is None and not budgets):
         return None
     from ..cost.ledger import UsageLedger
 
     if ledger is None or isinstance(ledger, str | os.PathLike):
-        return UsageLedger(ledger)
+        return UsageLedger(ledger, clock=wall)
     if not hasattr(ledger, "post"):
         raise ConfigError(f"TieredClient(ledger={ledger!r}): give a UsageLedger, a path, or False")
+    if getattr(ledger, "read_only", False):
+        raise ConfigError("TieredClient(ledger=...): this one was opened to be read only")
     given: UsageLedger = ledger
     return given
+
+
+def check_treasury(treasury: Treasury, given: object) -> None:
+    """Raises ``ConfigError`` where a budget would never hold, or could not be kept. A ledger that was made,
+    and not ``given``, is closed then."""
+    try:
+        _check_places(treasury)
+        treasury.check_prices()
+    except ConfigError:
+        if treasury.ledger is not None and treasury.ledger is not given:
+            treasury.ledger.close()
+        raise
+
+
+def close_made(arguments: Mapping[str, Any], overrides: Container[str]) -> None:
+    """Close what was opened for a client that was refused, and is not the caller's."""
+    for name in ("store", "ledger"):
+        made = None if name in overrides else arguments.get(name)
+        if made:
+            made.close()
+
+
+def _check_places(treasury: Treasury) -> None:
+    places = treasury.places
+    for budget in (*treasury.budgets, *treasury.caps, *treasury.run_budgets):
+        for option in sorted(PLACES & budget.where.keys()):
+            known = {getattr(place, option) for place in places}
+            missing = sorted(budget.where[option] - known)
+            if missing:
+                raise ConfigError(
+                    f"budget {budget.name!r}: there is no {option} {missing[0]!r}, and the budget would "
+                    f"never hold there; known are {', '.join(sorted(known))}"
+                )
+        if not any(budget.holds_at(place.tier, place.deployment, place.model) for place in places):
+            raise ConfigError(
+                f"budget {budget.name!r}: no deployment is all that its where says, so that it never "
+                "holds: take out what does not go together"
+            )
 
 
 def listed(option: str, given: Iterable[T]) -> tuple[T, ...]:

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
@@ -33,6 +32,7 @@ from ..resilience.fallback import FallbackChain
 from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
 from ..resilience.quotes import Quotes
 from ..resilience.retry import Retry, RetryBudget
+from ..resilience.window import may_be_large
 from ..routing.ask import FOREVER_S, CallOptions, ask, check_dollars
 from ..routing.plan import Plan, plan
 from ..routing.tier import Tier, check_rules
@@ -41,8 +41,10 @@ from .accounts import Accounts
 from .checks import (
     check_money,
     check_options,
+    check_treasury,
     checked_budgets,
     checked_tiers,
+    close_made,
     ledger_of,
     listed,
 )
@@ -65,9 +67,6 @@ __all__ = ["TieredClient"]
 Prompt = str | Sequence[Message]
 T = TypeVar("T")
 PLANS_KEPT = 1024
-
-LONG_PROMPT = 8_000
-"""Characters; up to here a prompt fits into every window, unless a deployment names a smaller one."""
 
 
 class TieredClient(Accounts):
@@ -140,7 +139,7 @@ class TieredClient(Accounts):
         self._treasury = Treasury(
             checked_budgets(listed("budgets", budgets)),
             store=store,
-            ledger=ledger_of(ledger, budgets),
+            ledger=ledger_of(ledger, budgets, self._wall),
             estimator=self._estimator,
             wall=self._wall,
             emit=self._emit,
@@ -173,8 +172,10 @@ class TieredClient(Accounts):
         self._confirms = confirm is not None or confirm_over_usd is not None
         asking = Confirm(self._quotes.of, confirm, over_usd)
         self._handler = compose([*outer, *policies, self.fallback], self._enter)
+        self._cold = True
+        """Whether some tokenizer is still to be loaded, which takes a fifth of a second."""
         self._careful = compose([*outer, self._sized, asking, *policies, self.fallback], self._enter)
-        self._treasury.check_prices()
+        check_treasury(self._treasury, ledger)
         renew_after_fork(self)
 
     @classmethod
@@ -192,7 +193,12 @@ class TieredClient(Accounts):
         cls, config: Config, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
     ) -> TieredClient:
         """The client that a ``Config`` describes. ``providers`` stand in for those of these names."""
-        return cls(**config.arguments(providers=providers, **overrides))
+        arguments = config.arguments(providers=providers, **overrides)
+        try:
+            return cls(**arguments)
+        except BaseException:
+            close_made(arguments, overrides)
+            raise
 
     # -- calls -----------------------------------------------------------------
 
@@ -239,7 +245,7 @@ class TieredClient(Accounts):
             call.caps = treasury.caps_of(request, self)
             if treasury.steers(call.caps):
                 self._steer(call, trace)
-        if length_of(request.messages) > LONG_PROMPT:
+        if may_be_large(length_of(request.messages), request.params):
             call.sizes = {}
         return ReadyCall(call, self._observed, scope, self._host)
 
@@ -284,7 +290,8 @@ class TieredClient(Accounts):
         trace.started_at = self._wall()
         try:
             request = call.request
-            careful = self._confirms or call.sizes is not None or request.confirm or request.confirm_over_usd
+            asks = self._confirms or request.confirm or request.confirm_over_usd is not None
+            careful = asks or self._heavy(call)
             response = await (self._careful if careful else self._handler)(call)
             if not isinstance(response, Response):
                 raise UsageError(f"a policy returned {type(response).__name__}, not a Response")
@@ -326,14 +333,23 @@ class TieredClient(Accounts):
 
     async def _sized(self, call: Call, call_next: Handler) -> Response:
         """A very long prompt is counted off the event loop, before places ask how long it is."""
-        sizes, messages = call.sizes, call.request.messages
-        if sizes is not None and length_of(messages) > BIG:
+        if self._heavy(call):
             assert call.plan is not None
-            lines = [line for tier in call.plan.tiers for line in self._lines[tier].lines]
-            for tokens in {line.place.tokens.encoding: line.place.tokens for line in lines}.values():
-                count = partial(tokens.count, messages, call.request.params)
-                sizes[tokens.encoding] = await Blocking(count)
+            for tier in call.plan.tiers:
+                for line in self._lines[tier].lines:
+                    question = line.window.question(call)
+                    if question is not None:
+                        await Blocking(question)
         return await call_next(call)
+
+    def _heavy(self, call: Call) -> bool:
+        """Whether counting its tokens would hold up an event loop."""
+        if call.sizes is None:
+            return False
+        if self._cold:
+            lines = (line for tier in self._lines.values() for line in tier.lines)
+            self._cold = any(not line.place.tokens.loaded for line in lines)
+        return self._cold or length_of(call.request.messages) > BIG
 
     # -- watching --------------------------------------------------------------
 

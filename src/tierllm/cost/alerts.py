@@ -59,6 +59,7 @@ class Alerts:
                 continue
             if standing.settled + standing.reserved + line.amount > hard:
                 error = draw.budget.refusal(draw, standing, line.amount, self.wall())
+                purchase.warnings.append(f"observed only: {error}")
                 self.refused(purchase, error, "observe")
 
     def settled(self, purchase: Purchase, taken: Taken, used: Sequence[int]) -> None:

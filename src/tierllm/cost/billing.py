@@ -33,6 +33,9 @@ UNKNOWN: Final = Unknown.TOKEN
 Billed = Usage | Unknown
 NOTHING: Final = Usage()
 
+AFTER_THE_FACT = frozenset({408, 499, 504, 524})
+"""Somebody on the way lost patience: what the model went on to do is unknown."""
+
 LONG = 20_000
 """Characters of a delivered text that are counted; a longer one is told from so much of it."""
 
@@ -56,8 +59,8 @@ def billed(error: BaseException, invocation: Invocation | None) -> Billed | None
     """What ``error`` cost: usage that was reported, ``UNKNOWN``, or ``None`` for text that was delivered.
 
     A provider that says no (a 4xx, a 429, a 5xx), a connection that never stood, and a call that was
-    not sent are not billed. After a timeout, a broken connection, a malformed answer or a
-    cancellation nobody knows.
+    not sent are not billed. After a timeout (a gateway's too), a broken connection, an answer that is
+    none, or a cancellation nobody knows.
     """
     if invocation is None or isinstance(error, ConfigError | UsageError | RejectedError):
         return NOTHING
@@ -69,10 +72,12 @@ def billed(error: BaseException, invocation: Invocation | None) -> Billed | None
         return NOTHING if error.phase == "connect" else UNKNOWN
     if isinstance(error, MalformedResponseError):
         return UNKNOWN
-    if isinstance(error, ContentFilteredError):
-        return NOTHING
     if isinstance(error, ProviderError):
-        return NOTHING if error.status is not None or _never_connected(error) else UNKNOWN
+        if error.status is None:
+            refused = isinstance(error, ContentFilteredError) or _never_connected(error)
+        else:
+            refused = error.status >= 400 and error.status not in AFTER_THE_FACT
+        return NOTHING if refused else UNKNOWN
     return UNKNOWN
 
 

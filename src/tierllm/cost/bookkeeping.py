@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from ..types import Call
     from .estimator import CostEstimator
     from .ledger import UsageLedger
-    from .place import Place
+    from .price import Price
     from .purchase import Purchase
 
 __all__ = ["Bookkeeper"]
+
+log = logging.getLogger("tierllm")
 
 
 class Bookkeeper:
@@ -76,13 +79,13 @@ class Bookkeeper:
         self, purchase: Purchase, bill: Billed, response: Response | None, error: BaseException | None
     ) -> None:
         """A call to the provider ended, well (``response``) or not (``error``)."""
-        place, call = purchase.place, purchase.call
+        call = purchase.call
         if response is not None and isinstance(bill, Usage):
             self.learn(purchase, response)
         if bill is NOTHING and response is None:
             return
-        if place.price is None:
-            self._tell_unpriced(place)
+        if purchase.price is None:
+            self._tell_unpriced(purchase)
         if self.ledger is None and self.emit is None and not call.caps:
             return
         progress = call.progress
@@ -94,7 +97,7 @@ class Bookkeeper:
             reserved_usd=EXACT.divide(purchase.reserved("usd"), NANO) if purchase.taken else None,
             request_id=request_id or (None if progress is None else progress.request_id),
             latency_s=None if progress is None else progress.elapsed_s,
-            **(_reported(place, bill) if isinstance(bill, Usage) else _supposed(purchase)),
+            **(_reported(purchase.price, bill) if isinstance(bill, Usage) else _supposed(purchase)),
         )
         self._write(purchase, entry)
 
@@ -117,6 +120,7 @@ class Bookkeeper:
             model=place.model,
             estimate_usd=None if cost is None else cost.mean,
             price_as_of=place.price_as_of,
+            degraded=_degraded(purchase),
             **more,
         )
 
@@ -145,16 +149,19 @@ class Bookkeeper:
             first_token_s=None if progress is None else progress.first_token_s,
         )
 
-    def _tell_unpriced(self, place: Place) -> None:
+    def _tell_unpriced(self, purchase: Purchase) -> None:
+        place = purchase.place
+        if any(draw.limit.unit == "usd" for draw in purchase.draws):
+            purchase.warnings.append(f"no price is known for {place.model!r}: its calls count as free")
         if place.name in self._unpriced:
             return
         self._unpriced.add(place.name)
+        log.warning("%s: no price is known for %r, its calls count as free", place.name, place.model)
         if self.emit is not None:
             self.emit(PriceUnknown(tier=place.tier, deployment=place.deployment, model=place.model))
 
 
-def _reported(place: Place, usage: Usage) -> dict[str, Any]:
-    price = place.price
+def _reported(price: Price | None, usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -171,7 +178,7 @@ def _reported(place: Place, usage: Usage) -> dict[str, Any]:
 def _supposed(purchase: Purchase) -> dict[str, Any]:
     """Nobody knows what was used: as much as was reserved."""
     worst = EXACT.divide(purchase.reserved("usd"), NANO)
-    cost = None if purchase.place.price is None else worst
+    cost = None if purchase.price is None else worst
     return {
         "input_tokens": purchase.input_tokens,
         "output_tokens": purchase.max_tokens * purchase.copies,
@@ -179,6 +186,13 @@ def _supposed(purchase: Purchase) -> dict[str, Any]:
         "cost_usd": cost,
         "list_usd": cost,
     }
+
+
+def _degraded(purchase: Purchase) -> tuple[str, ...]:
+    """What the caller did not get: the tier that was granted, or the length that was asked for."""
+    trace = purchase.call.trace
+    lower = trace is not None and trace.granted not in (None, purchase.place.tier)
+    return ("tier",) * lower + ("max_tokens",) * purchase.clamped
 
 
 def _runs_of(call: Call) -> str | None:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..errors import BudgetExceededError, ConfigError
+from ..errors import BudgetExceededError, ConfigError, UsageError
+from ..pipeline.fork import renew_after_fork
 from ..stores.base import Line
 from .amounts import Limit, Money, limits_of, spent, told
 from .budget_checks import PLACES, OnExceed, checked_on_exceed, checked_per, checked_where, one_of
@@ -124,6 +125,7 @@ class Budget:
         self.name = name or self._described()
         self.store = store
         self._own: dict[str, Store] = {}
+        self._watched = self._forked = False
 
     def _described(self) -> str:
         where = "".join(f"[{key}={'+'.join(sorted(names))}]" for key, names in self.where.items())
@@ -201,7 +203,10 @@ class Budget:
         wait_s = None if frees_at is None else max(0.0, frees_at - now)
         if standing.settled + amount <= limit.hard:
             wait_s = None  # what is in the way is not spent, but held by calls under way
-        resets = f"; it resets in {frees_at - now:.0f} s" if frees_at is not None else "; it never resets"
+        resets = "; it never resets"
+        if frees_at is not None:
+            how = "it resets" if self.window.seconds is None else "the first of it comes back"
+            resets = f"; {how} in {frees_at - now:.0f} s"
         if self.per[0] in ("call", "run"):
             resets = ""
         held = f" ({told(limit, standing.reserved)} is held by calls under way)" if standing.reserved else ""
@@ -238,17 +243,26 @@ class Budget:
 
     @contextmanager
     def spend(
-        self, *, usd: Money = 0, tokens: int = 0, calls: int = 1, clock: Clock = time.time, **who: Any
+        self,
+        *,
+        usd: Money | None = None,
+        tokens: int | None = None,
+        calls: int = 1,
+        clock: Clock = time.time,
+        **who: Any,
     ) -> Iterator[Spend]:
         """Reserve these amounts for ``who`` (``user=``, ``tenant=``, …) while the block runs.
 
+        What the budget limits has to be said. Where ``where`` does not match, nothing is reserved.
         ``settle(...)`` books what was used; without it the reservation counts as used, and an error
         in the block gives it back. Raises ``BudgetExceededError``, and ``StoreUnavailableError`` where
         ``fail="closed"``.
         """
         from .spend import open_spend
 
-        with open_spend(self, spent("spend", usd=usd, tokens=tokens, calls=calls), who, clock) as spend:
+        said = spent("spend", usd=usd, tokens=tokens, calls=calls)
+        amounts = {"usd": 0, "tokens": 0, **said}
+        with open_spend(self, amounts, said, who, clock) as spend:
             yield spend
 
     def remaining(self, *, clock: Clock = time.time, **who: Any) -> list[Remaining]:
@@ -260,8 +274,21 @@ class Budget:
         standings = store.standings(lines_of(draws))
         return [self.remains(draw, standing) for draw, standing in zip(draws, standings, strict=True)]
 
+    def renew(self) -> None:
+        """After a fork."""
+        store = self.store or self._own.get("store")
+        self._forked = self.hard and self.scope == "shared" and store is not None and not store.shared
+
     def alone_store(self) -> Store:
-        """The store given, or one in memory of its own."""
+        """The store given, or one in memory of its own. Raises ``UsageError`` after a fork."""
+        if self._forked:
+            raise UsageError(
+                "this process was forked, and a hard budget in memory would count twice: give it a "
+                'DiskStore or a RedisStore, or scope="process"'
+            )
+        if not self._watched:
+            self._watched = True
+            renew_after_fork(self)
         if self.store is not None:
             return self.store
         found = self._own.get("store")

@@ -21,7 +21,7 @@ class Confirm:
     """Shows the estimate of a call that may cost more than ``over_usd`` to ``ask``, and heeds the answer.
 
     A call's own ``confirm`` and ``confirm_over_usd`` come first. ``ask`` may be a coroutine function
-    where calls are async. No answer but a true one lets the call go: then ``NotConfirmedError``. A
+    where calls are async. No answer but ``True`` lets the call go: then ``NotConfirmedError``. A
     call whose price is not known is always asked about.
     """
 
@@ -53,7 +53,9 @@ class Confirm:
             agreed = await ask(estimate)
         else:
             agreed = await Blocking(lambda: ask(estimate))
-        if not agreed:
+            if inspect.isawaitable(agreed):
+                agreed = await agreed
+        if agreed is not True:
             cost = estimate.cost_usd
             told = "its price is not known" if cost is None else f"it may cost ${cost.max.normalize():f}"
             raise NotConfirmedError(f"the call was not confirmed: {told}", estimate=estimate)

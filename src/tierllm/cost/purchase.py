@@ -21,7 +21,7 @@ __all__ = ["Purchase", "Shortage", "Taken"]
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 COPIES = ("n", "best_of")
-RARE = frozenset((*CAPS[1:], *COPIES, "service_tier"))
+RARE = frozenset((*CAPS[1:], *COPIES, "service_tier", "extra_body"))
 
 LEAST_OUTPUT = 16
 """``max_tokens`` is not clamped below this: an answer of a few words is of no use."""
@@ -59,6 +59,7 @@ class Purchase:
 
     __slots__ = (
         "call",
+        "clamped",
         "copies",
         "counted",
         "draws",
@@ -72,7 +73,9 @@ class Purchase:
         "max_tokens",
         "params",
         "place",
+        "price",
         "service_tier",
+        "size",
         "taken",
         "wanted",
         "warnings",
@@ -80,6 +83,7 @@ class Purchase:
 
     def __init__(self, place: Place, call: Call, draws: Sequence[Draw]) -> None:
         self.place = place
+        self.price = place.price  # one for reserving and settling: it may change while the call is under way
         self.call = call
         self.draws = draws
         self.taken: list[Taken] = []
@@ -99,19 +103,25 @@ class Purchase:
             self.wanted = _whole(params.get("max_tokens"))
         self.hard = {d.limit.unit for d in draws if d.limit.hard is not None and d.budget.mode == "enforce"}
         window = place.context_window
-        usual = min(place.max_output_tokens or place.default_max_tokens, place.default_max_tokens)
+        usual = place.default_max_tokens
+        if place.max_output_tokens:  # all there is to go by where max_tokens is not sent
+            dropped = "max_tokens" in place.drop
+            usual = place.max_output_tokens if dropped else min(place.max_output_tokens, usual)
         bounds = place.tokens.bounds(call.messages, self.params)
         self.least_input = bounds.lower
+        self.size = bounds.upper
         # what does not fit into the window is refused, by us or by the vendor
         self.input_tokens = min(bounds.upper, window or bounds.upper)
         self.counted = False
+        self.clamped = False
         if not self.wanted and window is not None and bounds.upper + usual > window and self.bounded:
             usual = max(LEAST_OUTPUT, min(usual, window - self._likely_input()))
         self.max_tokens = self.wanted or usual
 
     def _read(self, params: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """What the vendor receives: parameters, and the caller's own words for it, which are sent last."""
-        named = [params, extra, extra.get("extra_body") or {}]
+        bodies = (options.get("extra_body") for options in (params, extra))
+        named = [params, extra, *(body for body in bodies if isinstance(body, Mapping))]
         self.copies = max(1, *(_whole(options.get(name)) for options in named for name in COPIES))
         self.service_tier = next((t for o in named if (t := o.get("service_tier"))), None)
         self.wanted = max(_whole(options.get(name)) for options in named for name in CAPS)
@@ -125,12 +135,12 @@ class Purchase:
         call, tokens = self.call, self.place.tokens
         known = None if call.sizes is None else call.sizes.get(tokens.encoding)
         if known is None:
-            known = self.least_input if self.input_tokens > BIG else tokens.count(call.messages, self.params)
+            known = self.least_input if self.size > BIG else tokens.count(call.messages, self.params)
         return known
 
     def check(self) -> None:
         """Raises ``ConfigError`` where a hard limit cannot be kept: no price, no prompt, no bound."""
-        if "usd" in self.hard and self.place.price is None:
+        if "usd" in self.hard and self.price is None:
             raise ConfigError(
                 f"{self.place.name}: no price is known for {self.place.model!r}, and a hard limit in dollars "
                 "needs one: give the deployment price=Price(...)"
@@ -141,10 +151,17 @@ class Purchase:
             raise ConfigError(
                 "a hard limit has to know the prompt: give tiered.call(prompt=...) a function that makes it"
             )
-        if not self.wanted and not getattr(self.call.target, "takes_route", True):
+        call = self.call
+        heeds = self.place.takes_max_tokens if call.target is None else _heeds(call.target)
+        if not heeds and "max_tokens" not in call.request.params:
             raise ConfigError(
-                "a hard limit has to bound the answer, and the wrapped function takes no route to learn its "
-                "max_tokens from: give it a route parameter, or say what it sends with max_tokens=..."
+                "a hard limit has to bound the answer, and the function takes no max_tokens: give it that "
+                "parameter (a wrapped one: route), or say with max_tokens=... what it keeps to by itself"
+            )
+        if "max_tokens" in self.place.drop and not self.place.max_output_tokens:
+            raise ConfigError(
+                f"{self.place.name}: a hard limit has to bound the answer, and drop= takes max_tokens away: "
+                "say how long the model's answers are at most with Deployment(max_output_tokens=...)"
             )
         if not all(_whole(value) for _, value in self.fixed):
             raise ConfigError(
@@ -161,8 +178,8 @@ class Purchase:
     @property
     def settles_tier(self) -> bool:
         """Whether the vendor must be told that it is the standard service that was reserved for."""
-        price, place = self.place.price, self.place
-        if self.service_tier is not None or place.vendor != "openai" or price is None:
+        price = self.price
+        if self.service_tier is not None or self.place.vendor != "openai" or price is None:
             return False
         return bool(price.service) and "usd" in self.hard and self.call.target is None
 
@@ -174,12 +191,12 @@ class Purchase:
     def amounts(self, input_tokens: int, max_tokens: int) -> dict[str, int]:
         """What a call of these sizes costs at most, by unit."""
         output = max_tokens * self.copies
-        price = self.place.price
+        price = self.price
         usd = 0 if price is None else price.worst_nano(input_tokens, output, self.service_tier)
         return {"usd": usd, "tokens": input_tokens + output, "calls": 1}
 
     def groups(self) -> Iterator[tuple[Store, list[Draw]]]:
-        """The draws of each store."""
+        """The draws of each store; those first that can say no without a journey."""
         if self.draws:
             first = self.draws[0].store
             if all(draw.store is first for draw in self.draws):
@@ -188,8 +205,19 @@ class Purchase:
         stores: dict[int, list[Draw]] = {}
         for draw in self.draws:
             stores.setdefault(id(draw.store), []).append(draw)
-        for group in stores.values():
+        for group in sorted(stores.values(), key=lambda group: not group[0].store.inline):
             yield group[0].store, group
+
+    def worst(self) -> dict[str, int]:
+        """What it may cost at most, as far as is known by now."""
+        return self.amounts(self.input_tokens, self.max_tokens)
+
+    def count(self) -> None:
+        """Count the input, which takes as long as the prompt is long."""
+        counted = self.place.tokens.worst(self.call.messages, self.params)
+        self.input_tokens = min(self.input_tokens, counted)
+        self.least_input = min(self.input_tokens, self.least_input)
+        self.counted = True
 
     def hold(self, store: Store, draws: Sequence[Draw]) -> Hold:
         return store.hold(lines_of(draws, self.amounts(self.input_tokens, self.max_tokens), self.likely))
@@ -243,6 +271,7 @@ class Purchase:
         names = ", ".join(sorted({repr(draw.budget.name) for draw, _, _ in shortage.short()}))
         self.warnings.append(f"max_tokens was lowered from {self.max_tokens} to {fits} by budget {names}")
         self.max_tokens = fits
+        self.clamped = True
         return True
 
     # -- afterwards ---------------------------------------------------------------
@@ -254,10 +283,14 @@ class Purchase:
         assert isinstance(billed, Usage)
         if billed is NOTHING:
             return (0,) * len(taken.draws)
-        price = self.place.price
+        price = self.price
         usd = 0 if price is None else price.cost_nano(billed)
         amounts = {"usd": usd, "tokens": billed.total_tokens, "calls": 1}
         return tuple(amounts[draw.limit.unit] for draw in taken.draws)
+
+
+def _heeds(provider: object) -> bool:
+    return bool(getattr(provider, "takes_max_tokens", True))
 
 
 def _whole(value: Any) -> int:

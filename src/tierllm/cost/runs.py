@@ -86,6 +86,8 @@ class Run:
         budgets: Sequence[Budget] = (),
         **limits: Any,
     ) -> None:
+        if not isinstance(name, str) or (not limits and _is_number(name)):
+            raise ConfigError(f"client.run({name!r}): that would be its name; say hard_usd={name!r}")
         for option in limits:
             if option not in RUN_OPTIONS:
                 close = difflib.get_close_matches(option, RUN_OPTIONS, 1)
@@ -185,3 +187,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.name}: ${self._spent} in {self.calls} calls>"
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

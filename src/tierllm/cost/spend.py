@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,15 @@ from ..errors import ConfigError, StoreUnavailableError, UsageError
 from ..stores.base import Settlement
 from ..types import Request
 from .amounts import Money, spent
-from .budget import Budget, lines_of, short
+from .budget import Budget, Draw, lines_of, short
+from .budget_checks import PLACES
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
 
-__all__ = ["Spend", "asked_by", "open_spend"]
+__all__ = ["WHO", "Spend", "asked_by", "open_spend"]
+
+WHO = frozenset({"user", "tenant", "plan", "tags", "session", "route"})
 
 
 class Spend:
@@ -41,10 +44,16 @@ class Spend:
 
 @contextmanager
 def open_spend(
-    budget: Budget, amounts: Mapping[str, int], who: Mapping[str, Any], clock: Clock
+    budget: Budget, amounts: Mapping[str, int], said: Collection[str], who: Mapping[str, Any], clock: Clock
 ) -> Iterator[Spend]:
+    request = asked_by(who)
+    for limit in budget.limits:
+        if not amounts.get(limit.unit) and limit.unit != "calls" and limit.unit not in said:
+            raise ConfigError(f"{budget!r} limits {limit.unit}: say how many with spend({limit.unit}=...)")
     store, now = budget.alone_store(), clock()
-    draws = budget.draws(asked_by(who), who.get("tier", ""), who.get("deployment", ""), now, store)
+    draws: list[Draw] = []
+    if budget.holds_for(request) and _at_place(budget, who):
+        draws = budget.draws(request, who.get("tier", ""), who.get("deployment", ""), now, store)
     hold = store.hold(lines_of(draws, amounts))
     try:
         verdict = store.reserve(hold)
@@ -70,9 +79,13 @@ def open_spend(
         store.flush()
 
 
+def _at_place(budget: Budget, who: Mapping[str, Any]) -> bool:
+    return all(who.get(key) in names for key, names in budget.where.items() if key in PLACES)
+
+
 def asked_by(who: Mapping[str, Any]) -> Request:
     """The request that ``who`` stands for, where there is none."""
-    known = {"user", "tenant", "plan", "tags", "session", "route"}
+    known = WHO
     unknown = set(who) - known - {"tier", "deployment"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} names nobody: one of {', '.join(sorted(known))}")

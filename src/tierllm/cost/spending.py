@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import BudgetExceededError, StoreUnavailableError
 from ..pipeline.effects import Blocking, Handler
-from ..stores.base import Settlement
+from ..stores.base import Hold, Settlement
 from ..types import Response, Usage
-from .billing import NOTHING, Billed, billed, delivered, reported
+from .billing import LONG, NOTHING, UNKNOWN, Billed, billed, delivered, reported
+from .budget import lines_of
 from .purchase import Purchase, Shortage, Taken
 from .tokens import BIG
 
 if TYPE_CHECKING:
-    from ..stores import Hold, Store, Verdict
+    from ..stores import Store, Verdict
     from ..types import Call
     from .budget import Budget, Draw
     from .place import Place
@@ -63,7 +64,7 @@ class Spending:
             raise
         finally:
             call.params = params
-        self._settle(purchase, reported(response.usage), response=response)
+        self._settle(purchase, self._reported(purchase, response), response=response)
         await self._flush(purchase)
         return response
 
@@ -100,6 +101,24 @@ class Spending:
                 return draw.budget.refusal(draw, standing, least, now)
         return None
 
+    def outlook(self, call: Call) -> BudgetExceededError | None:
+        """The refusal that the call would meet now, as far as is known without asking a shared store."""
+        now = self.treasury.wall()
+        draws = self.draws(call)
+        purchase = Purchase(self.place, call, draws)
+        standings = tuple(self.treasury.last_seen(draw) for draw in draws)
+        while True:
+            hold = Hold("", lines_of(draws, purchase.worst()))
+            shortage = Shortage(hold, draws, standings)
+            short = list(shortage.short())
+            if not short:
+                return None
+            if not purchase.counted and purchase.size <= BIG and purchase.may_fit(shortage):
+                purchase.count()
+            elif not purchase.clamp(shortage, lowest=_lowest(call)):
+                errors = [d.budget.refusal(d, standing, amount, now) for d, standing, amount in short]
+                return next((e for e in errors if not e.steps_down), errors[0])
+
     def refuse(self, call: Call, error: BudgetExceededError) -> None:
         """Tell of a refusal that came before anything was waited for."""
         self.treasury.refused(Purchase(self.place, call, ()), error)
@@ -114,12 +133,13 @@ class Spending:
         purchase.check()
         while (shortage := await self._take(purchase)) is not None:
             if not purchase.counted and purchase.may_fit(shortage):
-                await self._count(purchase, call)
+                await self._count(purchase)
             elif not purchase.clamp(shortage, lowest=_lowest(call)):
                 raise self._refusal(purchase, call, shortage)
         if purchase.settles_tier:  # or the account's own setting might make it a dearer one
             call.params = {**call.params, "service_tier": "default"}
-        if purchase.bounded and purchase.wanted != purchase.max_tokens:
+        dropped = "max_tokens" in self.place.drop
+        if purchase.bounded and purchase.wanted != purchase.max_tokens and not dropped:
             call.params = {**call.params, "max_tokens": purchase.max_tokens}
 
     async def _take(self, purchase: Purchase) -> Shortage | None:
@@ -166,13 +186,11 @@ class Spending:
             self._flush_soon(purchase)
             purchase.taken.clear()
 
-    async def _count(self, purchase: Purchase, call: Call) -> None:
-        tokens = self.place.tokens
-        count = partial(tokens.worst, call.messages, purchase.params)
-        large = purchase.input_tokens > BIG
-        purchase.input_tokens = min(purchase.input_tokens, await Blocking(count) if large else count())
-        purchase.least_input = min(purchase.input_tokens, purchase.least_input)
-        purchase.counted = True
+    async def _count(self, purchase: Purchase) -> None:
+        if purchase.size > BIG or not self.place.tokens.loaded:
+            await Blocking(purchase.count)
+        else:
+            purchase.count()
 
     def _refusal(self, purchase: Purchase, call: Call, shortage: Shortage) -> BudgetExceededError:
         now = self.treasury.wall()
@@ -189,9 +207,25 @@ class Spending:
         if bill is None:
             assert progress is not None
             tokens, input_tokens = self.place.tokens, purchase.input_tokens
-            if not purchase.counted and input_tokens <= BIG:
+            if purchase.expected is not None:  # corrected by what this place reported before
+                input_tokens = min(input_tokens, purchase.expected.input_tokens.p50)
+            elif not purchase.counted and purchase.size <= BIG:
                 input_tokens = min(input_tokens, tokens.count(call.messages, purchase.params))
             return self._within(purchase, delivered(progress, tokens, input_tokens))
+        return bill
+
+    def _reported(self, purchase: Purchase, response: Response) -> Billed:
+        """What an answer cost. One that reports nothing is what was reserved, or more if it is longer."""
+        bill = reported(response.usage)
+        if isinstance(bill, Usage) and not bill.total_tokens and (response.text or response.tool_calls):
+            bill = UNKNOWN
+        most = purchase.max_tokens * purchase.copies
+        if bill is UNKNOWN and len(response.text.encode("utf-8", "replace")) > most:
+            counted = self.place.tokens.text(response.text[:LONG]) * len(response.text) // LONG
+            if len(response.text) <= LONG:
+                counted = self.place.tokens.text(response.text)
+            if counted > most:
+                return Usage(input_tokens=purchase.input_tokens, output_tokens=counted, estimated=True)
         return bill
 
     def _within(self, purchase: Purchase, usage: Usage) -> Usage:

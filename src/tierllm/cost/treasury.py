@@ -78,6 +78,8 @@ class Treasury:
         self._forked = False
         for each in self.stores():
             each.emit = each.emit or emit
+        if ledger is not None:
+            ledger.emit = getattr(ledger, "emit", None) or emit
 
     def store_of(self, budget: Budget) -> Store:
         return budget.store or self.store
@@ -122,24 +124,38 @@ class Treasury:
         return found
 
     def steered(self, request: Request, tiers: tuple[str, ...], caps: Sequence[Cap]) -> tuple[str, ...]:
-        """``tiers`` with the first one last, where a soft limit says that the next is to do."""
-        if len(tiers) < 2:
-            return tiers
+        """``tiers`` with those last whose soft limits say that a lower one is to do.
+
+        A limit that is not about tiers sends a call one tier down, one per tier as far as it must.
+        """
         now = self.wall()
+        start = 0
+        while start < len(tiers) - 1 and self._passed(request, tiers[start], caps, now, anyway=start == 0):
+            start += 1
+        return (*tiers[start:], *tiers[:start]) if start else tiers
+
+    def _passed(self, request: Request, tier: str, caps: Sequence[Cap], now: float, *, anyway: bool) -> bool:
+        """Whether a soft limit is passed in this tier; ``anyway``: or one that is the same in all tiers."""
         for budget in self._steering:
-            if {"deployment", "model"} & set(budget.where) or not budget.holds_for(request):
+            if {"deployment", "model"} & set(budget.where) or "deployment" in budget.per:
                 continue
-            if tiers[0] not in budget.where.get("tier", (tiers[0],)):
+            if not budget.holds_for(request) or tier not in budget.where.get("tier", (tier,)):
                 continue
-            if self._over_soft(budget.draws(request, tiers[0], "", now, self.store_of(budget))):
-                return (*tiers[1:], tiers[0])
-        for cap in caps:
-            if cap.budget is not None and _steers(cap.budget) and self._over_soft(cap.draws(now)):
-                return (*tiers[1:], tiers[0])
-        return tiers
+            if not (anyway or "tier" in budget.per or "tier" in budget.where):
+                continue
+            if self._over_soft(budget.draws(request, tier, "", now, self.store_of(budget))):
+                return True
+        own = (cap for cap in caps if anyway and cap.budget is not None and _steers(cap.budget))
+        return any(self._over_soft(cap.draws(now)) for cap in own)
 
     def _over_soft(self, draws: Sequence[Draw]) -> bool:
-        return any(d.limit.soft is not None and self.known(d).settled >= d.limit.soft for d in draws)
+        return any(d.limit.soft is not None and self.last_seen(d).settled >= d.limit.soft for d in draws)
+
+    def last_seen(self, draw: Draw) -> Standing:
+        """How an account stood when this process last drew on it: good enough for a soft limit."""
+        if draw.store.inline:
+            return draw.store.standings(lines_of((draw,)))[0]
+        return self._known.get(draw.account, Standing(0, 0))
 
     def steers(self, caps: Sequence[Cap]) -> bool:
         """Whether some soft limit on the call sends it to a lower tier once it is passed."""
@@ -150,11 +166,8 @@ class Treasury:
 
         What was settled in a calendar window never becomes less, so that old news is sound.
         """
-        if draw.store.inline:
-            return draw.store.standings(lines_of((draw,)))[0]
-        if draw.budget.window.seconds is None:
-            return self._known.get(draw.account, Standing(0, 0))
-        return Standing(0, 0)
+        sure = draw.store.inline or draw.budget.window.seconds is None
+        return self.last_seen(draw) if sure else Standing(0, 0)
 
     # -- what happened --------------------------------------------------------------
 

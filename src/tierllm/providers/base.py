@@ -27,6 +27,8 @@ class BaseProvider:
     waits = True
     vendor: str | None = None
     """Who serves the models, as price lists have it; ``None``: the one of that ``name``."""
+    takes_max_tokens = True
+    """Whether answers keep to ``max_tokens``: a hard budget asks."""
     free = False
     """Whether its calls cost nothing; a deployment's own ``price`` comes first."""
 

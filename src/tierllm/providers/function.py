@@ -53,6 +53,7 @@ class Function(BaseProvider):
     ) -> None:
         self.name = name or _name_of(fn)
         self._ask = _binding(fn, self.name)
+        self.takes_max_tokens = _heeds(fn) and (afn is None or _heeds(afn))
         self._needs_loop = _is_async(fn)
         self._blocking = afn is None and not self._needs_loop
         self._ask_async = self._ask if afn is None else _binding(afn, self.name)
@@ -173,6 +174,15 @@ def _binding(fn: Callable[..., Any], name: str) -> Callable[[Call, Invocation], 
         return fn(_messages(call), **keywords) if first else fn(**keywords)
 
     return ask
+
+
+def _heeds(fn: Callable[..., Any]) -> bool:
+    """Whether ``fn`` is told ``max_tokens`` at all."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.kind is p.VAR_KEYWORD or p.name in ("max_tokens", "params") for p in parameters)
 
 
 def _takes_messages(first: inspect.Parameter) -> bool:

@@ -84,7 +84,7 @@ class OpenAI(BaseProvider):
             )
         self.name = name
         self._clients = Clients(settings, client, async_client)
-        self.vendor = "openai" if self._clients.official else name
+        self.vendor = "openai" if self._clients.official else _vendor(self._clients.host, name)
         self._stream_usage = stream_usage
         usual = "max_completion_tokens" if self._clients.official else "max_tokens"
         self._max_tokens_param = max_tokens_param or usual
@@ -187,6 +187,13 @@ class OpenAI(BaseProvider):
 
 
 # -- around each step of the SDK ------------------------------------------------------
+
+
+def _vendor(host: str | None, name: str) -> str:
+    """Who serves the models at an address that is not OpenAI's own."""
+    if name != "openai":
+        return name
+    return "azure" if host is not None and host.endswith(".azure.com") else host or "elsewhere"
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class WrappedCall(BaseProvider):
         self.kwargs = kwargs or {}
         self.waits = not signature.is_async
         self.began = False
-        self.takes_route = signature.takes_route
+        self.takes_route = self.takes_max_tokens = signature.takes_route
         self._failures = _Failures(retry_on)
 
     def _call(self, call: Call, scope: Invocation) -> Any:
@@ -267,15 +267,26 @@ def _usage_of(value: Any) -> Usage | None:
     thought = getattr(reported, "completion_tokens_details", None) or getattr(
         reported, "output_tokens_details", None
     )
-    tier = getattr(value, "service_tier", None) or getattr(reported, "service_tier", None)
+    cached = read if read is not None else _whole(details, "cached_tokens") or 0
+    asked = given + beside
+    cached = min(cached, asked)
     return Usage(
-        input_tokens=given + beside,
+        input_tokens=asked,
         output_tokens=taken,
-        cached_input_tokens=read if read is not None else _whole(details, "cached_tokens") or 0,
-        cache_write_tokens=written or 0,
+        cached_input_tokens=cached,
+        cache_write_tokens=min(written or 0, asked - cached),
         reasoning_tokens=_whole(thought, "reasoning_tokens") or 0,
-        service_tier=tier if isinstance(tier, str) else None,
+        service_tier=_tier(value, reported),
     )
+
+
+def _tier(value: Any, reported: Any) -> str | None:
+    """The service tier that was served; Anthropic's dearer speed is one, and stands beside it."""
+    speed = getattr(reported, "speed", None)
+    if isinstance(speed, str) and speed not in ("", "standard"):
+        return speed
+    tier = getattr(value, "service_tier", None) or getattr(reported, "service_tier", None)
+    return tier if isinstance(tier, str) else None
 
 
 def _whole(reported: Any, *names: str) -> int | None:

@@ -22,7 +22,6 @@ from ..errors import (
     DeadlineExceededError,
     ProviderError,
     RejectedError,
-    RequestTooLargeError,
     ThrottledError,
 )
 from ..events import AttemptFailed, Event, ProviderMisconfigured
@@ -32,6 +31,7 @@ from ..providers.wrapped import Unprovided
 from ..types import Attempt, Response
 from .fallback import NotInTime
 from .timeouts import Pace
+from .window import Window
 
 if TYPE_CHECKING:
     from ..cost.prices import PriceBook
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..pipeline.effects import Handler, Policy
     from ..pipeline.provider import Provider
     from ..routing.tier import Deployment, Tier
-    from ..types import Call, Message, Timeouts
+    from ..types import Call, Timeouts
     from .breaker import CircuitBreaker
     from .retry import Retry
 
@@ -56,9 +56,6 @@ COMPLAIN_AGAIN_S = 60.0
 
 RECENT = 100
 """How many outcomes a place remembers for ``status()``."""
-
-DOUBT = 1.3
-"""How far an estimated count may be above the real one."""
 
 Obstacle = RejectedError | ContextWindowExceededError
 
@@ -104,7 +101,10 @@ class DeploymentLine:
             vendor=None if isinstance(provider, Unprovided) else _vendor(provider),
             price=deployment.price or (Price.free() if getattr(provider, "free", False) else None),
             context_window=deployment.context_window,
+            max_output_tokens=deployment.max_output_tokens,
             book=prices,
+            takes_max_tokens=getattr(provider, "takes_max_tokens", True),
+            drop=deployment.drop,
             default_max_tokens=getattr(treasury.books.estimator, "default_max_tokens", DEFAULT_MAX_TOKENS),
         )
         treasury.places.append(self.place)
@@ -119,6 +119,7 @@ class DeploymentLine:
             retry.too_slow_for = lambda left_s: self.pace.too_slow_for(left_s, self.clock())
             self.handler = compose([retry], self._recorded)
         self._base: Mapping[str, Any] = self._fitted({})
+        self.window = Window(self.place, tier, deployment, self._fitted)
 
     # -- before ----------------------------------------------------------------
 
@@ -126,8 +127,11 @@ class DeploymentLine:
         """For how long the provider asked to be left alone."""
         return max(0.0, self.held_until - self.clock())
 
-    def obstacle(self, call: Call) -> Obstacle | None:
-        """Why this place would not serve the call now; ``None`` where it would. Changes nothing."""
+    def obstacle(self, call: Call, *, count: bool = True) -> Obstacle | None:
+        """Why this place would not serve the call now; ``None`` where it would. Changes nothing.
+
+        ``count``: count the tokens of a long prompt where its fitting depends on that.
+        """
         now = self.clock()
         if now < self.held_until:
             left = self.held_until - now
@@ -149,8 +153,8 @@ class DeploymentLine:
             )
             error.window = window
             return error
-        if call.sizes is not None or window is not None:
-            too_large = self._too_large(call)
+        if call.sizes is not None or self.window.always:
+            too_large = self.window.too_large(call, count=count)
             if too_large is not None:
                 return too_large
         scope = call.scope
@@ -162,43 +166,6 @@ class DeploymentLine:
                     f"{self.tier.name}/{self.name}: hardly answers within {left_s:.3g} s ({why})"
                 )
         return None
-
-    def _too_large(self, call: Call) -> RequestTooLargeError | None:
-        """The refusal for a request that cannot fit into the context window, told before it is sent."""
-        window, request = self.place.context_window, call.request
-        if window is None or not request.messages:
-            return None
-        params = self._fitted(request.params) if request.params else self._base
-        output = params.get("max_tokens") or 1
-        tokens, messages = self.place.tokens, self.tier.worded(request.messages)
-        bounds = tokens.bounds(messages, params)
-        if bounds.upper + output <= window:
-            return None
-        count = bounds.lower
-        if count + output <= window:
-            count = self._counted(call, messages, params)
-        if count + output <= window:
-            return None
-        about = "" if tokens.exact else "at least "
-        return RequestTooLargeError(
-            f"{self.tier.name}/{self.name}: the input is {about}{count} tokens and max_tokens is {output}; "
-            f"the context window is {window}: shorten the request, or give a tier a larger model",
-            input_tokens=count,
-            output_tokens=output,
-            window=window,
-            counted=tokens.exact,
-        )
-
-    def _counted(self, call: Call, messages: tuple[Message, ...], params: Mapping[str, Any]) -> int:
-        """The input's tokens; of a model whose tokenizer is not known, no more than is certain."""
-        tokens = self.place.tokens
-        whole = messages is call.request.messages
-        count = call.sizes.get(tokens.encoding) if call.sizes is not None and whole else None
-        if count is None:
-            count = tokens.count(messages, params)
-            if call.sizes is not None and whole:
-                call.sizes[tokens.encoding] = count
-        return count if tokens.exact else int(count / DOUBT)
 
     def too_dear(self, call: Call) -> BudgetExceededError | None:
         """The budget's refusal that is certain already; ``None`` where there is none."""

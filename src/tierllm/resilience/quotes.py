@@ -50,7 +50,8 @@ class Quotes:
 
     def _at(self, tier_line: TierLine, call: Call, exact: bool | None) -> Estimate:
         able = [line for line in tier_line.lines if call.request.require <= line.deployment.labels]
-        obstacles = {line: line.obstacle(call) for line in able}
+        counts = exact is not False
+        obstacles = {line: line.obstacle(call, count=counts) for line in able}
         line = next((line for line in able if obstacles[line] is None), able[0])
         fit = line.fitted(call)
         quote = self.estimator.quote(
@@ -61,7 +62,7 @@ class Quotes:
             queue_s=_queue_s(tier_line, line),
             exact=exact,
         )
-        refusal = obstacles[line] or line.spending.too_dear(fit)
+        refusal = obstacles[line] or line.spending.outlook(fit)
         if refusal is None:
             return quote
         kind = "too large" if isinstance(refusal, RequestTooLargeError) else type(refusal).__name__

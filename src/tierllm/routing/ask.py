@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
@@ -25,6 +25,7 @@ __all__ = [
     "check_params",
     "read_messages",
     "scope",
+    "scoped",
     "unknown_option",
 ]
 
@@ -148,6 +149,11 @@ def scope(**options: Unpack[CallOptions]) -> Iterator[None]:
         yield
     finally:
         _defaults.reset(token)
+
+
+def scoped(names: Collection[str]) -> dict[str, Any]:
+    """What the scopes around say of these options."""
+    return {name: value for name, value in (_defaults.get() or {}).items() if name in names}
 
 
 def ask(

@@ -37,10 +37,11 @@ class Deployment:
     ``provider`` may be left out where only ``@tiered.call`` functions come, which reach theirs
     themselves.
 
-    ``name`` tells several of one model apart (``"gpt-5.2-eu"``). ``params`` fill in what a call
-    leaves out, ``drop`` names parameters this model cannot take, ``labels`` are matched by a call's
-    ``require``. ``weight`` counts where the tier chooses by weight. ``breaker``, ``retry`` and
-    ``timeouts`` replace the tier's; ``breaker=False`` means none.
+    ``name`` tells several of one model apart (``"gpt-5.2-eu"``). ``context_window`` and
+    ``max_output_tokens`` are the model's own limits; requests that do not fit are not sent.
+    ``params`` fill in what a call leaves out, ``drop`` names parameters this model cannot take,
+    ``labels`` are matched by a call's ``require``. ``weight`` counts where the tier chooses by weight.
+    ``breaker``, ``retry`` and ``timeouts`` replace the tier's; ``breaker=False`` means none.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Deployment:
         "context_window",
         "drop",
         "labels",
+        "max_output_tokens",
         "model",
         "name",
         "params",
@@ -67,6 +69,7 @@ class Deployment:
         name: str | None = None,
         price: Price | None = None,
         context_window: int | None = None,
+        max_output_tokens: int | None = None,
         params: Mapping[str, Any] | None = None,
         drop: Sequence[str] | frozenset[str] | set[str] = (),
         labels: Sequence[str] | frozenset[str] | set[str] = (),
@@ -89,7 +92,7 @@ class Deployment:
         where = f"Deployment({model!r}"
         if name is not None and (not isinstance(name, str) or not name):
             raise ConfigError(f"{where}, name={name!r}): give a name, or leave it out")
-        _check_whole(where, context_window=context_window)
+        _check_whole(where, context_window=context_window, max_output_tokens=max_output_tokens)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ConfigError(f"{where}, weight={weight!r}): give a weight above 0")
         for option, names in (("drop", drop), ("labels", labels)):
@@ -106,6 +109,7 @@ class Deployment:
         self.name = name or model
         self.price = price
         self.context_window = context_window
+        self.max_output_tokens = max_output_tokens
         self.params = dict(params or {})
         self.drop = frozenset(drop)
         self.labels = frozenset(labels)

@@ -1,0 +1,268 @@
+"""Budgets where rooms meet: prices that change, soft limits by tier, stores with and without journeys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.forms import World
+from tierllm import (
+    Budget,
+    BudgetExceededError,
+    Call,
+    ConfigError,
+    Deployment,
+    DiskStore,
+    Estimate,
+    NotConfirmedError,
+    Price,
+    RequestTooLargeError,
+    Response,
+    Tier,
+    TieredClient,
+    Usage,
+    UsageLedger,
+    scope,
+)
+from tierllm.cost.tokens import tokens_for
+from tierllm.pipeline.compose import compose, invoking
+from tierllm.pipeline.effects import Handler
+from tierllm.providers import Function
+from tierllm.stores import Hold, Verdict
+from tierllm.testing import Fail, FakeProvider, Reply
+
+CHEAP = Price(input_usd_per_mtok=2, output_usd_per_mtok=8)
+
+
+def test_a_price_that_changes_meanwhile_settles_as_it_was_reserved() -> None:
+    fake = FakeProvider()
+    w = World(
+        [Tier("gold", [Deployment("g", fake, price=CHEAP)])], budgets=[Budget(hard_usd="0.01")], fake=fake
+    )
+    w.fake.script("g", Reply("hi", usage=Usage(input_tokens=10, output_tokens=100)))
+    line = w.client._lines["gold"].lines[0]
+    place = line.place
+
+    class Meanwhile:
+        async def __call__(self, call: Call, call_next: Handler) -> Response:
+            response = await call_next(call)
+            place._price = Price(input_usd_per_mtok=9000, output_usd_per_mtok=9000)
+            return response
+
+    line._metered = compose([line.spending, Meanwhile()], invoking(w.fake))
+    w.call("Hello", max_tokens=100)
+    (left_over,) = w.client.remaining()
+    assert left_over.used == CHEAP.cost_usd(Usage(input_tokens=10, output_tokens=100))
+
+
+def test_soft_limits_of_tiers_lead_down_as_far_as_they_must() -> None:
+    fake = FakeProvider()
+    tiers = [Tier(name, [Deployment(name, fake)]) for name in ("gold", "silver", "bronze")]
+    client = TieredClient(tiers, budgets=[Budget(soft_calls=2, per="tier", on_soft="downgrade")])
+    served = [client.complete("Hello").tier for _ in range(7)]
+    assert served == ["gold"] * 2 + ["silver"] * 2 + ["bronze"] * 3
+
+
+def test_a_soft_limit_of_a_user_leads_one_tier_down() -> None:
+    fake = FakeProvider()
+    tiers = [Tier(name, [Deployment(name, fake)]) for name in ("gold", "silver", "bronze")]
+    client = TieredClient(tiers, budgets=[Budget(soft_calls=2, per="user", on_soft="downgrade")])
+    assert [client.complete("Hello", user="u").tier for _ in range(4)] == ["gold"] * 2 + ["silver"] * 2
+
+
+def test_a_rolling_soft_limit_in_a_shared_store_leads_down(tmp_path: Path) -> None:
+    fake = FakeProvider()
+    tiers = [Tier(name, [Deployment(name, fake)]) for name in ("gold", "silver")]
+    soft = Budget(soft_calls=2, window="1h", on_soft="downgrade")
+    with TieredClient(tiers, budgets=[soft], store=DiskStore(tmp_path / "state")) as client:
+        assert [client.complete("Hello").tier for _ in range(4)] == ["gold"] * 2 + ["silver"] * 2
+
+
+def test_openai_is_told_that_the_standard_service_was_reserved_for() -> None:
+    seen: list[object] = []
+    fake = FakeProvider(
+        name="openai", answer=lambda call: seen.append(call.params.get("service_tier")) or "hi"
+    )
+    with TieredClient([Tier("gold", [Deployment("gpt-5", fake)])], budgets=[Budget(hard_usd=1)]) as client:
+        client.complete("Hello")
+    with TieredClient([Tier("gold", [Deployment("gpt-5", fake)])], budgets=[Budget(hard_calls=1)]) as client:
+        client.complete("Hello")
+    assert seen == ["default", None]
+
+
+def test_the_ledger_tells_what_the_caller_did_not_get() -> None:
+    fake = FakeProvider()
+    fake.script("g", Fail.unavailable())
+    tiers = [Tier("gold", [Deployment("g", fake)], retry=False), Tier("silver", [Deployment("s", fake)])]
+    with TieredClient(tiers, budgets=[Budget(hard_tokens=600, on_exceed="clamp")]) as client:
+        client.complete("Hello", max_tokens=1000)
+        assert [e.degraded for e in client.ledger.entries(outcome="ok")] == [("tier", "max_tokens")]
+
+
+def test_a_ledger_that_is_read_only_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "usage.db"
+    with TieredClient([Tier("gold", [Deployment("g", FakeProvider())])], ledger=path) as client:
+        client.complete("Hello")
+    with pytest.raises(ConfigError, match="read only"):
+        TieredClient(client.tiers, ledger=UsageLedger(path, read_only=True))
+
+
+def test_a_stores_own_limit_says_no_before_a_shared_one_is_asked(tmp_path: Path) -> None:
+    asked: list[Hold] = []
+
+    class Watched(DiskStore):
+        def reserve(self, hold: Hold) -> Verdict:
+            asked.append(hold)
+            return super().reserve(hold)
+
+    price = Price(input_usd_per_mtok=1, output_usd_per_mtok=1000)
+    tiers = [Tier("gold", [Deployment("g", FakeProvider(), price=price)])]
+    client = TieredClient(tiers, budgets=[Budget(hard_usd=1)], store=Watched(tmp_path / "state"))
+    with client, pytest.raises(BudgetExceededError, match="max_cost_usd"):
+        client.complete("Hello", max_tokens=500, max_cost_usd="0.01")
+    assert asked == []
+
+
+GPT4 = Deployment("gpt-4", FakeProvider(name="openai"))  # a window of 8,192 tokens, by the price list
+
+
+@pytest.mark.parametrize(
+    ("tier", "prompt", "options"),
+    [
+        (Tier("gold", [GPT4]), "\N{GRINNING FACE}" * 7_900, {}),
+        (Tier("gold", [GPT4]), "short", {"max_tokens": 20_000}),
+        (
+            Tier("gold", [GPT4]),
+            "short",
+            {"tools": [{"type": "function", "function": {"name": "f", "description": "word " * 20_000}}]},
+        ),
+        (Tier("gold", [GPT4], prompt="word " * 20_000), "short", {}),
+        (Tier("gold", [GPT4], prompt=lambda messages: "word " * 20_000), "short", {}),
+        (Tier("gold", [GPT4], max_tokens=20_000), "short", {}),
+    ],
+    ids=["emoji", "max_tokens", "tools", "prompt", "made prompt", "ceiling"],
+)
+def test_whatever_makes_a_request_too_large_is_seen_before_sending(
+    tier: Tier, prompt: str, options: dict[str, object]
+) -> None:
+    with TieredClient([tier]) as client:
+        assert client.complete("short", max_tokens=10).text if tier.prompt is None else True
+        with pytest.raises(RequestTooLargeError) as caught:
+            client.complete(prompt, **options)  # type: ignore[arg-type]
+    assert caught.value.window == 8_192
+    assert (caught.value.input_tokens or 0) + (caught.value.output_tokens or 0) > 8_192
+
+
+def test_an_estimate_that_need_not_be_exact_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = type(tokens_for("gpt-4", "openai"))
+
+    def count(*_: object) -> int:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr(tokens, "count", count)
+    monkeypatch.setattr(tokens, "worst", count)
+    with TieredClient([Tier("gold", [GPT4])]) as client:
+        told = client.estimate("word " * 5_000, exact=False)
+    assert 4_000 < told.input_tokens < 12_000
+
+
+def test_very_long_prompts_are_counted_once_off_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    tokens = type(tokens_for("gpt-4", "openai"))
+    count = tokens.count
+    monkeypatch.setattr(
+        tokens, "count", lambda self, messages, params: counted.append(1) or count(self, messages, params)
+    )
+    small = Deployment("gpt-4", FakeProvider(name="openai"), context_window=1_000, name="small")
+    large = Deployment("gpt-4", FakeProvider(name="openai"), context_window=100_000, name="large")
+    with TieredClient([Tier("gold", [small, large])]) as client:
+        assert client.complete("a b c d " * 20_000, max_tokens=10).deployment == "large"
+    assert len(counted) == 1
+
+
+@pytest.mark.parametrize("where", ["params", "defaults", "extra"])
+def test_what_a_body_asks_for_is_reserved_wherever_it_stands(where: str) -> None:
+    body = {"extra_body": {"max_tokens": 5_000, "n": 3}}
+    fake = FakeProvider()
+    deployment = Deployment("g", fake, price=CHEAP, params=body if where == "params" else None)
+    tier = Tier("gold", [deployment], defaults=body if where == "defaults" else None)
+    client = TieredClient([tier], budgets=[Budget(hard_usd="0.1")])
+    with client, pytest.raises(BudgetExceededError) as caught:
+        client.complete("Hello", **({"extra": {"fake": body}} if where == "extra" else {}))
+    assert caught.value.asked is not None
+    assert caught.value.asked >= 15_000 * CHEAP.cost_usd(Usage(output_tokens=1))
+
+
+def test_a_function_that_takes_no_bound_cannot_be_under_a_hard_limit() -> None:
+    def deaf(messages: list[dict[str, object]]) -> str:
+        return "word " * 10_000
+
+    def heeds(messages: list[dict[str, object]], max_tokens: int | None = None) -> str:
+        return f"at most {max_tokens}"
+
+    def client(fn: object) -> TieredClient:
+        deployment = Deployment("f", Function(fn), price=CHEAP)  # type: ignore[arg-type]
+        return TieredClient([Tier("gold", [deployment])], budgets=[Budget(hard_usd=1)])
+
+    assert client(heeds).complete("Hello").text == "at most 4096"
+    with pytest.raises(ConfigError, match="takes no max_tokens"):
+        client(deaf).complete("Hello")
+    said = client(deaf)
+    said.complete("Hello", max_tokens=100)  # the caller's word for it, which does not hold
+    (left_over,) = said.remaining()
+    assert left_over.used > CHEAP.cost_usd(Usage(output_tokens=9_000))
+
+
+def test_usage_of_nothing_beside_a_text_is_no_usage() -> None:
+    fake = FakeProvider()
+    fake.script("g", Reply("a long answer", usage=Usage()))
+    tiers = [Tier("gold", [Deployment("g", fake)])]
+    with TieredClient(tiers, budgets=[Budget(hard_tokens=10_000)]) as client:
+        client.complete("Hello", max_tokens=1_000)
+        (left_over,) = client.remaining()
+    assert left_over.used > 1_000
+
+
+@pytest.mark.parametrize("name", ["0.05", 5])
+def test_a_run_whose_limit_was_taken_for_its_name_is_refused(name: object) -> None:
+    client = TieredClient([Tier("gold", [Deployment("g", FakeProvider())])])
+    with client, pytest.raises(ConfigError, match="say hard_usd="):
+        client.run(name)  # type: ignore[arg-type]
+
+
+def test_only_true_confirms() -> None:
+    async def asked(_: Estimate) -> bool:
+        return True
+
+    with TieredClient([Tier("gold", [Deployment("g", FakeProvider(), price=CHEAP)])]) as client:
+        for answer in ("n", "yes", 1, None, False):
+            with pytest.raises(NotConfirmedError):
+                client.complete("Hello", confirm=lambda _, answer=answer: answer)
+        assert client.complete("Hello", confirm=lambda _: True).text
+        assert client.complete("Hello", confirm=lambda estimate: asked(estimate)).text
+        with pytest.raises(ConfigError, match="give confirm="):
+            client.complete("Hello", confirm_over_usd=0)
+
+
+def test_what_remains_is_told_for_whom_the_scope_says() -> None:
+    tiers = [Tier("gold", [Deployment("g", FakeProvider())])]
+    with TieredClient(tiers, budgets=[Budget(hard_calls=5, per="user")]) as client, scope(user="u"):
+        client.complete("Hello")
+        assert [(r.bucket, r.left) for r in client.remaining()] == [("user=u", 4)]
+        assert [(r.bucket, r.left) for r in client.remaining(user="v")] == [("user=v", 5)]
+
+
+def test_an_estimate_refuses_just_what_the_call_would_be_refused() -> None:
+    agreed = {True: 0, False: 0}
+    for nano in range(100, 60_000, 1_300):
+        tiers = [Tier("gold", [Deployment("g", FakeProvider(), price=CHEAP)])]
+        with TieredClient(tiers, budgets=[Budget(hard_usd=f"{nano}e-6")]) as client:
+            refused = client.estimate("word " * 50, max_tokens=4_000).refused is not None
+            try:
+                client.complete("word " * 50, max_tokens=4_000)
+                assert not refused
+            except BudgetExceededError:
+                assert refused
+            agreed[refused] += 1
+    assert all(agreed.values())
