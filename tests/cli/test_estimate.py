@@ -151,6 +151,31 @@ class TestTiers:
 
 
 class TestModel:
+    def test_what_the_client_would_accept(self, tierllm: Command, tiers: Path, put: Put) -> None:
+        """Of the same vendor under a table of another name, and of a model that is free."""
+        tiers.write_text(
+            """
+            budgets = [{hard_usd = 5}]
+            [providers.main]
+            kind = "openai"
+            base_url = "https://api.openai.com:443/v1"
+            api_key_env = "KEY"
+            [providers.here]
+            kind = "local"
+            [[tiers]]
+            name = "gold"
+            deployments = [{model = "gpt-5.2", provider = "main"}]
+            [[tiers]]
+            name = "silver"
+            deployments = [{model = "own", provider = "here"}]
+            """
+        )
+        ran = tierllm("estimate", put("p.txt", PROMPT), "--max-tokens", "100", "--json")
+        assert (ran.code, ran.err) == (0, "")
+        told = json.loads(ran.out)["tiers"]
+        assert Decimal(told["gold"]["cost_usd"]["max"]) > 0
+        assert Decimal(told["silver"]["cost_usd"]["max"]) == 0
+
     def test_no_configuration_is_needed(self, tierllm: Command, put: Put) -> None:
         ran = tierllm("estimate", put("p.txt", PROMPT), "--model", "gpt-5-mini", "--max-tokens", "50")
         assert ran.code == 0

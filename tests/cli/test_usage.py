@@ -9,9 +9,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from tierllm.cli.usage_arguments import moment, resolved
 from tierllm.cost.ledger import Entry, UsageLedger
 
 T0 = datetime(2026, 11, 20, 10, tzinfo=UTC).timestamp()
@@ -114,6 +116,43 @@ def test_since_some_time_ago(tierllm, tmp_path):
         assert told["total"]["calls"] == calls
 
 
+NIGHT = [
+    ("2026-03-29T01:10", "30m", "2026-03-29T00:40"),
+    ("2026-10-25T09:00", "12h", "2026-10-24T21:00"),
+    ("2026-10-25T01:30", "30m", "2026-10-25T01:00"),
+    ("2026-10-25T09:00", "1d", "2026-10-24T08:00"),
+    ("2026-03-30T09:00", "1w", "2026-03-23T10:00"),
+]
+
+
+@pytest.mark.parametrize(("now", "ago", "expected"), NIGHT, ids=["spring", "hours", "autumn", "day", "week"])
+def test_ago_where_clocks_are_changed(now, ago, expected):
+    """Minutes and hours are as long as ever; a day ago is the same time of day."""
+    at = datetime.fromisoformat(f"{now}+00:00").astimezone(ZoneInfo("Europe/Berlin"))
+    found = resolved(moment(ago), at)
+    assert found is not None
+    assert found.timestamp() == datetime.fromisoformat(f"{expected}+00:00").timestamp()
+
+
+def test_names_that_a_terminal_would_obey(tierllm, tmp_path):
+    names = ["a\x1b[31mred", "a\u202eb", "a\x9b31m", "\udcff", "x" * 3_000, "ü ok"]
+    path = write(tmp_path / "l.db", *(entry(n, user=name, tenant=name) for n, name in enumerate(names)))
+    for arguments in ((), ("--format", "csv"), ("--format", "json"), ("--statement", "tenant=a\x1b[31mred")):
+        ran = tierllm("usage", path, *arguments)
+        assert ran.code == 0
+        assert all(sign == "\n" or sign.isprintable() for sign in ran.out)
+    told = json.loads(tierllm("usage", path, "--format", "json").out)
+    assert {line["user"] for line in told["lines"]} == {*names[:3], "\\udcff", *names[4:]}
+    assert "ü ok" in tierllm("usage", path, "--format", "json").out
+    assert max(map(len, tierllm("usage", path).out.splitlines())) < 160
+
+
+def test_a_name_that_is_no_utf_8_can_be_asked_for(tierllm, tmp_path):
+    path = write(tmp_path / "l.db", entry(1, user="\udcff"), entry(2))
+    told = json.loads(tierllm("usage", path, "--where", "user=\udcff", "--format", "json").out)
+    assert told["total"]["calls"] == 1
+
+
 STATEMENT = """\
 Usage of tenant acme, from 2026-11-01 until 2026-12-01
 
@@ -187,6 +226,9 @@ def test_advice(tierllm, ledger):
         (("--statement", "user=a"), 1, "tenant=NAME"),
         (("--statement", "tenant=a", "--rate", "0"), 2, "above 0"),
         (("--statement", "tenant=a", "--rate", "2"), 1, "a dollar is a dollar"),
+        (("--statement", "tenant=a", "--currency", "usd", "--rate", "2"), 1, "a dollar is a dollar"),
+        (("--statement", "tenant=a", "--currency", "EUR", "--rate", "1e40"), 1, "EUR for a dollar"),
+        (("--statement", "tenant=a", "--currency", "=X()", "--rate", "2"), 1, "give its code"),
         (("--rate", "2"), 1, "--rate does not go"),
         (("--forecast", "--since", "7d"), 1, "--since does not go"),
         (("--advice", "--format", "csv"), 1, "csv does not go"),

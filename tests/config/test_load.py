@@ -155,6 +155,10 @@ def test_several_problems_are_listed_together(write):
         'api_key_env = "sk-verysecret"',
         'api_key_env = ["OPENAI_API_KEY", "AIzaverysecret"]',
         'base_url = "https://user:verysecret@host/v1"',
+        'base_url = "https://host/v1?api_key=verysecret"',
+        'base_url = "https://host/v1?x=1&Access-Token=verysecret"',
+        'openai_api_key = "verysecret"',
+        'client_secret = "verysecret"',
         'organization = ["verysecret"]',
         'stream_usage = "verysecret"',
     ],
@@ -173,6 +177,14 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(write, line):
         "params = {max_tokens = {x = ['verysecret): ']}}",
         "params = {stop = ['verysecret', 1]}",
         "params = {authorization = 'verysecret'}",
+        "params = {access_token = 'verysecret'}",
+        "params = {client_secret = 'verysecret'}",
+        "params = {openai_api_key = 'verysecret'}",
+        "params = {extra_headers = {Authorization = 'verysecret'}}",
+        "params = {extra_headers = {X-Ours = 'Bearer verysecret'}}",
+        "params = {extra_headers = {x-api-key = 'verysecret'}}",
+        "params = {extra_body = {deeper = [{api_key = 'verysecret'}]}}",
+        "params = {anything = 'sk-verysecret-0123456789'}",
         "drop = ['verysecret', '']",
         "name = 'verysecret'\nparams = {seed = 1.5}",
     ],
@@ -181,6 +193,30 @@ def test_what_refuses_a_value_does_not_repeat_it(write, line):
     message = refusal(write(MINIMAL + line))
     assert "verysecret" not in message
     assert "tiers[0].deployments[0]" in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "params = {prompt_cache_key = 'abc', max_completion_tokens = 5, stop_token_ids = [1]}",
+        "params = {tools = [{properties = {password = {type = 'string'}, token = {type = 'string'}}}]}",
+        "params = {user = 'basic plan', logit_bias = {'50256' = -100}}",
+    ],
+    ids=["names", "schema", "words"],
+)
+def test_what_only_sounds_like_a_secret_may_stand_there(write, line):
+    assert Config.load(write(MINIMAL + line)).tiers[0].deployments[0].params
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("a\0b", "there is a zero byte in it"), ("digits.toml", "there is a number with too many digits in it")],
+    ids=["nul", "digits"],
+)
+def test_what_python_itself_refuses(tmp_path, monkeypatch, path, told):
+    monkeypatch.chdir(tmp_path)
+    Path("digits.toml").write_text(f"x = 1{'0' * 5_000}\n{MINIMAL}")
+    assert told in refusal(path)
 
 
 @pytest.mark.parametrize("kind", ["", "directory", "latin-1", "unreadable"])

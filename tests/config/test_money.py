@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 
 from config.conftest import Write
 from stores.ground import Server
-from tierllm import BudgetExceededError, ConfigError, TieredClient
+from tierllm import BudgetExceededError, ConfigError, Deployment, Tier, TieredClient
 from tierllm.config import Config, Finding, check
 from tierllm.cost.budget import Budget
-from tierllm.cost.ledger import UsageLedger
+from tierllm.cost.ledger import Entry, UsageLedger
+from tierllm.events import Event, StoreTrouble
 from tierllm.stores import DiskStore, MemoryStore, RedisStore
 from tierllm.testing import FakeClock, FakeProvider
 
@@ -136,6 +138,8 @@ class TestBudgets:
             ("", "budgets[0]: give it a limit, such as hard_usd=10"),
             ("hard_usd = -1", "budgets[0].hard_usd: give dollars, 0 or more"),
             ("hard_usd = 'a lot'", "budgets[0].hard_usd: give dollars, 0 or more"),
+            ("hard_usd = '1e-12'", "budgets[0].hard_usd: give a nano-dollar at least, or 0"),
+            ("hard_usd = 1\nsoft_usd = 1e-10", "budgets[0].soft_usd: give a nano-dollar at least, or 0"),
             ("hard_usd = true", "budgets[0].hard_usd: should be a whole number, or a number, or a string"),
             ("hard_tokens = 1.5", "budgets[0].hard_tokens: should be a whole number"),
             ("hard_usd = 1\nsoft_usd = 2", "budgets[0].soft_usd: give less than hard_usd=1"),
@@ -255,6 +259,19 @@ class TestStores:
                 "kind = 'redis'\nurl_env = 'redis://:verysecret@h'",
                 "store.url_env: should be the name of an",
             ),
+            ("kind = 'redis'\nurl = 'redis://verysecret@h'", "store.url: should hold no password; "),
+            (
+                "kind = 'redis'\nurl = 'rediss://h?ssl_password=verysecret'",
+                "store.url: should hold no password; ",
+            ),
+            ("kind = 'redis'\nurl = 'REDIS://localhost'", "store.url: should be an address such as redis://"),
+            ("kind = 'redis'\nurl = 'redis://h:99999'", "store.url: should be an address such as redis://"),
+            ("kind = 'redis'\nurl = 'redis://h/abc'", "store.url: should be an address such as redis://"),
+            ("kind = 'redis'\nurl = 'redis://h?db=x'", "store.url: should be an address such as redis://"),
+            ("kind = 'redis'\nurl = 'redis://h?foo=1'", "store.url: should have no other options"),
+            ("kind = 'redis'\nlease_s = 1e300", "store.lease_s: should be less than or equal to 86400"),
+            ("kind = 'disk'\ndirectory = 'x'\ntimeout_s = 1e300", "store.timeout_s: should be less than"),
+            ('kind = "disk"\ndirectory = "a\\u0000"', "store.directory: should be a path, without a zero"),
             ("kind = 'redis'\nurl = 'redis://h'\nurl_env = 'X'", "store: give url or url_env, not both"),
         ],
     )
@@ -306,10 +323,47 @@ class TestLedgers:
             ("ledger = true\n", "ledger: should be a table, or false for none"),
             ("[ledger]\nretention_days = 0\n", "ledger.retention_days: should be greater than 0"),
             ("[ledger]\npaht = 'x'\n", "ledger.paht: there is no such key; did you mean 'path'?"),
+            ('[ledger]\npath = "a\\u0000b"\n', "ledger.path: should be a path, without a zero byte"),
+            ("[ledger]\npath = '~no-such-user/x'\n", "ledger.path: should begin with the home of a user"),
         ],
     )
     def test_what_makes_no_sense(self, text: str, told: str) -> None:
         assert refusal(text).startswith(f"the configuration: {told}")
+
+    def test_its_directory_is_made(self, write: Write, tmp_path: Path) -> None:
+        with TieredClient.from_file(write('[ledger]\npath = "logs/usage.db"\n' + TIERS)) as client:
+            client.complete("hi")
+        assert (tmp_path / "logs" / "usage.db").is_file()
+        assert stat.S_IMODE((tmp_path / "logs").stat().st_mode) == 0o700
+
+    def test_it_goes_by_the_time_of_its_rows(self, write: Write) -> None:
+        path = write('[ledger]\npath = "usage.db"\nretention_days = 30\n' + TIERS)
+        with TieredClient.from_file(path, clock=FakeClock()) as client:
+            client.complete("hi")
+            assert client.usage().calls == 1
+        memory = config_of("[ledger]\nretention_days = 30\n")
+        with TieredClient.from_config(memory, clock=FakeClock()) as client:
+            client.complete("hi")
+            assert client.usage().calls == 1
+
+    def test_the_client_tells_of_its_trouble(self, write: Write) -> None:
+        heard: list[Event] = []
+        config = Config.load(write('[ledger]\npath = "usage.db"\n' + TIERS))
+        with TieredClient.from_config(config, listeners=[heard.append]) as client:
+            client.ledger.post(Entry(id="bad", trace_id="t", at=-1.0))
+            assert client.ledger.flush()
+        assert [event.store for event in heard if isinstance(event, StoreTrouble)] == ["ledger"]
+
+    def test_a_change_of_directory_moves_nothing(
+        self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write('[ledger]\npath = "usage.db"\n' + TIERS)
+        monkeypatch.chdir(tmp_path)
+        config = Config.load("tierllm.toml")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        TieredClient.from_config(config).close()
+        assert (tmp_path / "usage.db").is_file()
 
     def test_a_place_where_it_cannot_be(self, write: Write) -> None:
         config = Config.load(write('[ledger]\npath = "/dev/null/usage.db"\n' + TIERS))
@@ -386,6 +440,10 @@ class TestPrices:
                 "prices.models.m.input_usd_per_mtok: give dollars per million tokens",
             ),
             (
+                f"{PRICE}\n[prices.models.m.above.200_000]\n{PRICE}\n[prices.models.m.above.200000]\n{PRICE}",
+                "prices.models.m.above: should have each number of input tokens once",
+            ),
+            (
                 f"{PRICE}\n[prices.models.m.above.many]\n{PRICE}",
                 "prices.models.m.above.many: should be a number of input tokens",
             ),
@@ -420,13 +478,61 @@ class TestOverrides:
         check(Config.load(write(self.FULL)), NO_ENVIRONMENT)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["tierllm.toml"]
 
-    def test_the_client_closes_store_and_ledger(self, write: Write) -> None:
+    def test_the_client_closes_store_and_ledger(self, write: Write, tmp_path: Path) -> None:
         client = TieredClient.from_file(write(self.FULL))
         client.complete("hi")
         store = client._treasury.store
         assert isinstance(store, DiskStore)
+        ledger = client._treasury.ledger
+        assert ledger is not None
+        assert ledger.flush()
+        files = {file.name for file in tmp_path.iterdir()}
+        assert {"usage.db", "usage.db-wal"} <= files
         client.close()
         assert store._books is None
+        assert not {file.name for file in tmp_path.iterdir()} & {"usage.db-wal", "usage.db-shm"}
+
+    @pytest.mark.parametrize("how", ["seen before", "seen by the client"])
+    def test_a_client_that_is_refused_leaves_nothing_open(
+        self, write: Write, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unpriced = self.FULL.replace("hard_calls = 5", "hard_usd = 5")
+        unpriced = unpriced.replace("price = {input_usd_per_mtok = 1, output_usd_per_mtok = 10}\n", "")
+        path = write(unpriced)
+        standing_in = {} if how == "seen before" else {"fake": FakeProvider(name="fake")}
+        closed: list[UsageLedger] = []
+        close = UsageLedger.close
+        monkeypatch.setattr(UsageLedger, "close", lambda self: (closed.append(self), close(self)))
+        with pytest.raises(ConfigError, match=r"no price is known for .?big.?, and budget"):
+            TieredClient.from_config(Config.load(path), providers=standing_in)
+        if how == "seen before":
+            assert [file.name for file in tmp_path.iterdir()] == ["tierllm.toml"]
+        else:
+            assert len(closed) == 1
+            assert not (tmp_path / "usage.db-wal").exists()
+
+    @pytest.mark.parametrize(
+        "budget", [Budget(hard_usd=1), Budget(hard_calls=1, where={"tier": "golf"})], ids=["price", "place"]
+    )
+    def test_a_client_that_refuses_itself_closes_the_ledger_it_made(
+        self, tmp_path: Path, budget: Budget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[UsageLedger] = []
+        close = UsageLedger.close
+        monkeypatch.setattr(UsageLedger, "close", lambda self: (closed.append(self), close(self)))
+        tiers = [Tier("gold", [Deployment("no-such-model", FakeProvider())])]
+        with pytest.raises(ConfigError):
+            TieredClient(tiers, budgets=[budget], ledger=tmp_path / "usage.db")
+        assert len(closed) == 1
+        assert [file.name for file in tmp_path.iterdir()] == ["usage.db"]  # and no log beside it
+
+    def test_a_refused_client_does_not_close_what_is_the_callers(self, write: Write, tmp_path: Path) -> None:
+        ours = UsageLedger(tmp_path / "ours.db")
+        ours.close = lambda: pytest.fail("closed")  # type: ignore[method-assign]
+        with pytest.raises(ConfigError):
+            TieredClient.from_file(write(self.FULL), ledger=ours, deadline_s=-1)
+        del ours.close
+        ours.close()
 
 
 SOUND = (
@@ -481,34 +587,6 @@ class TestFindings:
                 "tiers[0].deployments[0].price",
                 "no price is known for big: its calls have no cost_usd",
                 id="no price",
-            ),
-            pytest.param(
-                lambda c, b, d: b.update(where={"tier": ["gold", "slver"]}),
-                "error",
-                "budgets[0].where.tier",
-                "there is no tier 'slver'; did you mean 'silver'?",
-                id="where: tier",
-            ),
-            pytest.param(
-                lambda c, b, d: b.update(where={"deployment": "bigg"}),
-                "error",
-                "budgets[0].where.deployment",
-                "there is no deployment 'bigg'; did you mean 'big'?",
-                id="where: deployment",
-            ),
-            pytest.param(
-                lambda c, b, d: b.update(where={"model": "xyz"}),
-                "error",
-                "budgets[0].where.model",
-                "there is no model 'xyz'; known are big, small",
-                id="where: model",
-            ),
-            pytest.param(
-                lambda c, b, d: b.update(where={"tier": "gold", "model": "small"}),
-                "error",
-                "budgets[0].where",
-                "the budget never holds",
-                id="where: nowhere",
             ),
             pytest.param(
                 lambda c, b, d: c.pop("store"),
@@ -586,6 +664,13 @@ class TestFindings:
                 "without a path the ledger is in memory",
                 id="retention without a path",
             ),
+            pytest.param(
+                lambda c, b, d: c.update(ledger={"path": "usage.db", "max_rows": 5}),
+                "warning",
+                "ledger.max_rows",
+                "it is for a ledger in memory",
+                id="max_rows with a path",
+            ),
         ],
     )
     def test_each_is_found_by_itself(self, change: Change, severity: str, key: str, words: str) -> None:
@@ -627,6 +712,55 @@ class TestFindings:
     def test_what_is_sound_is_left_alone(self, change: Change) -> None:
         assert found(change) == []
 
+    @pytest.mark.parametrize(
+        ("where", "told"),
+        [
+            (
+                {"tier": ["gold", "slver"]},
+                "budgets[0].where.tier: there is no such tier; did you mean 'silver'?",
+            ),
+            (
+                {"deployment": "bigg"},
+                "budgets[0].where.deployment: there is no such deployment; did you mean 'big'?",
+            ),
+            ({"model": "xyz"}, "budgets[0].where.model: there is no such model; known are big, small"),
+            ({"tier": "gold", "model": "small"}, "budgets[0].where: no deployment is all that is said here"),
+        ],
+        ids=["tier", "deployment", "model", "nowhere"],
+    )
+    @pytest.mark.parametrize("mode", ["enforce", "observe"])
+    def test_a_budget_that_would_never_hold_is_refused(self, where: Any, told: str, mode: str) -> None:
+        data = tomllib.loads(SOUND)
+        data["budgets"][0] |= {"where": where, "mode": mode}
+        with pytest.raises(ConfigError) as caught:
+            Config.parse(data)
+        assert str(caught.value).startswith(f"the configuration: {told}")
+        name = next(iter(where))
+        with pytest.raises(ConfigError, match=f"there is no {name} |never holds"):
+            TieredClient.from_config(config_of(""), budgets=[Budget(hard_calls=1, where=where)], ledger=False)
+
+    @pytest.mark.parametrize(
+        ("provider", "model"),
+        [
+            ({"kind": "local"}, "anything"),
+            ({"kind": "openai", "base_url": "https://api.openai.com:443/v1"}, "gpt-5-mini"),
+            ({"kind": "openai", "api_key_env": "KEY_A"}, "gpt-5-mini"),
+        ],
+        ids=["local", "port", "openai"],
+    )
+    def test_what_the_client_has_a_price_for_has_one_here(
+        self, provider: dict[str, Any], model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KEY_A", "a")
+        data = tomllib.loads(SOUND)
+        data.pop("store")
+        data["providers"] = {"ours": provider}
+        data["tiers"][0]["deployments"] = [{"model": model, "provider": "ours"}]
+        config = Config.parse(data)
+        assert not [finding for finding in check(config) if finding.key.endswith(".price")]
+        with TieredClient.from_config(config) as client:
+            assert client._treasury.places[0].price is not None
+
     def test_an_error_of_check_is_one_of_the_client(self) -> None:
         data = tomllib.loads(SOUND)
         without_price(data)
@@ -642,4 +776,7 @@ class TestFindings:
         keys = {"KEY_A": "a", "KEY_B": "b"}
         assert not [f for f in check(Config.parse(data), keys) if f.key.startswith("budgets")]
         data["budgets"][0]["where"] = {"deployment": "big#3"}
-        assert [f for f in check(Config.parse(data), keys) if f.key.startswith("budgets")]
+        with pytest.raises(
+            ConfigError, match=r"budgets\[0\]\.where\.deployment: there is no such deployment"
+        ):
+            Config.parse(data)

@@ -57,7 +57,7 @@ def test_limits_that_are_always_reached(calls, refused, expected):
 
 
 def tier(name: str, usd: str, tokens: int = 1_000) -> UsageLine:
-    return line(100, group={"tier": name}, cost_usd=Decimal(usd), input_tokens=tokens)
+    return line(100, group={"tier": name}, cost_usd=Decimal(usd), output_tokens=tokens)
 
 
 def route(calls: int = 100, *, output: int = 100, usd: str = "10", unpriced: int = 0) -> UsageLine:
@@ -97,6 +97,49 @@ def test_the_step_proposed_is_the_smallest_that_helps_and_its_saving_is_reckoned
     assert found.saves_usd == Decimal(10) - Decimal("0.0002") * 10_000
     assert "$8.00" in found.text
     assert "(100 tokens" in found.text
+
+
+PRICE = (Decimal("1E-6"), Decimal("8E-6"))
+
+
+def used(tier: str, route: str, each_input: int, each_output: int, share: str = "1") -> list[Entry]:
+    usd = (PRICE[0] * each_input + PRICE[1] * each_output) * Decimal(share)
+    return [
+        Entry(
+            id=f"{tier}-{route}-{n}",
+            trace_id="t",
+            at=float(n),
+            tier=tier,
+            route=route,
+            input_tokens=each_input,
+            output_tokens=each_output,
+            cost_usd=usd,
+        )
+        for n in range(200)
+    ]
+
+
+@pytest.mark.parametrize("share", ["1", "0.1"], ids=["same-price", "cheaper"])
+def test_tokens_are_compared_by_their_kinds(share):
+    """Input is cheaper than output: a tier of long prompts is not a cheaper tier for that."""
+    ledger = UsageLedger()
+    for one in (*used("gold", "yesno", 10, 90), *used("silver", "rag", 10_000, 90, share)):
+        ledger.post(one)
+    found = [one for one in advice_on(ledger) if one.kind == "cheaper_tier"]
+    assert found == []  # nobody knows what so much output would have cost there
+    for one in used("silver", "short", 20, 90, share):
+        ledger.post(one)
+    found = [one for one in advice_on(ledger) if one.kind == "cheaper_tier" and one.subject == "yesno"]
+    assert len(found) == (share == "0.1")
+    for one in found:  # never more than is sure: 90 tokens of output in each, and half the input
+        assert one.saves_usd is not None
+        assert 0 < one.saves_usd <= 200 * (10 * PRICE[0] + 90 * PRICE[1]) * Decimal("0.9")
+
+
+def test_what_a_cache_took_off_is_not_taken_for_a_low_price():
+    costs = {"cost_usd": Decimal("0.01"), "list_usd": Decimal("1.00")}
+    cached = line(100, group={"tier": "silver"}, output_tokens=1_000, **costs)
+    assert told(routes=[route()], tiers=[TIERS[0], cached]) == []
 
 
 def test_what_caches_saved():

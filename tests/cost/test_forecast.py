@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import random
 from datetime import UTC, date, datetime, timedelta
@@ -200,3 +201,27 @@ def test_a_pace_never_falls_in_the_past_nor_after_the_reset(used, limit, now, re
         assert made.falls_at >= now
         assert math.isfinite(made.falls_at)
         assert resets_at is None or made.falls_at < resets_at or used >= limit
+
+
+def test_a_period_to_come_has_its_own_days_only():
+    noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    daily = {noon.date() - timedelta(days=n): Decimal(10) for n in range(1, 31)}
+    made = forecast(daily, now=noon, since=date(2026, 12, 1), until=date(2027, 1, 1))
+    assert (made.spent, made.expected) == (0, 310)
+    assert [made.days[0][0], made.days[-1][0]] == [date(2026, 12, 1), date(2026, 12, 31)]
+    assert made.falls_on(Decimal(15)) == date(2026, 12, 2)
+    assert forecast(daily, now=noon, since=date(2026, 12, 1)) == made
+    with pytest.raises(ConfigError, match="ends after it begins"):
+        forecast(daily, now=noon, since=date(2026, 12, 1), until=date(2026, 12, 1))
+
+
+@pytest.mark.parametrize("precision", [6, 28])
+@pytest.mark.parametrize("usd", ["123.456789012345", "1E+20", "1E+300"])
+def test_any_amount_will_do_in_any_decimal_context(usd, precision):
+    noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    daily = {noon.date() - timedelta(days=n): Decimal(usd) for n in range(31)}
+    with decimal.localcontext(prec=precision):
+        made = forecast(daily, now=noon)
+        again = pace(used=Decimal(usd), limit=Decimal(usd) * 3, began_at=0, now=60.0, resets_at=120.0)
+    assert made.spent == 20 * Decimal(usd)
+    assert again.ends_at_amount == 2 * Decimal(usd)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tierllm.cost.ledger import Entry, UsageLedger
-from tierllm.cost.ledger_database import LedgerDatabase, _connected, _inode, _is_new, _make
+from tierllm.cost.ledger_database import LedgerDatabase, _inode, _make, connected, is_new
 from tierllm.cost.ledger_file import INSERT
 from tierllm.cost.ledger_row import row_of
 from tierllm.errors import ConfigError, StoreUnavailableError
@@ -122,6 +122,7 @@ def test_a_locked_file_keeps_rows_waiting_in_order(ledger, path, events):
             ledger.post(entry(number))
             assert not ledger.flush()
         assert ids(ledger) == []  # what can be read is what was written
+        assert ledger.waiting == 3
         other.execute("ROLLBACK")
     assert ledger.flush()
     assert ids(ledger) == ["e0", "e1", "e2"]
@@ -223,8 +224,139 @@ def test_without_a_listener_trouble_is_logged(ledger, path, caplog):
 # -- damage --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "header"])
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def damage(path: Path) -> None:
+    """All but the header is gone."""
+    with open(path, "r+b") as file:
+        file.seek(100)
+        file.write(b"no database at all" * (path.stat().st_size // 18))
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes\n" * 200, b'{"a": 1}' * 500, b"x"], ids=["notes", "json", "x"]
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(path, content):
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"no usage ledger, and not touched|something else"):
+            UsageLedger(path)
+    assert [file.name for file in path.parent.iterdir()] == ["usage.db"]
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_something_else_that_came_meanwhile_is_left_alone(ledger, path, events):
+    ledger.post(entry(1))
+    assert ledger.flush()
+    ledger.close()
+    path.unlink()
+    path.write_bytes(b"my notes\n" * 200)
+    ledger.post(entry(2))
+    assert not ledger.flush()
+    assert ledger.waiting == 1
+    assert path.read_bytes() == b"my notes\n" * 200
+    path.unlink()
+
+
+def test_damage_that_only_readers_meet_is_put_aside_by_the_next_flush(path, events):
+    ledger = UsageLedger(path)
+    for number in range(20_000):
+        ledger.post(entry(number, user=f"u{number % 50}"))
+    ledger.close()
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096))
+    ledger = UsageLedger(path)
+    ledger.emit = events.append
+    ledger.post(entry("before", at=30_000.0))
+    with pytest.raises(StoreUnavailableError, match="malformed"):
+        ledger.total()
+    ledger.post(entry("after", at=30_001.0))
+    assert ids(ledger) == ["eafter"]
+    assert "damaged" in events[0].text
+    assert path.with_name("usage.db.damaged-1").exists()
+    ledger.close()
+
+
+def test_a_reader_in_doubt_of_a_sound_file_changes_nothing(ledger, path):
+    ledger.post(entry(1))
+    assert ledger.flush()
+    ledger._rows._database.suspected = True
+    ledger.post(entry(2))
+    assert ids(ledger) == ["e1", "e2"]
+
+
+def test_of_a_link_what_it_points_to_is_put_aside(tmp_path, path):
+    real = tmp_path / "volume" / "real.db"
+    real.parent.mkdir()
+    path.symlink_to(real)
+    with closing(UsageLedger(path)) as ledger:
+        for number in range(2_000):
+            ledger.post(entry(number))
+    damage(real)
+    with closing(UsageLedger(path)) as ledger:
+        ledger.post(entry("new"))
+        assert ids(ledger) == ["enew"]
+    assert path.is_symlink()
+    assert sorted(file.name for file in real.parent.iterdir()) == ["real.db", "real.db.damaged-1"]
+
+
+# -- where it is ---------------------------------------------------------------------
+
+
+def test_a_change_of_directory_does_not_move_it(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    with closing(UsageLedger("usage.db")) as ledger:
+        ledger.post(entry(1))
+        assert ledger.flush()
+        monkeypatch.chdir(tmp_path / "b")
+        ledger.post(entry(2))
+        assert ids(ledger) == ["e1", "e2"]
+    assert ids_in(tmp_path / "a" / "usage.db") == ["e1", "e2"]
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", ":memory:"], ids=["empty", "nul", "memory"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_path_that_can_be_no_file(tmp_path, monkeypatch, name, read_only):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="path"):
+        UsageLedger(name, read_only=read_only)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_statement_adds_up_while_others_write(path):
+    stop = threading.Event()
+
+    def write() -> None:
+        with closing(UsageLedger(path)) as writer:
+            number = 0
+            while not stop.is_set():
+                writer.post(entry(number, tenant="a"))
+                writer.flush()
+                number += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with closing(UsageLedger(path)) as ledger:
+            for _ in range(100):
+                made = ledger.statement(tenant="a")
+                assert sum(line.cost_usd for line in made.lines) == made.total.cost_usd
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("damage", "when"),
+    [
+        ("garbage", "before"),
+        ("garbage", "meanwhile"),
+        ("truncated", "before"),
+        ("truncated", "meanwhile"),
+        ("header", "meanwhile"),
+    ],
+)
 def test_a_damaged_file_is_put_aside_and_begun_afresh(path, events, damage, when):
     ledger = UsageLedger(path)
     ledger.emit = events.append
@@ -318,6 +450,28 @@ def test_a_path_that_cannot_be_a_ledger(tmp_path, where):
         UsageLedger(tmp_path / where)
 
 
+def test_who_may_not_write_in_the_directory_is_told_what_to_do(path, monkeypatch):
+    UsageLedger(path).close()
+
+    def refuse(*_: object) -> bool:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+        raise error
+
+    monkeypatch.setattr("tierllm.cost.ledger_reader.is_new", refuse)
+    with pytest.raises(StoreUnavailableError, match="write to its directory, or be given a copy"):
+        UsageLedger(path, read_only=True)
+
+
+def test_a_file_that_was_there_keeps_its_mode(path):
+    path.touch(mode=0o640)
+    path.chmod(0o640)
+    with closing(UsageLedger(path)) as ledger:
+        ledger.post(entry(1))
+        assert ledger.flush()
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o640}
+
+
 def test_a_reader_makes_no_file(path):
     with pytest.raises(ConfigError, match="no usage ledger"):
         UsageLedger(path, read_only=True)
@@ -406,19 +560,19 @@ def test_a_file_that_is_being_made_is_never_taken_for_something_else(path):
     for steps in range(8):
         file = path.with_name(f"{steps}.db")
         file.touch()
-        with closing(_connected(str(file), "rw", 0.25)) as connection:
+        with closing(connected(str(file), "rw", 0.25)) as connection:
             left = steps
 
             def made_meanwhile(_statement: str, file: Path = file) -> None:
                 nonlocal left
                 left -= 1
                 if left == 0:
-                    with closing(_connected(str(file), "rw", 0.0)) as other:
+                    with closing(connected(str(file), "rw", 0.0)) as other:
                         _make(other)
 
             connection.set_trace_callback(made_meanwhile)
             try:
-                _is_new(connection, str(file))
+                is_new(connection, str(file))
             except sqlite3.OperationalError:
                 pass  # locked: it is tried again later
             connection.set_trace_callback(None)
@@ -474,13 +628,57 @@ def test_a_fork_shares_the_file_and_nothing_else(path, end):
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+FORKED_BEFORE = """
+from tierllm.cost.ledger import Entry, UsageLedger
+ledger = UsageLedger(sys.argv[1])
+def row(name): return Entry(id=name, trace_id="t", at=1000.0)
+for number in range(5000):
+    ledger.post(row(f"before{number}"))
+assert ledger.flush()
+reading = ledger.entries()  # half-way while the process forks
+assert next(reading).id == "before0"
+go, gone = os.pipe()
+done, finished = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(gone)
+    ledger.post(row("child-first")); assert ledger.flush()
+    os.write(finished, b"x")
+    os.read(go, 1)  # until the parent has closed the ledger, or is no more
+    for number in range(50):
+        ledger.post(row(f"child{number}")); assert ledger.flush()
+    assert sum(1 for _ in reading) == 4999
+    if sys.argv[2] == "close":
+        ledger.close()
+    print("written", flush=True)
+    os._exit(0)
+os.read(done, 1)
+if sys.argv[2] == "exit":
+    os._exit(0)
+assert sum(1 for _ in reading) == 4999
+ledger.close()
+os.close(gone)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "leave", "exit"])
+def test_a_child_goes_on_writing_when_its_parent_has_closed_or_is_no_more(path, end):
+    process = python(FORKED_BEFORE, path, end)
+    assert process.communicate(timeout=60)[0] == "written\n"
+    assert process.returncode == 0
+    with closing(UsageLedger(path, read_only=True)) as reader:
+        assert reader.total().calls == 5_051
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_processes_that_find_damage_at_once_put_it_aside_once(path):
     ledger = UsageLedger(path)
     for number in range(2_000):
         ledger.post(entry(number))
     ledger.close()
-    with open(path, "r+b") as file:
-        file.write(b"no database at all" * 10)
+    damage(path)
     processes = [python(WRITER, path, f"p{n}", 100) for n in range(4)]
     for process in processes:
         process.communicate(timeout=60)
@@ -504,8 +702,7 @@ def test_the_log_of_a_damaged_file_is_put_aside_with_it(path, tmp_path):
     for end in ("", "-wal"):
         Path(f"{killed}{end}").write_bytes(Path(f"{path}{end}").read_bytes())
     writer.close()
-    with open(killed, "r+b") as file:
-        file.write(b"no database at all" * 10)
+    damage(killed)
     with closing(UsageLedger(killed)) as ledger:
         ledger.post(entry("new"))
         assert ids(ledger) == ["enew"]

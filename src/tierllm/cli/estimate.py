@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from .prompts import Asked, Batch, PromptError, read
 if TYPE_CHECKING:
     from ..client import TieredClient
     from ..cost.batch_estimate import BatchEstimate
-    from ..cost.estimate import Estimate, Tokens
+    from ..cost.estimate import Cost, Estimate, Tokens
     from ..cost.price import Price
     from .arguments import Commands
 
@@ -27,6 +27,8 @@ __all__ = ["add"]
 
 HERE = "tierllm.toml"
 WRONG_INPUT = 2
+MILLIONTH = Decimal("0.000001")
+PRECISE = Context(prec=60)
 
 
 def add(commands: Commands) -> None:
@@ -94,7 +96,10 @@ def _client(file: str) -> TieredClient:
     from ..testing import FakeProvider
 
     config = Config.load(file)
-    nobody = {name: FakeProvider(name=name) for name in config.used()}  # prices are found by vendor
+    nobody = {}
+    for name, source in config.used().items():  # prices are found as for those that they stand in for
+        nobody[name] = fake = FakeProvider(name=name)
+        fake.vendor, fake.free = source.vendor(name), source.free
     return TieredClient(**config.arguments(providers=nobody, store=None, ledger=False))
 
 
@@ -176,7 +181,7 @@ def _told(lines: Sequence[Line], batch: bool) -> Iterator[str]:
                 ", ".join(line.models),
                 f"{'' if asked.exact else '~'}{asked.p50:,}",
                 *(f"{getattr(answer, q):,}" for q in spread),
-                *("-" if cost is None else f"{getattr(cost, q):,.6f}" for q in spread),
+                *("-" if cost is None else f"{_shown(cost, q):,.6f}" for q in spread),
             ]
         )
     if batch:
@@ -186,6 +191,12 @@ def _told(lines: Sequence[Line], batch: bool) -> Iterator[str]:
         rows = [row[1:] for row in rows]
     yield as_table(rows, numbers=7)
     yield from _notes(lines)
+
+
+def _shown(cost: Cost, q: str) -> Decimal:
+    """To a millionth of a dollar; the worst case is never shown as less than it is."""
+    usd: Decimal = getattr(cost, q)
+    return usd.quantize(MILLIONTH, ROUND_CEILING if q == "max" else ROUND_HALF_EVEN, PRECISE)
 
 
 def _notes(lines: Sequence[Line]) -> Iterator[str]:

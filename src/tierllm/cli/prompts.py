@@ -12,6 +12,7 @@ from ..errors import ConfigError
 
 __all__ = ["Asked", "Batch", "PromptError", "read"]
 
+MOST_TOKENS = 1_000_000_000
 OPTIONS = ("max_tokens", "tools", "response_format", "route")
 """What may stand beside a prompt: all that an estimate depends on."""
 
@@ -127,8 +128,17 @@ def _asked(data: object, where: str) -> Asked:
         data = data[forms[0]]
     elif not isinstance(data, str | list):
         raise PromptError(f"{where}: {GIVE}")
+    _check(options, where)
     try:
         check_params(options)
         return Asked(read_messages(data), options)
     except ConfigError as error:
         raise PromptError(f"{where}: {error}") from None
+
+
+def _check(options: Mapping[str, Any], where: str) -> None:
+    """What matters to an estimate alone."""
+    if not isinstance(options.get("route"), str | None):
+        raise PromptError(f"{where}: route: give a text")
+    if isinstance(most := options.get("max_tokens"), int) and most > MOST_TOKENS:
+        raise PromptError(f"{where}: max_tokens: give a whole number up to {MOST_TOKENS:,}")

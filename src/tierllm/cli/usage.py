@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "usage",
         help="who used what: tables, statements, forecasts and advice from a ledger file",
-        description="Reads a usage ledger, changes nothing. Amounts are in dollars; a call with several "
-        "tags counts for each, and once in the total.",
+        description="Reads a usage ledger, and changes no row of it. Amounts are in dollars; a call with "
+        "several tags counts for each, and once in the total.",
     )
     parser.add_argument("ledger", help="the ledger's SQLite file")
     parser.add_argument(
@@ -114,8 +114,7 @@ def _table(
     from ..cost.ledger_statement import as_csv, as_table
 
     by = arguments.by or ("user",)
-    lines = ledger.usage(by, since, until, tz=arguments.tz, **where)
-    total = ledger.total(since, until, **where)
+    lines, total = ledger.report(by, since, until, tz=arguments.tz, **where)
     if arguments.format == "json":
         return _json({"by": by, "lines": [line.to_dict() for line in lines], "total": total.to_dict()})
     if arguments.format == "csv":
@@ -206,6 +205,7 @@ def _advice(
     ledger: UsageLedger, arguments: argparse.Namespace, since: datetime | None, until: datetime | None
 ) -> str:
     from ..cost.advice import advice_on
+    from ..cost.ledger_statement import escaped
 
     found = advice_on(ledger, since, until)
     if arguments.format == "json":
@@ -214,7 +214,7 @@ def _advice(
             for one in found
         ]
         return _json({"suggestions": told})
-    return "".join(f"{one.subject}: {one.text}\n" for one in found) or "nothing to suggest\n"
+    return "".join(f"{escaped(f'{one.subject}: {one.text}')}\n" for one in found) or "nothing to suggest\n"
 
 
 def _shown(line: UsageLine, name: str, absent: str) -> str:
@@ -235,4 +235,6 @@ def _plain(usd: Decimal | None) -> str | None:
 
 
 def _json(told: object) -> str:
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    """Names come from users: what a terminal would obey is escaped, all else can be read as it is."""
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text) + "\n"

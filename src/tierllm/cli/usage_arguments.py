@@ -6,12 +6,21 @@ import argparse
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from typing import NamedTuple
 
 from ..errors import ConfigError
 
-__all__ = ["amount", "condition", "moment", "names", "resolved", "zone"]
+__all__ = ["Ago", "amount", "condition", "moment", "names", "resolved", "zone"]
 
-Moment = timedelta | date | datetime
+
+class Ago(NamedTuple):
+    """So much before now. ``calendar``: at the same time of day, however long the days in between were."""
+
+    time: timedelta
+    calendar: bool
+
+
+Moment = Ago | date | datetime
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -54,7 +63,7 @@ def zone(name: str) -> tzinfo:
 def moment(text: str) -> Moment:
     ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
     if ago is not None:
-        return timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        return Ago(timedelta(**{UNITS[ago[2]]: int(ago[1])}), calendar=ago[2] in "dw")
     try:
         return date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text)
     except ValueError as error:
@@ -66,9 +75,11 @@ def moment(text: str) -> Moment:
 def resolved(bound: Moment | None, now: datetime) -> datetime | None:
     if bound is None:
         return None
-    if isinstance(bound, timedelta):
+    if isinstance(bound, Ago):
         try:
-            return now - bound
+            if bound.calendar:
+                return now - bound.time
+            return (now.astimezone(UTC) - bound.time).astimezone(now.tzinfo)
         except OverflowError as error:
             raise ConfigError("--since and --until: that is too long ago") from error
     if isinstance(bound, datetime):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tomllib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,8 +16,11 @@ from ..types import Timeouts
 from .finding import Finding, Loc, did_you_mean, dotted, told
 from .finding import error as wrong
 from .money import BudgetTable, LedgerTable, PricesTable, StoreTable, twins
+from .places import misplaced
 from .problems import problems
 from .providers import KINDS, ProviderTable, Source, spoken_of
+from .reading import read
+from .rules_of_money import unpriced
 from .sections import (
     LAYERED,
     BreakerTable,
@@ -82,16 +85,14 @@ class Config(Table):
     def examine(cls, path: str | os.PathLike[str]) -> tuple[Self | None, list[Finding]]:
         """The configuration in a TOML file, or ``None`` and what is wrong with it."""
         try:
-            data = tomllib.loads(_text(Path(path)))
+            data = read(Path(path))
         except ConfigError as error:
             return None, [wrong("", str(error))]
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            return None, [wrong("", f"this is not valid TOML: {error}")]
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
             return None, problems(error, data, cls)
-        config._source, config._base = str(path), Path(path).parent
+        config._source, config._base = str(path), Path(path).absolute().parent
         return config, []
 
     @classmethod
@@ -165,6 +166,8 @@ class Config(Table):
         wrong = [*self._not_here(given), *self._missing(given)]
         if "store" not in overrides:
             wrong += self._no_address()
+        if not wrong and not {"tiers", "budgets", "prices"} & overrides.keys():
+            wrong += unpriced(self, given)
         if wrong:
             raise ConfigError(told(self._source, wrong))
         made: dict[tuple[str, str | None], Provider] = {}
@@ -187,7 +190,9 @@ class Config(Table):
             self._put(settings, name, lambda table: table.build())
         if self.budgets:
             settings.setdefault("budgets", [table.build() for table in self.budgets])
-        self._put(settings, "ledger", lambda table: table.build(self._base))  # last: it opens a file
+        wall = settings.get("clock", time.monotonic)  # as the client has it
+        wall = time.time if wall is time.monotonic else wall
+        self._put(settings, "ledger", lambda table: table.build(self._base, wall))  # last: it opens a file
         return settings
 
     def _put(self, settings: dict[str, Any], name: str, build: Callable[[Any], object]) -> None:
@@ -240,7 +245,7 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = list(self._contradictions())
+        wrong = list(self._contradictions()) or list(misplaced(self))
         if wrong:
             raise ValidationError.from_exception_data("Config", wrong)
         return self
@@ -279,17 +284,3 @@ class Config(Table):
                 "there is no such provider",
                 f"{did_you_mean(deployment.provider, known)} (or add a [providers.…] table of this name)",
             )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError("there is no such file; give the path of a tierllm.toml") from None
-    except IsADirectoryError:
-        raise ConfigError(f"this is a directory; give the file in it: {path / 'tierllm.toml'}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"this is not UTF-8 (line {line}); save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or type(error).__name__}") from None

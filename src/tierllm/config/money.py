@@ -5,11 +5,13 @@ Reading them opens nothing: stores, ledgers and price lists are built with the c
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import InitErrorDetails
@@ -17,8 +19,9 @@ from pydantic_core import InitErrorDetails
 from ..cost.budget import Budget
 from ..cost.ledger import UsageLedger
 from ..cost.prices import PriceBook
+from ..errors import ConfigError
 from .sections import PriceTable
-from .table import Count, Money, Name, Rule, Seconds, Table, named, variable
+from .table import Count, Money, Name, PathName, Rule, Seconds, Table, named, secret_in, variable
 
 if TYPE_CHECKING:
     from ..stores import Store
@@ -38,6 +41,16 @@ __all__ = [
 
 URLS_GO = "a password comes from the environment only: put the whole address into the variable of url_env"
 STORES = ("memory", "disk", "redis")
+Lease = Annotated[float, Field(gt=0, le=86_400)]
+Patience = Annotated[float, Field(gt=0, le=3_600)]
+
+QUERY = frozenset(
+    {"db", "protocol", "client_name", "max_connections", "health_check_interval"}
+    | {"socket_timeout", "socket_connect_timeout", "socket_keepalive"}
+    | {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"}
+    | {"ssl_check_hostname", "ssl_min_version", "ssl_ciphers"}
+)
+"""What may stand behind the question mark of an address."""
 
 
 def _variable(name: str) -> str:
@@ -47,14 +60,19 @@ def _variable(name: str) -> str:
 def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
-        secret = parts.password is not None or "password" in parse_qs(parts.query)
-        good = parts.scheme in ("redis", "rediss", "unix")
-    except ValueError:
-        secret = good = False
+        secret = parts.username is not None or parts.password is not None or secret_in(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        number = "0" if parts.scheme == "unix" else parts.path.strip("/") or "0"
+        good = url.startswith(("redis://", "rediss://", "unix://")) and parts.port != 0
+    except ValueError:  # such as a port that there is not
+        secret, good, number, options = False, False, "0", []
     if secret:
         raise ValueError(f"should hold no password; {URLS_GO}")
-    if not good:
+    numbers = [number, *(value for name, value in options if name == "db")]
+    if not good or not all(n.isascii() and n.isdigit() for n in numbers):
         raise ValueError("should be an address such as redis://localhost:6379/0")
+    if not QUERY.issuperset(name for name, _ in options):
+        raise ValueError("should have no other options than those of Redis connections, such as ssl_ca_certs")
     return url
 
 
@@ -77,7 +95,15 @@ class BudgetTable(Rule):
     name: Name | None = None
 
     def build(self) -> Budget:
-        return Budget(**self.given())
+        budget = Budget(**self.given())
+        for limit in budget.limits:
+            for kind, amount in (("hard", limit.hard), ("soft", limit.soft)):
+                written = getattr(self, f"{kind}_{limit.unit}")
+                if amount == 0 and written is not None and Decimal(str(written)) > 0:
+                    raise ConfigError(
+                        f"Budget({kind}_{limit.unit}={written!r}): give a nano-dollar at least, or 0"
+                    )
+        return budget
 
 
 class Kept(Table):
@@ -112,9 +138,9 @@ class MemoryTable(Kept):
 
 class DiskTable(Kept):
     kind: Literal["disk"]
-    directory: Name
-    lease_s: Seconds = 60.0
-    timeout_s: Seconds = 2.0
+    directory: PathName
+    lease_s: Lease = 60.0
+    timeout_s: Patience = 2.0
 
     def build(self, base: Path, environ: Mapping[str, str]) -> Store:
         from ..stores import DiskStore
@@ -129,9 +155,9 @@ class RedisTable(Kept):
     url: Annotated[str, AfterValidator(_address)] | None = None
     url_env: Annotated[str, AfterValidator(_variable)] | None = None
     namespace: Annotated[str, Field(pattern=r"^[^{}]+$")] = "tierllm"
-    lease_s: Seconds = 60.0
-    timeout_s: Seconds = 0.05
-    retry_s: Annotated[float, Field(ge=0)] = 1.0
+    lease_s: Lease = 60.0
+    timeout_s: Patience = 0.05
+    retry_s: Annotated[float, Field(ge=0, le=86_400)] = 1.0
 
     @model_validator(mode="after")
     def _one_address(self) -> Self:
@@ -154,20 +180,30 @@ StoreTable = Annotated[MemoryTable | DiskTable | RedisTable, Field(discriminator
 
 
 class LedgerTable(Table):
-    path: Name | None = None
+    path: PathName | None = None
     retention_days: Seconds | None = None
     max_rows: Count = 100_000
     max_waiting: Count = 100_000
 
-    def build(self, base: Path) -> UsageLedger:
+    def build(self, base: Path, clock: Callable[[], float] = time.time) -> UsageLedger:
+        """``clock`` tells the time that rows will have. Makes the directory where there is none."""
         settings = {name: value for name, value in self.given().items() if name != "path"}
-        return UsageLedger(None if self.path is None else placed(base, self.path), **settings)
+        if self.path is None:
+            return UsageLedger(clock=clock, **settings)
+        path = placed(base, self.path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the directory {str(path.parent)!r} cannot be made: {error.strerror}"
+            ) from error
+        return UsageLedger(path, clock=clock, **settings)
 
 
 class PricesTable(Table):
     """A list that ``tierllm prices refresh`` wrote, and prices of one's own before it."""
 
-    file: Name | None = None
+    file: PathName | None = None
     models: dict[Name, PriceTable] = Field(default_factory=dict)
 
     def build(self, base: Path) -> PriceBook:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from .table import Count, Table, variable
+from .table import Count, PathName, Table, secret_in, variable
 
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
@@ -39,13 +39,15 @@ def spoken_of(variable: str) -> str:
 def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and parts.hostname
-    except ValueError:
+        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that there is not
         named = None
     if not named:
         raise ValueError("should be an address such as https://host/v1")
     if parts.username is not None or parts.password is not None:
         raise ValueError("should hold no user or password; name the key's variable in api_key_env")
+    if secret_in(url):
+        raise ValueError("should hold no key; name the key's variable in api_key_env")
     return url
 
 
@@ -56,6 +58,8 @@ class Source(Table):
     """A provider's table: each of its ``variables`` holds the key of an account of its own."""
 
     kind: str
+    free: ClassVar[bool] = False
+    """Whether its calls cost nothing."""
 
     @property
     def variables(self) -> list[str]:
@@ -99,7 +103,8 @@ class OpenAITable(Source):
         return urlsplit(self.base_url).netloc if self.base_url else "api.openai.com"
 
     def vendor(self, name: str) -> str:
-        return "openai" if f".{self.place}".endswith(".openai.com") else name
+        host = urlsplit(self.base_url).hostname if self.base_url else self.place
+        return "openai" if f".{host}".endswith(".openai.com") else name
 
     def build(self, name: str, key: str | None) -> Provider:
         from ..providers.openai import OpenAI
@@ -110,8 +115,9 @@ class OpenAITable(Source):
 class LocalTable(Source):
     """A model in this process."""
 
+    free = True
     kind: Literal["local"]
-    model_path: str | None = None
+    model_path: PathName | None = None
     n_ctx: Count = 2048
     n_threads: Count = 1
     n_parallel: Count = 1

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cost.place import DEFAULT_MAX_TOKENS
+from ..cost.price import Price
 from ..errors import ConfigError
-from .finding import Finding, did_you_mean, error, warning
+from .finding import Finding, error, warning
+from .places import places
 
 if TYPE_CHECKING:
     from ..cost.budget import Budget
-    from ..cost.price import Price
     from ..cost.prices import ModelInfo
     from .file import Config
     from .sections import DeploymentTable, TierTable
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "unpriced"]
 
 OWN = ("call", "run")
 """Budgets per call and run end with it: where their accounts are kept makes no difference."""
@@ -49,12 +50,19 @@ def _money(config: Config) -> Iterator[Finding]:
     budgets = [(f"budgets[{b}]", table.build()) for b, table in enumerate(config.budgets)]
     yield from _prices(spots, [budget for _, budget in budgets])
     for key, budget in budgets:
-        missing = list(_where(key, budget, spots))
-        yield from missing
-        if not missing:
-            held = [spot for spot in spots if spot.under(budget)]
-            yield from _too_small(key, budget, held)
-            yield from _nothing_lower(config, key, budget, held)
+        held = [spot for spot in spots if spot.under(budget)]
+        yield from _too_small(key, budget, held)
+        yield from _nothing_lower(config, key, budget, held)
+
+
+def unpriced(config: Config, given: Container[str]) -> list[Finding]:
+    """What a client would be refused for. Providers that others stand in for (``given``) are left out."""
+    budgets = [table.build() for table in config.budgets]
+    looked_up = (place.table.price is None and place.provider not in given for place in places(config))
+    if all(_most(budget, "usd") is None for budget in budgets) or not any(looked_up):
+        return []  # and a price list need not be read
+    spots = [spot for spot in _spots(config) if spot.source not in given]
+    return [finding for finding in _prices(spots, budgets) if finding.severity == "error"]
 
 
 def _prices(spots: list[Spot], budgets: list[Budget]) -> Iterator[Finding]:
@@ -73,19 +81,6 @@ def _prices(spots: list[Spot], budgets: list[Budget]) -> Iterator[Finding]:
             yield error(f"{spot.key}.price", problem, remedy)
         elif spot.kind == "openai":
             yield warning(f"{spot.key}.price", f"{problem}: its calls have no cost_usd", remedy)
-
-
-def _where(key: str, budget: Budget, spots: list[Spot]) -> Iterator[Finding]:
-    """Names that nothing here has: the budget would never hold."""
-    missing = False
-    for option in ("tier", "deployment", "model"):
-        known = list(dict.fromkeys(getattr(spot, option) for spot in spots))
-        for name in sorted(budget.where.get(option, frozenset()) - set(known)):
-            missing = True
-            yield error(f"{key}.where.{option}", f"there is no {option} {name!r}", did_you_mean(name, known))
-    if not missing and not any(spot.under(budget) for spot in spots):
-        problem = "no deployment is all that is said here, so that the budget never holds"
-        yield error(f"{key}.where", problem, "take out what does not go together")
 
 
 def _too_small(key: str, budget: Budget, held: list[Spot]) -> Iterator[Finding]:
@@ -159,27 +154,26 @@ def _short_memory(config: Config) -> Iterator[Finding]:
             "without a path the ledger is in memory, and gone with the process",
             "set ledger.path, such as usage.db",
         )
+    if ledger and ledger.path is not None and "max_rows" in ledger.model_fields_set:
+        yield warning(
+            "ledger.max_rows",
+            "it is for a ledger in memory, and a file keeps all rows",
+            "set retention_days, or take it out",
+        )
 
 
 def _spots(config: Config) -> Iterator[Spot]:
-    """Every deployment, once for each key of its account. Raises ``ConfigError`` for a broken price list."""
+    """Every place. Raises ``ConfigError`` for a broken price list."""
     book = config.price_book()
-    names: dict[str, list[str]] = {}
-    for key, tier, table in config.places():
-        provider, source = config.provider_of(table)
-        taken = names.setdefault(tier.name, [])
+    for key, name, tier, table, provider, source in places(config):
         info = book.find(table.model, source.vendor(provider))
-        price = info.price if table.price is None and info is not None else None
+        price = info.price if info is not None else None
         if table.price is not None:
             price = table.price.build()
-        for _ in source.variables or (None,):
-            name, number = table.name or table.model, 1
-            while name in taken:  # as the client tells them apart
-                number += 1
-                name = f"{table.name or table.model}#{number}"
-            taken.append(name)
-            max_tokens = _max_tokens(tier, table, info)
-            yield Spot(key, tier.name, name, table.model, max_tokens, price, provider, source.kind)
+        elif source.free:
+            price = Price.free()
+        max_tokens = _max_tokens(tier, table, info)
+        yield Spot(key, tier.name, name, table.model, max_tokens, price, provider, source.kind)
 
 
 def _max_tokens(tier: TierTable, table: DeploymentTable, info: ModelInfo | None) -> int:

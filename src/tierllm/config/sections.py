@@ -19,7 +19,20 @@ from ..resilience.fallback import FallbackChain
 from ..resilience.retry import Retry, RetryBudget
 from ..routing.tier import Deployment, Tier
 from ..types import Objective, Timeouts
-from .table import KEYS_GO, SECRETS, Count, Money, Name, OffOrFloat, OffOrInt, OrOff, Rule, Table, switch
+from .table import (
+    BEARS_ONE,
+    KEYS_GO,
+    SECRETS,
+    Count,
+    Money,
+    Name,
+    OffOrFloat,
+    OffOrInt,
+    OrOff,
+    Rule,
+    Table,
+    switch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,8 +144,22 @@ class RatesTable(Rule):
         return Price(**self.given())
 
 
+def _told_apart(above: object) -> object:
+    """``200_000`` and ``200000`` are two keys of a TOML table, and one number."""
+    if isinstance(above, dict):
+        try:
+            numbers = [_threshold(key) for key in above]
+        except ValueError:  # told for that key by itself
+            return above
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("should have each number of input tokens once")
+    return above
+
+
 class StepsTable(RatesTable):
-    above: dict[Annotated[int, BeforeValidator(_threshold)], RatesTable] = Field(default_factory=dict)
+    above: Annotated[
+        dict[Annotated[int, BeforeValidator(_threshold)], RatesTable], BeforeValidator(_told_apart)
+    ] = Field(default_factory=dict)
 
     def build(self) -> Price:
         steps = {start: rates.build() for start, rates in self.above.items()}
@@ -160,11 +187,21 @@ class ClientTable(Table):
 
 
 def _no_secrets(params: dict[str, Any]) -> dict[str, Any]:
-    for name in params:
-        if SECRETS.fullmatch(name):
+    for name, value in params.items():
+        if SECRETS.fullmatch(name) or _holds_one(value):
             told = {"name": name, "remedy": KEYS_GO}
             raise PydanticCustomError("named", "{name}: a key has no place in this file", told)
     return params
+
+
+def _holds_one(value: object) -> bool:
+    """Whether a text in there is a key: by its name, such as a header's, or by its looks."""
+    if isinstance(value, dict):
+        named = any(SECRETS.fullmatch(name) and isinstance(inner, str) for name, inner in value.items())
+        return named or any(map(_holds_one, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_one, value))
+    return isinstance(value, str) and BEARS_ONE.fullmatch(value) is not None
 
 
 LAYERED = ("timeouts", "retry", "breaker")
@@ -179,6 +216,7 @@ class DeploymentTable(Rule):
     name: Name | None = None
     price: PriceTable | None = None
     context_window: Count | None = None
+    max_output_tokens: Count | None = None
     params: Params = Field(default_factory=dict)
     drop: list[str] = Field(default_factory=list)
     labels: list[str] = Field(default_factory=list)

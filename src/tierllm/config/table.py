@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 if TYPE_CHECKING:
@@ -15,6 +26,7 @@ if TYPE_CHECKING:
     from .finding import Loc
 
 __all__ = [
+    "BEARS_ONE",
     "KEYS_GO",
     "SECRETS",
     "Count",
@@ -23,11 +35,13 @@ __all__ = [
     "OffOrFloat",
     "OffOrInt",
     "OrOff",
+    "PathName",
     "Rule",
     "Seconds",
     "Table",
     "layered",
     "named",
+    "secret_in",
     "switch",
     "variable",
 ]
@@ -85,8 +99,34 @@ Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
 
-SECRETS = re.compile(r"(api)?[_-]?(key|token|secret|password)|authorization", re.IGNORECASE)
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("should be a path, without a zero byte")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("should begin with the home of a user that there is") from None
+    return text
+
+
+PathName = Annotated[Name, AfterValidator(_path)]
+
+SECRETS = re.compile(
+    r"key|(.*[_-])?((api|access|secret|private|subscription)[_-]?key|token|secret|passw(or)?d|passphrase"
+    r"|bearer|authorization|credentials?)",
+    re.IGNORECASE,
+)
+"""Names of what has no place in a file."""
+
+BEARS_ONE = re.compile(r"bearer\s+\S{8,}|sk-[\w-]{12,}", re.IGNORECASE)
+"""Values that are keys, whatever they are called."""
 KEYS_GO = "keys come from the environment only: take it out and name its variable in api_key_env"
+
+
+def secret_in(address: str) -> bool:
+    """Whether a query holds something that has no place in a file."""
+    return any(SECRETS.fullmatch(name) for name, _ in parse_qsl(urlsplit(address).query))
 
 
 def variable(name: str, such_as: str) -> str:

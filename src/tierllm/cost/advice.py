@@ -127,26 +127,29 @@ def _limits(
 def _cheaper_tiers(
     total: UsageLine, tiers: Sequence[UsageLine], routes: Sequence[UsageLine]
 ) -> list[Suggestion]:
-    """Routes whose answers are short in the mean, whose cost matters, where another tier's tokens were
-    paid at less than half the rate. The dearest tier that is cheaper enough: a small step, not the last."""
-    rates = {
-        tier: line.cost_usd / _tokens(line)
-        for line in tiers
-        if (tier := line.group["tier"]) and line.calls >= ENOUGH_CALLS and _tokens(line) and not line.unpriced
-    }
+    """Routes whose answers are short in the mean, whose cost matters, where the same tokens would have cost
+    less than half in another tier. The dearest tier that is cheaper enough: a small step, not the last."""
+    paid = [
+        line
+        for line in (*tiers, *routes)
+        if line.group["tier"] and line.calls >= ENOUGH_CALLS and not line.unpriced
+    ]
     found = []
     for line in routes:
         tier, route = line.group["tier"], line.group["route"]
-        if not route or tier not in rates or line.unpriced or line.calls < ENOUGH_CALLS:
+        if not route or not tier or line.unpriced or line.calls < ENOUGH_CALLS:
             continue
         if line.output_tokens > SHORT_TOKENS * line.calls or line.cost_usd < WORTH_OF_TOTAL * total.cost_usd:
             continue
-        mine = line.cost_usd / _tokens(line) if _tokens(line) else Decimal(0)
-        cheaper = {name: rate for name, rate in rates.items() if rate < CHEAPER_BELOW * mine}
+        cheaper: dict[str, Decimal] = {}
+        for other in paid:
+            name, most = other.group["tier"], _at_most(line, other)
+            if name and name != tier and most is not None and most < CHEAPER_BELOW * line.cost_usd:
+                cheaper[name] = min(most, cheaper.get(name, most))
         if not cheaper:
             continue
         to = max(cheaper, key=lambda name: (cheaper[name], name))
-        saves = line.cost_usd - cheaper[to] * _tokens(line)
+        saves = line.cost_usd - cheaper[to]
         text = (
             f"{line.calls} calls in {tier} had short answers ({line.output_tokens / line.calls:.0f} tokens "
             f"in the mean); in {to} the same tokens would have cost {_dollars(saves)} less: compare the "
@@ -154,6 +157,25 @@ def _cheaper_tiers(
         )
         found.append(Suggestion(kind="cheaper_tier", subject=route, text=text, saves_usd=saves))
     return found
+
+
+def _at_most(line: UsageLine, other: UsageLine) -> Decimal | None:
+    """The most that ``line``'s tokens can have cost at the rates that ``other`` paid, without caches.
+
+    Which share of its cost was for input is not known. Whatever it was, no rate is above the whole cost
+    divided by the tokens of that kind, and the sum is the highest where all of it was for the one kind
+    that ``line`` has more of. ``None``: it has a kind of which ``other`` has none.
+    """
+    shares = []
+    for mine, theirs in (
+        (line.input_tokens, other.input_tokens),
+        (line.output_tokens, other.output_tokens),
+    ):
+        if mine and not theirs:
+            return None
+        if mine:
+            shares.append(Decimal(mine) / theirs)
+    return max(other.cost_usd, other.list_usd) * max(shares) if shares else None
 
 
 def _cache(total: UsageLine) -> list[Suggestion]:
@@ -200,10 +222,6 @@ def _unpriced(models: Sequence[UsageLine]) -> list[Suggestion]:
         for line in models
         if line.unpriced
     ]
-
-
-def _tokens(line: UsageLine) -> int:
-    return line.input_tokens + line.output_tokens
 
 
 def _name(line: UsageLine, by: str) -> str:

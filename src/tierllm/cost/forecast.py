@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from statistics import fmean
 from typing import Literal
 
@@ -29,6 +29,8 @@ Z80 = 1.2816
 """80 % of a normal distribution lie within so many standard deviations of its mean."""
 
 NANO = Decimal("1E-9")
+EXACT = Context(prec=400)
+"""Any float has so many digits at most; an application's own precision is for its own sums."""
 
 EARLY = 0.05
 """Before this share of a window is over, one busy minute would be taken for its pace."""
@@ -41,8 +43,8 @@ class Forecast:
     ``spent`` is what was spent since ``since``; ``expected``, ``low`` and ``high`` have that in them, and
     are never below it. ``expected`` is ``None`` where there is no whole day to judge by, and ``confident``
     is False where there is less than a week. ``method``: each coming day is taken to be like the mean of
-    its ``"weekday"``, or of the ``"recent"`` days, or there is ``"none"``. ``days`` are those still to
-    come, the rest of today first, with the sum expected at the end of each.
+    its ``"weekday"``, or of the ``"recent"`` days, or there is ``"none"``. ``days`` are those of the period
+    still to come, the rest of today first, with the sum expected at the end of each.
     """
 
     today: date
@@ -75,7 +77,8 @@ def end_of_month(day: date) -> date:
 def forecast(
     daily_usd: Mapping[date, Decimal], *, now: datetime, since: date | None = None, until: date | None = None
 ) -> Forecast:
-    """What will have been spent from ``since`` until ``until`` (not included): by default, this month.
+    """What will have been spent from ``since`` until ``until`` (not included): by default, this month, or
+    to the end of the month of a ``since`` to come.
 
     ``daily_usd`` is the spending of each day, today's so far included; days that are missing after the
     first one count as 0, those after today are ignored. ``now`` has the time zone that days are meant in.
@@ -84,13 +87,21 @@ def forecast(
     the mean of the last seven days: the "mean" and "seasonal" methods of Hyndman and Athanasopoulos,
     Forecasting: Principles and Practice (3rd ed., 5.2). Of h days to come, the sum has the standard
     deviation s·√(h + h²/n): the days' own scatter s, and that of a mean of n days (5.5). The interval is
-    the 80 % one of a normal distribution. Raises ``ConfigError`` for a ``now`` without a time zone.
+    the 80 % one of a normal distribution. Raises ``ConfigError`` for a ``now`` without a time zone, and
+    for a period that ends before it begins.
     """
     if now.tzinfo is None:
         raise ConfigError(f"now={now!r}: give a datetime with a time zone")
+    first = now.date().replace(day=1) if since is None else since
+    end = end_of_month(max(first, now.date())) if until is None else until
+    if end <= first:
+        raise ConfigError(f"since={first}, until={end}: give a period that ends after it begins")
+    with localcontext(EXACT):
+        return _forecast(daily_usd, now, first, end)
+
+
+def _forecast(daily_usd: Mapping[date, Decimal], now: datetime, first: date, end: date) -> Forecast:
     today = now.date()
-    first = today.replace(day=1) if since is None else since
-    end = end_of_month(today) if until is None else until
     spent = sum((usd for day, usd in daily_usd.items() if first <= day <= today and day < end), Decimal(0))
     began = min((day for day in daily_usd if day <= today), default=today)
     began = max(began, today - timedelta(days=LOOK_BACK))
@@ -120,12 +131,13 @@ def forecast(
     left_of_today = _left_of_day(now)
     coming = [(today, left_of_today)]
     coming += [(today + timedelta(days=n), 1.0) for n in range(1, (end - today).days)]
+    coming = [(day, share) for day, share in coming if day >= first]
     more = 0.0
     days = []
     for day, share in coming:
         more += max(0.0, means[day.weekday()]) * share
         days.append((day, spent + _usd(more)))
-    horizon = left_of_today + len(coming) - 1
+    horizon = math.fsum(share for _, share in coming)
     around = _usd(Z80 * scatter * math.sqrt(horizon + horizon * horizon / judged))
     expected = days[-1][1]
     return replace(
@@ -181,6 +193,11 @@ def pace(
 
     A limit that is reached falls now. Nothing falls at a pace of zero.
     """
+    with localcontext(EXACT):
+        return _pace(used, limit, began_at, now, resets_at)
+
+
+def _pace(used: Decimal, limit: Decimal, began_at: float, now: float, resets_at: float | None) -> Pace:
     over_s = max(0.0, now - began_at)
     left = limit - used
     per_s = max(Decimal(0), used) / Decimal(over_s) if over_s else Decimal(0)

@@ -7,21 +7,19 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, tzinfo
-from decimal import Decimal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, StoreUnavailableError, UsageError
 from ..events import Event, StoreTrouble, log
 from ..pipeline.fork import renew_after_fork
+from ..stores.disk_fork import close_before_fork
 from .ledger_entry import Entry, Outcome
+from .ledger_questions import Questions
 
 if TYPE_CHECKING:
     from .ledger_file import LedgerFile
     from .ledger_memory import LedgerMemory
-    from .ledger_statement import Statement
-    from .ledger_summary import UsageLine, Wanted
 
 __all__ = ["Entry", "Outcome", "UsageLedger"]
 
@@ -30,16 +28,20 @@ RETRY_S = 1.0
 
 ROWS_A_TRANSACTION = 10_000
 
+FORK_S = 10.0
+"""How long a fork waits for a flush that is under way."""
 
-class UsageLedger:
+
+class UsageLedger(Questions):
     """What every call used: in the SQLite file at ``path``, or in memory (the last ``max_rows`` rows).
 
     Threads, and for a file any number of processes, may use one ledger at once. A row counts once,
     however often it is posted; what ``flush`` has written survives ``kill -9``. Rows wait for a flush
     in memory, at most ``max_waiting`` of them; those that come while so many wait are left out,
-    counted in ``lost`` and announced (``StoreTrouble``). Amounts are kept to 10⁻¹⁸ dollars, and sums
-    of them are exact. Rows older than ``retention_days`` are deleted a few at a time as others are
-    written. ``read_only`` is for reports: the file must exist, and nothing can be posted.
+    counted in ``lost`` and announced (``StoreTrouble``), and so are rows that cannot be kept, counted
+    in ``unfit``. Amounts are kept to 10⁻¹⁸ dollars, and sums of them are exact. Rows older than
+    ``retention_days`` are deleted a few at a time as others are written. ``read_only`` is for reports:
+    the file must exist, and nothing can be posted.
 
     ``clock`` tells the seconds since 1970; ``emit`` hears of trouble and its end. Raises ``ConfigError``
     where ``path`` cannot be such a file.
@@ -64,6 +66,7 @@ class UsageLedger:
                 raise ConfigError(f"UsageLedger({name}={value!r}): give a number above 0")
         self.emit: Callable[[Event], None] | None = None
         self.lost = 0
+        self.unfit = 0
         self._losses = itertools.count(1)
         self.clock = clock
         self.max_waiting = max_waiting
@@ -77,7 +80,7 @@ class UsageLedger:
         if path is not None:
             from .ledger_file import LedgerFile
 
-            self._rows = LedgerFile(os.fspath(path), retention_s=retention_s, read_only=read_only)
+            self._rows = LedgerFile(_absolute(path), retention_s=retention_s, read_only=read_only)
         elif read_only:
             raise ConfigError("UsageLedger(read_only=True): say which file is to be read")
         else:
@@ -87,7 +90,14 @@ class UsageLedger:
         self._inline = path is None
         self._lock = threading.RLock()  # reentrant: garbage collection may end a call right here
         self._flushing = False
+        self._held = False  # the lock, over a fork
+        close_before_fork(self)
         renew_after_fork(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet, and so not in what is read."""
+        return len(self._queue)
 
     # -- writing ---------------------------------------------------------------
 
@@ -147,6 +157,7 @@ class UsageLedger:
                 return False
             for _ in batch:
                 queue.popleft()
+            self.unfit += len(left_out)
             for name, reason in left_out:
                 notes.append((False, f"row {name!r} is left out, since it cannot be kept: {reason}"))
         if self._failed_at is not None:
@@ -166,97 +177,9 @@ class UsageLedger:
         else:
             (log.info if ok else log.warning)("ledger: %s", text)
 
-    # -- reading ---------------------------------------------------------------
-
-    def entries(
-        self,
-        since: float | datetime | None = None,
-        until: float | datetime | None = None,
-        **where: str | None,
-    ) -> Iterator[Entry]:
-        """The rows with ``since`` ≤ time < ``until``, oldest first, after a flush.
-
-        ``where``: ``user``, ``tenant``, ``plan``, ``tag``, ``tier``, ``deployment``, ``model``, ``route``,
-        ``run``, ``trace_id``, ``request_id``, ``outcome`` or ``budget``, equal to what is given (``None``:
-        not set). Raises ``ConfigError`` for others, ``StoreUnavailableError`` where nothing can be read.
-        """
-        wanted = self._wanted(since, until, where)
-        return self._rows.entries(wanted)
-
-    def usage(
-        self,
-        by: Sequence[str] = ("user",),
-        since: float | datetime | None = None,
-        until: float | datetime | None = None,
-        *,
-        tz: tzinfo | None = None,
-        **where: str | None,
-    ) -> list[UsageLine]:
-        """Sums for each group, dearest first (where ``by`` holds a time: in its order first).
-
-        ``by``: names as in ``entries``, and ``hour``, ``day`` and ``month`` in ``tz`` (UTC). A call with
-        several tags counts in the group of each. Raises as ``entries`` does.
-        """
-        return self._lines(by, self._wanted(since, until, where), tz)
-
-    def total(
-        self,
-        since: float | datetime | None = None,
-        until: float | datetime | None = None,
-        **where: str | None,
-    ) -> UsageLine:
-        """The sum over all rows wanted, each counted once. Raises as ``entries`` does."""
-        return self._lines((), self._wanted(since, until, where))[0]
-
-    def estimate_error(
-        self,
-        by: Sequence[str] = ("model",),
-        since: float | datetime | None = None,
-        until: float | datetime | None = None,
-        **where: str | None,
-    ) -> list[UsageLine]:
-        """Groups whose estimates can be held against reported costs, worst first.
-
-        See ``mean_error_usd``, ``mean_abs_error_usd`` and ``error_share`` of each line.
-        """
-        lines = self._lines(by, self._wanted(since, until, where))
-        return sorted(
-            (line for line in lines if line.compared), key=lambda line: -abs(line.error_share or 0.0)
-        )
-
-    def statement(
-        self,
-        *,
-        tenant: str | None = None,
-        tag: str | None = None,
-        since: float | datetime | None = None,
-        until: float | datetime | None = None,
-        by: Sequence[str] = ("tier", "model", "user"),
-        currency: str = "USD",
-        rate: Decimal | int | str = 1,
-        tz: tzinfo | None = None,
-    ) -> Statement:
-        """What ``tenant`` or ``tag`` used, to be handed on. ``rate``: ``currency`` for a dollar."""
-        from .ledger_statement import stated
-
-        return stated(
-            self, tenant=tenant, tag=tag, since=since, until=until, by=by, currency=currency, rate=rate, tz=tz
-        )
-
-    def _lines(self, by: Sequence[str], wanted: Wanted, tz: tzinfo | None = None) -> list[UsageLine]:
-        from .ledger_summary import grouped
-
-        return grouped(self._rows, by, wanted, tz)
-
-    def _wanted(
-        self, since: float | datetime | None, until: float | datetime | None, where: dict[str, str | None]
-    ) -> Wanted:
-        from .ledger_summary import wanted
-
-        made = wanted(since, until, where)
+    def _ready(self) -> None:
         if not self.read_only:
             self.flush()
-        return made
 
     # -- life ------------------------------------------------------------------
 
@@ -272,8 +195,19 @@ class UsageLedger:
         with self._lock:
             self._rows.close()
 
+    def before_fork(self) -> None:
+        """No thread is at work in the file while the process forks, and it is closed."""
+        self._held = self._lock.acquire(timeout=FORK_S)
+        self._rows.before_fork(alone=self._held)
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        self._rows.after_fork()
+        if self._held:
+            self._lock.release()
+
     def renew(self) -> None:
-        """After a fork: the lock, the connection and the rows that wait are the parent's."""
+        """In the child: the lock, the connection and the rows that wait are the parent's."""
         self._lock = threading.RLock()
         self._flushing = False
         self._asked = False
@@ -282,3 +216,13 @@ class UsageLedger:
 
     def __repr__(self) -> str:
         return f"UsageLedger({self._rows.name})"
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """The path as it is meant now: a later change of directory must not move the ledger."""
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise ConfigError(f"UsageLedger({text!r}): give the path of a file")
+    if text == ":memory:":
+        raise ConfigError("UsageLedger(':memory:'): leave the path out for a ledger in memory")
+    return os.path.abspath(text)

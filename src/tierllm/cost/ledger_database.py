@@ -13,7 +13,7 @@ from ..errors import ConfigError, StoreUnavailableError
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["LedgerDatabase", "reading"]
+__all__ = ["LedgerDatabase", "connected", "is_damage", "is_new"]
 
 APPLICATION = 0x546C4C67  # "TlLg", in the header of every file of ours
 VERSION = 1
@@ -21,7 +21,9 @@ VERSION = 1
 BUSY_S = 0.25
 """How long a flush waits for another process's writing; the rows can wait longer than the call can."""
 
-READ_S = 5.0
+MAGIC = b"SQLite format 3\0"
+APPLICATION_AT = 68
+"""Where a header has the number of who made the file."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -45,30 +47,6 @@ CREATE INDEX IF NOT EXISTS by_run ON entries (run) WHERE run NOTNULL;
 Work = Callable[["sqlite3.Connection"], None]
 
 
-def reading(path: str) -> sqlite3.Connection:
-    """A connection that changes nothing. Raises ``ConfigError`` or ``StoreUnavailableError``."""
-    import sqlite3
-
-    try:
-        connection = _connected(path, "rw", READ_S)  # as "ro" it could not clean up behind itself
-    except sqlite3.Error:
-        try:
-            connection = _connected(path, "ro", READ_S)
-        except sqlite3.Error as error:
-            raise StoreUnavailableError(f"the usage ledger {path!r} cannot be opened: {error}") from error
-    try:
-        if _is_new(connection, path):
-            raise StoreUnavailableError(f"the usage ledger {path!r} is empty: nothing was written there yet")
-        connection.execute("PRAGMA query_only = 1")
-    except sqlite3.Error as error:
-        connection.close()
-        raise StoreUnavailableError(f"the usage ledger {path!r} cannot be read: {error}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 class LedgerDatabase:
     """One connection for writing. Not thread-safe: its ledger has the lock. ``notes``: what to announce."""
 
@@ -77,8 +55,9 @@ class LedgerDatabase:
         self.busy_s = BUSY_S
         self.notes: list[tuple[bool, str]] = []
         self._connection: sqlite3.Connection | None = None
+        self.suspected = False
+        """A reader met damage: to be looked for before anything more is written."""
         self._inode: tuple[int, int] | None = None
-        self._inherited: list[sqlite3.Connection] = []
 
     def change(self, work: Work) -> None:
         """Do ``work`` in one transaction. Raises ``StoreUnavailableError`` where it could not be done.
@@ -90,6 +69,9 @@ class LedgerDatabase:
         for again in (True, False):
             try:
                 connection = self.opened()
+                if self.suspected:
+                    self.suspected = False
+                    _examine(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     work(connection)
@@ -99,8 +81,8 @@ class LedgerDatabase:
                     raise
                 return
             except sqlite3.Error as error:
-                if again and _is_damage(error) and self._put_aside(error, self._inode):
-                    continue
+                if again and is_damage(error) and self._put_aside(error, self._inode):
+                    continue  # it was open here, and so it was ours
                 raise StoreUnavailableError(f"{self.path!r} cannot be written: {error}") from error
             except ConfigError as error:  # the file was replaced by something else meanwhile
                 raise StoreUnavailableError(str(error)) from error
@@ -128,19 +110,24 @@ class LedgerDatabase:
             self._create_file()
             inode = _inode(self.path)
             try:
-                connection = _connected(self.path, "rw", self.busy_s)
+                connection = connected(self.path, "rw", self.busy_s)
             except sqlite3.Error as error:
                 raise StoreUnavailableError(f"{self.path!r} cannot be opened: {error}") from error
             try:
-                if _is_new(connection, self.path):
+                if is_new(connection, self.path):
                     _make(connection)
                 mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 # Where there is no shared memory there is no WAL, and NORMAL would be too little.
                 connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
             except sqlite3.Error as error:
                 connection.close()
-                if again and _is_damage(error) and self._put_aside(error, inode):
-                    continue
+                if is_damage(error):
+                    if _header(self.path)[APPLICATION_AT:][:4] != APPLICATION.to_bytes(4, "big"):
+                        raise ConfigError(
+                            f"{self.path!r} is no usage ledger, and not touched: give another path ({error})"
+                        ) from error
+                    if again and self._put_aside(error, inode):
+                        continue
                 raise StoreUnavailableError(f"{self.path!r} cannot be opened: {error}") from error
             except BaseException:
                 connection.close()
@@ -150,12 +137,16 @@ class LedgerDatabase:
         raise AssertionError("the second round returns or raises")
 
     def _create_file(self) -> None:
-        """An empty file that only its owner may read; SQLite gives its companions the same mode."""
-        with _alone_in(self.path):
+        """An empty file that only its owner may read; SQLite gives its companions the same mode.
+
+        One that is there already keeps the mode it has.
+        """
+        path = os.path.realpath(self.path)  # a link may point to where there is nothing yet
+        with _alone_in(path):
             try:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             except FileExistsError:
-                if not os.path.isdir(self.path):
+                if not os.path.isdir(path):
                     return
                 raise ConfigError(
                     f"the usage ledger {self.path!r} cannot be made: that is a directory; give a file in it"
@@ -169,16 +160,17 @@ class LedgerDatabase:
     def _put_aside(self, error: sqlite3.Error, damaged: tuple[int, int] | None) -> bool:
         """Rename the damaged file, unless another process just did. False where that is impossible."""
         self.close()
+        path = os.path.realpath(self.path)  # of a link, what it points to
         try:
-            with _alone_in(self.path):
-                if _inode(self.path) != damaged:
+            with _alone_in(path):
+                if _inode(path) != damaged:
                     return True
                 number = 1
-                while os.path.lexists(aside := f"{self.path}.damaged-{number}"):
+                while os.path.lexists(aside := f"{path}.damaged-{number}"):
                     number += 1
                 for end in ("-wal", "-shm", ""):  # in this order: a log must never meet a new file
-                    if os.path.lexists(self.path + end):
-                        os.rename(self.path + end, aside + end)
+                    if os.path.lexists(path + end):
+                        os.rename(path + end, aside + end)
         except OSError:
             return False
         self.notes.append(
@@ -201,21 +193,20 @@ class LedgerDatabase:
             connection.close()
 
     def forget(self) -> None:
-        """After a fork. The parent's connection is kept but never used: closing it is the parent's."""
+        """In a forked child, of a connection that could not be closed before: it is the parent's to close."""
         if self._connection is not None:
-            self._inherited.append(self._connection)
-        self._connection = None
+            self._parents, self._connection = self._connection, None
         self.notes = []
 
 
-def _connected(path: str, mode: str, busy_s: float) -> sqlite3.Connection:
+def connected(path: str, mode: str, busy_s: float) -> sqlite3.Connection:
     import sqlite3
 
     address = f"file:{quote(os.path.abspath(path))}?mode={mode}"
     return sqlite3.connect(address, busy_s, isolation_level=None, check_same_thread=False, uri=True)
 
 
-def _is_new(connection: sqlite3.Connection, path: str) -> bool:
+def is_new(connection: sqlite3.Connection, path: str) -> bool:
     """Whether nothing is in there yet. Raises ``ConfigError`` for what is no ledger of ours."""
     connection.execute("BEGIN")  # all of one moment: another process may be making it just now
     try:
@@ -231,7 +222,8 @@ def _is_new(connection: sqlite3.Connection, path: str) -> bool:
                 f"here {VERSION}): upgrade tierllm, or give another path"
             )
         return False
-    if application or version or things:
+    tiny = os.path.getsize(path) > 0 and not _header(path)  # SQLite takes a byte or two for nothing
+    if application or version or things or tiny:
         raise ConfigError(f"{path!r} is a database of something else: give another path for the usage ledger")
     return True
 
@@ -249,7 +241,28 @@ def _make(connection: sqlite3.Connection) -> None:
         raise
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _header(path: str) -> bytes:
+    """What a database file begins with, or nothing; it says who made it, whatever became of the rest."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except OSError:
+        return b""
+    return header if header.startswith(MAGIC) else b""
+
+
+def _examine(connection: sqlite3.Connection) -> None:
+    """Raises ``sqlite3.DatabaseError`` where the file is damaged; reads all of it."""
+    import sqlite3
+
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
     import sqlite3
 
     code = getattr(error, "sqlite_errorcode", None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, StoreUnavailableError
-from .ledger_database import BUSY_S, LedgerDatabase, reading
-from .ledger_row import COLUMNS, NANO, LeftOut, Row, entry_of, needle, row_of
-from .ledger_summary import FIELDS, Key, Wanted
+from .ledger_database import BUSY_S, LedgerDatabase, is_damage
+from .ledger_reader import FORK_S, Question, Reader, reading
+from .ledger_row import COLUMNS, NANO, LeftOut, Row, entry_of, left_out_of, needle, row_of
+from .ledger_summary import FIELDS, Columns, Key, Wanted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -70,16 +73,16 @@ _SELECTED = ", ".join(part for sql in SUMS_SQL for part in ((sql,) if isinstance
 
 
 class LedgerFile:
-    """Rows in the SQLite file at ``path``. Writing is guarded by the ledger's lock.
-
-    Each query has a connection of its own, so that a long one keeps no writer waiting.
-    """
+    """Rows in the SQLite file at ``path``. Writing is guarded by the ledger's lock."""
 
     def __init__(self, path: str, *, retention_s: float | None, read_only: bool) -> None:
         self.name = repr(path)
         self._path = path
         self._retention_s = retention_s
         self._pruned_at: float | None = None
+        self._readers: set[Reader] = set()
+        self._gate = threading.Lock()  # for new readers
+        self._gate_shut = False
         if read_only and not os.path.isfile(path):
             raise ConfigError(f"there is no usage ledger at {path!r}")
         self._database = LedgerDatabase(path)
@@ -98,8 +101,8 @@ class LedgerFile:
         for entry in entries:
             try:
                 rows.append(row_of(entry))
-            except (ArithmeticError, AttributeError, ValueError, TypeError) as error:
-                left_out.append((entry.id, error))
+            except Exception as error:  # what callers put into a row may raise anything
+                left_out.append(left_out_of(entry, error))
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(INSERT, rows)
@@ -121,32 +124,38 @@ class LedgerFile:
     def entries(self, wanted: Wanted) -> Iterator[Entry]:
         condition, values = _condition(wanted)
         asked = f"SELECT {', '.join(COLUMNS)} FROM entries{condition} ORDER BY at, seq"  # noqa: S608
-        for row in self._read(asked, values):
-            yield entry_of(row)
+        with self._reader() as reader:
+            for row in reader.each_of((asked, values)):
+                yield entry_of(row)
 
-    def sums(
-        self, by: Sequence[tuple[str, int | None]], wanted: Wanted
-    ) -> Iterable[tuple[Key, Sequence[int]]]:
-        condition, values = _condition(wanted)
-        keys = [
-            column if bucket_s is None else f"CAST(at AS INTEGER) / {bucket_s}" for column, bucket_s in by
+    def sums(self, bys: Sequence[Columns], wanted: Wanted) -> list[Iterable[tuple[Key, Sequence[int]]]]:
+        with self._reader() as reader:
+            answers = reader.all_of([_sums_by(by, wanted) for by in bys])
+        return [
+            [(row[: len(by)], _whole(row[len(by) :])) for row in rows]
+            for by, rows in zip(bys, answers, strict=True)
         ]
-        grouping = f" GROUP BY {', '.join(str(1 + place) for place in range(len(keys)))}" if keys else ""
-        asked = f"SELECT {', '.join((*keys, _SELECTED))} FROM entries{condition}{grouping}"  # noqa: S608
-        for row in self._read(asked, values):
-            yield row[: len(keys)], _whole(row[len(keys) :])
 
-    def _read(self, asked: str, values: Sequence[str | float]) -> Iterator[tuple[Any, ...]]:
-        """The rows that ``asked`` finds, of one moment. Raises ``StoreUnavailableError``."""
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        """Raises ``StoreUnavailableError`` where nothing can be read, and tells who writes of damage."""
         import sqlite3
 
-        connection = reading(self._path)
+        reader = Reader(self._path)
+        with self._gate:
+            self._readers.add(reader)
         try:
-            yield from connection.execute(asked, tuple(values))
+            yield reader
         except sqlite3.Error as error:
+            self._database.suspected |= is_damage(error)
             raise StoreUnavailableError(f"the usage ledger {self._path!r} cannot be read: {error}") from error
+        except StoreUnavailableError as error:
+            cause = error.__cause__
+            self._database.suspected |= isinstance(cause, sqlite3.Error) and is_damage(cause)
+            raise
         finally:
-            connection.close()
+            self._readers.discard(reader)
+            reader.close()
 
     def notes(self) -> list[tuple[bool, str]]:
         told, self._database.notes = self._database.notes, []
@@ -159,8 +168,35 @@ class LedgerFile:
         self._database.close()
         self._database.busy_s = BUSY_S
 
+    # -- forks -----------------------------------------------------------------
+
+    def before_fork(self, alone: bool) -> None:
+        """Nothing is open while the process forks. ``alone``: the ledger's lock is held."""
+        if alone:
+            self._database.close()
+        self._gate_shut = self._gate.acquire(timeout=FORK_S)
+        for reader in tuple(self._readers):
+            reader.before_fork()
+
+    def after_fork(self) -> None:
+        for reader in tuple(self._readers):
+            reader.after_fork()
+        if self._gate_shut:
+            self._gate.release()
+
     def renew(self) -> None:
+        self._gate = threading.Lock()
+        for reader in tuple(self._readers):
+            reader.renew()
         self._database.forget()
+
+
+def _sums_by(by: Columns, wanted: Wanted) -> Question:
+    condition, values = _condition(wanted)
+    keys = [column if bucket_s is None else f"CAST(at AS INTEGER) / {bucket_s}" for column, bucket_s in by]
+    grouping = f" GROUP BY {', '.join(str(1 + place) for place in range(len(keys)))}" if keys else ""
+    asked = f"SELECT {', '.join((*keys, _SELECTED))} FROM entries{condition}{grouping}"  # noqa: S608
+    return asked, values
 
 
 def _condition(wanted: Wanted) -> tuple[str, list[str | float]]:

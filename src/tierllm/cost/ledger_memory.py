@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .ledger_row import LeftOut, atto, checked, error_of
-from .ledger_summary import FIELDS, Key, Wanted
+from .ledger_row import LeftOut, atto, checked, error_of, left_out_of, plain
+from .ledger_summary import FIELDS, Columns, Key, Wanted
 
 if TYPE_CHECKING:
     from .ledger_entry import Entry
@@ -30,15 +30,15 @@ class LedgerMemory:
         kept, ids = self._rows, self._ids
         left_out: list[LeftOut] = []
         for entry in entries:
-            if entry.id in ids:
-                continue
             try:
                 checked(entry)
-            except (ArithmeticError, AttributeError, ValueError, TypeError) as error:
-                left_out.append((entry.id, error))
+                entry = plain(entry)
+            except Exception as error:  # what callers put into a row may raise anything
+                left_out.append(left_out_of(entry, error))
                 continue
-            ids.add(entry.id)
-            kept.append(entry)
+            if entry.id not in ids:
+                ids.add(entry.id)
+                kept.append(entry)
         while len(kept) > self._max_rows:
             ids.discard(kept.popleft().id)
         if self._retention_s is not None:
@@ -49,21 +49,9 @@ class LedgerMemory:
     def entries(self, wanted: Wanted) -> Iterator[Entry]:
         yield from sorted(self._found(wanted), key=lambda entry: entry.at)
 
-    def sums(
-        self, by: Sequence[tuple[str, int | None]], wanted: Wanted
-    ) -> Iterable[tuple[Key, Sequence[int]]]:
-        groups: dict[Key, list[int]] = {}
-        for entry in self._found(wanted):
-            key = tuple(
-                getattr(entry, column) if bucket_s is None else int(entry.at) // bucket_s
-                for column, bucket_s in by
-            )
-            mine = groups.get(key)
-            if mine is None:
-                groups[key] = _counted(entry)
-            else:
-                groups[key] = [a + b for a, b in zip(mine, _counted(entry), strict=True)]
-        return groups.items()
+    def sums(self, bys: Sequence[Columns], wanted: Wanted) -> list[Iterable[tuple[Key, Sequence[int]]]]:
+        found = self._found(wanted)
+        return [_summed(found, by) for by in bys]
 
     def _found(self, wanted: Wanted) -> list[Entry]:
         since, until, where = wanted
@@ -91,8 +79,29 @@ class LedgerMemory:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def before_fork(self, alone: bool) -> None:
+        """Nothing is held open."""
+
+    def after_fork(self) -> None:
+        """Nothing is held open."""
+
     def renew(self) -> None:
         """The child goes on from what the parent had."""
+
+
+def _summed(found: Sequence[Entry], by: Columns) -> Iterable[tuple[Key, Sequence[int]]]:
+    groups: dict[Key, list[int]] = {}
+    for entry in found:
+        key = tuple(
+            getattr(entry, column) if bucket_s is None else int(entry.at) // bucket_s
+            for column, bucket_s in by
+        )
+        mine = groups.get(key)
+        if mine is None:
+            groups[key] = _counted(entry)
+        else:
+            groups[key] = [a + b for a, b in zip(mine, _counted(entry), strict=True)]
+    return groups.items()
 
 
 def _matches(found: object, value: str | None) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ __all__ = [
     "checked",
     "entry_of",
     "error_of",
+    "kept_text",
+    "left_out_of",
     "needle",
+    "plain",
     "row_of",
     "strings",
     "usd",
@@ -27,7 +32,7 @@ __all__ = [
 Value = str | int | float | None
 Row = tuple[Value, ...]
 
-LeftOut = tuple[str, Exception]
+LeftOut = tuple[str, str]
 """The id of a row that cannot be kept, and why."""
 
 ATTOS = 10**18
@@ -39,11 +44,17 @@ NANO = 10**9
 so that a sum over nine thousand million rows cannot overflow in the second, nor below nine thousand
 million dollars in the first."""
 
-MOST_USD = 10**9
-MOST_TOKENS = 10**12
+MOST_USD = 10**6
+MOST_TOKENS = 10**9
+"""No call comes near either; a thousand such rows can be added up."""
+
+LAST_AT = 253_370_764_800
+"""The year 9999: what is later has no date, and is most likely in milliseconds."""
 
 TEXTS = ("id", "trace_id", "outcome", "user", "tenant", "plan", "route", "run", "tier", "deployment")
 MORE_TEXTS = ("model", "service_tier", "price_as_of", "request_id", "budget")
+NAMES = (*TEXTS, *MORE_TEXTS)
+_names_of = attrgetter(*NAMES)
 TOKENS = (
     "input_tokens",
     "output_tokens",
@@ -98,10 +109,11 @@ def needle(text: str) -> str:
 
 def _joined(texts: tuple[str, ...]) -> str:
     """One line for each, as JSON, which holds no line feed: so that none can be taken for another."""
-    return "".join(("\n", *(json.dumps(str(text)) + "\n" for text in texts))) if texts else ""
+    return "".join(("\n", *(json.dumps(kept_text(text)) + "\n" for text in texts))) if texts else ""
 
 
-def _text(value: str | None) -> str | None:
+def kept_text(value: str | None) -> str | None:
+    """``value`` as it is kept, and so to be looked for."""
     if value is None:
         return None
     text = value if type(value) is str else str(value)
@@ -114,8 +126,8 @@ def checked(entry: Entry) -> None:
     """Raises ``ValueError`` (or an arithmetic error, for NaN) for a row that cannot be kept."""
     if not entry.id:
         raise ValueError("it has no id")
-    if not 0 <= entry.at < math.inf:
-        raise ValueError(f"a time of {entry.at}")
+    if not 0 <= entry.at < LAST_AT:
+        raise ValueError(f"a time of {entry.at}; give seconds since 1970")
     for amount in (entry.cost_usd, entry.estimate_usd, entry.reserved_usd, entry.list_usd):
         if amount is not None and not -MOST_USD <= amount <= MOST_USD:
             raise ValueError(f"an amount of {amount} dollars")
@@ -123,6 +135,28 @@ def checked(entry: Entry) -> None:
     for count in (*tokens, entry.cache_write_tokens, entry.reasoning_tokens):
         if not -MOST_TOKENS <= count <= MOST_TOKENS:
             raise ValueError(f"{count} tokens")
+
+
+def left_out_of(entry: Entry, error: Exception) -> LeftOut:
+    """What can be said without asking the row for anything more."""
+    name = entry.id if type(entry.id) is str else type(entry.id).__name__
+    known = isinstance(error, ValueError | ArithmeticError)
+    return name, str(error) if known else type(error).__name__
+
+
+def plain(entry: Entry) -> Entry:
+    """``entry`` with texts for names, as it would come back from a file."""
+    try:  # nearly always they are texts, in ASCII
+        texts = [text for text in _names_of(entry) if text is not None]
+        ascii_only = "".join((*texts, *entry.tags, *entry.degraded)).isascii()
+        if ascii_only and type(entry.tags) is tuple and type(entry.degraded) is tuple:
+            return entry
+    except TypeError:
+        pass
+    changed: dict[str, Any] = {name: kept_text(getattr(entry, name)) for name in NAMES}
+    for name in ("tags", "degraded"):
+        changed[name] = tuple(kept_text(text) for text in getattr(entry, name) or ())
+    return replace(entry, **changed)
 
 
 def error_of(entry: Entry) -> int | None:
@@ -138,21 +172,21 @@ def row_of(entry: Entry) -> Row:
     checked(entry)
     latency_s = entry.latency_s
     row: list[Value] = [
-        _text(entry.id) or "",
-        _text(entry.trace_id) or "",
-        _text(entry.outcome) or "",
-        _text(entry.user),
-        _text(entry.tenant),
-        _text(entry.plan),
-        _text(entry.route),
-        _text(entry.run),
-        _text(entry.tier) or "",
-        _text(entry.deployment) or "",
-        _text(entry.model) or "",
-        _text(entry.service_tier),
-        _text(entry.price_as_of),
-        _text(entry.request_id),
-        _text(entry.budget),
+        kept_text(entry.id) or "",
+        kept_text(entry.trace_id) or "",
+        kept_text(entry.outcome) or "",
+        kept_text(entry.user),
+        kept_text(entry.tenant),
+        kept_text(entry.plan),
+        kept_text(entry.route),
+        kept_text(entry.run),
+        kept_text(entry.tier) or "",
+        kept_text(entry.deployment) or "",
+        kept_text(entry.model) or "",
+        kept_text(entry.service_tier),
+        kept_text(entry.price_as_of),
+        kept_text(entry.request_id),
+        kept_text(entry.budget),
         _joined(entry.tags),
         _joined(entry.degraded),
         float(entry.at),

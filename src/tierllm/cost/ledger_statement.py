@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .ledger_summary import UsageLine
 
 if TYPE_CHECKING:
-    from .ledger import UsageLedger
+    from .ledger_questions import Questions
 
-__all__ = ["Statement", "as_csv", "as_table", "csv_cell", "stated"]
+__all__ = ["Statement", "as_csv", "as_table", "csv_cell", "escaped", "stated"]
 
 CENT = Decimal("0.01")
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+EXACT = Context(prec=100)
+"""Money is never rounded by the precision that an application has set for its own sums."""
+
+LEAST_RATE, MOST_RATE = Decimal("1E-12"), Decimal("1E12")
+CURRENCY = re.compile(r"[A-Za-z][A-Za-z0-9]{0,9}")
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What begins a formula in spreadsheets; the last are those signs in East Asian width."""
+
+WIDEST = 60
+"""Longer names are cut in tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +53,7 @@ class Statement:
 
     def amount(self, usd: Decimal) -> Decimal:
         """``usd`` in the statement's currency."""
-        return (usd * self.rate).quantize(CENT, rounding=ROUND_HALF_EVEN)
+        return EXACT.multiply(usd, self.rate).quantize(CENT, rounding=ROUND_HALF_EVEN, context=EXACT)
 
     @property
     def _numbers(self) -> int:
@@ -68,7 +79,7 @@ class Statement:
 
     def as_text(self) -> str:
         """For people: a heading, a table, and what is not in the sum."""
-        whose = f"tenant {self.tenant}" if self.tenant is not None else f"tag {self.tag}"
+        whose = escaped(f"tenant {self.tenant}" if self.tenant is not None else f"tag {self.tag}")
         bounds = [_day(moment) for moment in (self.since, self.until)]
         period = " ".join(
             f"{word} {day}" for word, day in zip(("from", "until"), bounds, strict=True) if day is not None
@@ -105,7 +116,7 @@ class Statement:
 
 
 def stated(
-    ledger: UsageLedger,
+    ledger: Questions,
     *,
     tenant: str | None,
     tag: str | None,
@@ -119,16 +130,19 @@ def stated(
     """See ``UsageLedger.statement``. Raises ``ConfigError``."""
     if (tenant is None) == (tag is None):
         raise ConfigError("a statement is for a tenant= or for a tag=: give one of them")
+    if not isinstance(currency, str) or not CURRENCY.fullmatch(currency):
+        raise ConfigError(f'currency={currency!r}: give its code, such as "EUR"')
+    currency = "USD" if currency.upper() == "USD" else currency
     try:
         exact = Decimal(rate)
     except (ArithmeticError, TypeError, ValueError):
         exact = Decimal("NaN")
-    if isinstance(rate, float) or not exact.is_finite() or exact <= 0:
+    if isinstance(rate, float) or not exact.is_finite() or not LEAST_RATE <= exact <= MOST_RATE:
         raise ConfigError(f'rate={rate!r}: give {currency} for a dollar, exactly, such as "0.92"')
     if currency == "USD" and exact != 1:
         raise ConfigError(f"rate={rate}: a dollar is a dollar; say which currency this is the rate of")
     where = {"tenant": tenant} if tag is None else {"tag": tag}
-    lines = ledger.usage(by, since, until, tz=tz, **where)
+    lines, total = ledger.report(by, since, until, tz=tz, **where)
     zone = UTC if tz is None else tz
     return Statement(
         tenant=tenant,
@@ -138,7 +152,7 @@ def stated(
         currency=currency,
         rate=exact,
         lines=tuple(line for line in lines if line.calls),
-        total=ledger.total(since, until, **where),
+        total=total,
     )
 
 
@@ -157,9 +171,9 @@ def _day(moment: datetime | None) -> str | None:
 
 def as_table(rows: Sequence[Sequence[str]], *, numbers: int) -> str:
     """Columns under their heads, the last ``numbers`` of them to the right."""
-    shown = [[_printable(cell) for cell in row] for row in rows]
+    names = len(rows[0]) - numbers
+    shown = [[_shown(cell) if place < names else cell for place, cell in enumerate(row)] for row in rows]
     widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
-    names = len(widths) - numbers
     return "\n".join(
         "  ".join(
             cell.ljust(width) if place < names else cell.rjust(width)
@@ -169,9 +183,19 @@ def as_table(rows: Sequence[Sequence[str]], *, numbers: int) -> str:
     )
 
 
-def _printable(cell: str) -> str:
-    """Names come from users: no line feeds, and nothing that a terminal would obey."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in cell)
+def _shown(name: str) -> str:
+    told = escaped(name[: WIDEST + 1])
+    return told if len(told) <= WIDEST else f"{told[: WIDEST - 1]}…"
+
+
+def escaped(text: str) -> str:
+    """Names come from users: no line feeds, and nothing that a terminal or a reader's eye would obey.
+
+    What cannot be printed is told as Python writes it, such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def as_csv(rows: Iterable[Sequence[str]], *, numbers: int) -> str:
@@ -186,4 +210,5 @@ def as_csv(rows: Iterable[Sequence[str]], *, numbers: int) -> str:
 
 def csv_cell(name: str) -> str:
     """A name that a spreadsheet would take for a formula gets a quote before it."""
-    return f"'{name}" if name.startswith(FORMULAS) else name
+    told = escaped(name)
+    return f"'{told}" if name.lstrip().startswith(FORMULAS) or name.startswith(FORMULAS) else told

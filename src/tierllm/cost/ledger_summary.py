@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from ..errors import ConfigError
-from .ledger_row import strings, usd
+from .ledger_row import kept_text, strings, usd
 
-__all__ = ["BUCKETS_S", "FIELDS", "SUMS", "UsageLine", "Wanted", "grouped", "wanted"]
+__all__ = ["BUCKETS_S", "FIELDS", "SUMS", "Columns", "UsageLine", "Wanted", "grouped", "wanted"]
 
 FIELDS = {
     "user": "user",
@@ -134,15 +134,15 @@ class UsageLine:
 
 
 Key = tuple[str | int | tuple[str, ...] | None, ...]
+Columns = Sequence[tuple[str, int | None]]
+"""What to group by; ``at`` comes with seconds a bucket."""
 
 
 class Rows(Protocol):
     """Where rows are kept."""
 
-    def sums(
-        self, by: Sequence[tuple[str, int | None]], wanted: Wanted
-    ) -> Iterable[tuple[Key, Sequence[int]]]:
-        """For each group its raw key and ``SUMS``. ``by``: columns; ``at`` comes with seconds a bucket."""
+    def sums(self, bys: Sequence[Columns], wanted: Wanted) -> list[Iterable[tuple[Key, Sequence[int]]]]:
+        """For each of ``bys``, all of one moment, and each group its raw key and ``SUMS``."""
 
 
 def wanted(
@@ -152,7 +152,8 @@ def wanted(
     for name in where:
         if name not in FIELDS:
             raise ConfigError(f"a ledger's rows have no {name!r} to look for; there is {', '.join(FIELDS)}")
-    return Wanted(_seconds("since", since), _seconds("until", until), tuple(where.items()))
+    kept = tuple((name, kept_text(value)) for name, value in where.items())
+    return Wanted(_seconds("since", since), _seconds("until", until), kept)
 
 
 def _seconds(name: str, value: float | datetime | None) -> float | None:
@@ -167,62 +168,83 @@ def _seconds(name: str, value: float | datetime | None) -> float | None:
     return float(value)
 
 
-def grouped(rows: Rows, by: Sequence[str], wanted: Wanted, tz: tzinfo | None = None) -> list[UsageLine]:
-    """One line for each group; without ``by`` one for all. See ``UsageLedger.usage``."""
-    if isinstance(by, str):
-        by = (by,)
-    for name in by:
-        if name not in FIELDS and name not in TIMES:
-            known = ", ".join((*FIELDS, *TIMES))
-            raise ConfigError(f"a ledger's rows cannot be grouped by {name!r}, only by {known}")
-    if len(set(by)) < len(by):
-        raise ConfigError(f"by={tuple(by)!r} says the same twice: name each once")
+def grouped(
+    rows: Rows, bys: Sequence[Sequence[str]], wanted: Wanted, tz: tzinfo | None = None
+) -> list[list[UsageLine]]:
+    """For each of ``bys`` one line for each group, all of one moment. See ``UsageLedger.usage``."""
     zone = UTC if tz is None else tz
-    columns: list[tuple[str, int | None]] = [
-        (FIELDS[name], None)
-        if name in FIELDS
-        else ("at", BUCKETS_S[name] if zone is UTC or tz is None else QUARTER_S)
-        for name in by
-    ]
-    merged: dict[tuple[str | None, ...], list[int]] = {}
-    if not by:
-        merged[()] = [0] * len(SUMS)
-    for raw, sums in rows.sums(columns, wanted):
-        for key in _keys(by, columns, raw, zone, wanted):
-            mine = merged.get(key)
-            if mine is None:
-                merged[key] = list(sums)
-            else:
-                merged[key] = [a + b for a, b in zip(mine, sums, strict=True)]
-    lines = [_line(dict(zip(by, key, strict=True)), Sums(*sums)) for key, sums in merged.items()]
-    times = [name for name in by if name in TIMES]
+    groupings = [_Grouping(by, zone, wanted) for by in bys]
+    found = rows.sums([grouping.columns for grouping in groupings], wanted)
+    return [grouping.lines(sums) for grouping, sums in zip(groupings, found, strict=True)]
 
-    def order(line: UsageLine) -> tuple[object, ...]:
-        when = tuple(line.group[name] or "" for name in times)
+
+class _Grouping:
+    """Lines by some names; without any, one for all. Raises ``ConfigError`` for names there are none of."""
+
+    def __init__(self, by: Sequence[str], zone: tzinfo, wanted: Wanted) -> None:
+        self.by = (by,) if isinstance(by, str) else tuple(by)
+        for name in self.by:
+            if name not in FIELDS and name not in TIMES:
+                known = ", ".join((*FIELDS, *TIMES))
+                raise ConfigError(f"a ledger's rows cannot be grouped by {name!r}, only by {known}")
+        if len(set(self.by)) < len(self.by):
+            raise ConfigError(f"by={self.by!r} says the same twice: name each once")
+        self.zone = zone
+        self.tag = dict(wanted.where).get("tag")
+        self.columns: Columns = [
+            (FIELDS[name], None) if name in FIELDS else ("at", BUCKETS_S[name] if zone is UTC else QUARTER_S)
+            for name in self.by
+        ]
+        self.times = [name for name in self.by if name in TIMES]
+        self._began: dict[str | None, int] = {}
+        """When each hour, day and month began: an hour that comes twice has labels in no order."""
+
+    def lines(self, found: Iterable[tuple[Key, Sequence[int]]]) -> list[UsageLine]:
+        merged: dict[tuple[str | None, ...], list[int]] = {}
+        if not self.by:
+            merged[()] = [0] * len(SUMS)
+        for raw, sums in found:
+            for key in self._keys(raw):
+                mine = merged.get(key)
+                if mine is None:
+                    merged[key] = list(sums)
+                else:
+                    merged[key] = [a + b for a, b in zip(mine, sums, strict=True)]
+        lines = [_line(dict(zip(self.by, key, strict=True)), Sums(*sums)) for key, sums in merged.items()]
+        return sorted(lines, key=self._order)
+
+    def _order(self, line: UsageLine) -> tuple[object, ...]:
+        when = tuple(self._began[line.group[name]] for name in self.times)
         names = tuple((value is not None, value or "") for value in line.group.values())
         return (when, -line.cost_usd, -line.calls, -line.refused, names)
 
-    return sorted(lines, key=order)
+    def _keys(self, raw: Key) -> list[tuple[str | None, ...]]:
+        """The groups that the rows under one raw key belong to: several where they have several tags.
 
+        Of tags, where one is asked for, that one: or a call would be among the lines twice.
+        """
+        keys: list[tuple[str | None, ...]] = [()]
+        for name, (_, bucket_s), value in zip(self.by, self.columns, raw, strict=True):
+            if bucket_s is not None:
+                assert isinstance(value, int)
+                choices: Sequence[str | None] = (self._time(name, value * bucket_s),)
+            elif name == "tag" and self.tag is not None:
+                choices = (self.tag,)
+            elif name == "tag":
+                tags = value if isinstance(value, tuple) else strings(str(value))
+                choices = sorted(set(tags)) or (None,)
+            else:
+                choices = (None if value is None else str(value),)
+            keys = [(*key, choice) for key in keys for choice in choices]
+        return keys
 
-def _keys(
-    by: Sequence[str], columns: Sequence[tuple[str, int | None]], raw: Key, zone: tzinfo, wanted: Wanted
-) -> list[tuple[str | None, ...]]:
-    """The groups that the rows under one raw key belong to: several where they have several tags."""
-    keys: list[tuple[str | None, ...]] = [()]
-    for name, (_, bucket_s), value in zip(by, columns, raw, strict=True):
-        if bucket_s is not None:
-            assert isinstance(value, int)
-            moment = datetime.fromtimestamp(value * bucket_s, zone)
-            offset = moment.strftime("%z") if name == "hour" and zone is not UTC else ""
-            choices: Sequence[str | None] = (moment.strftime(TIMES[name]) + offset,)
-        elif name == "tag":
-            tags = value if isinstance(value, tuple) else strings(str(value))
-            choices = sorted(set(tags)) or (None,)
-        else:
-            choices = (None if value is None else str(value),)
-        keys = [(*key, choice) for key in keys for choice in choices]
-    return keys
+    def _time(self, name: str, at: int) -> str:
+        moment = datetime.fromtimestamp(at, self.zone)
+        label = moment.strftime(TIMES[name])
+        if name == "hour" and self.zone is not UTC:
+            label += moment.strftime("%z")
+        self._began[label] = min(at, self._began.get(label, at))
+        return label
 
 
 def _line(group: dict[str, str | None], sums: Sums) -> UsageLine:

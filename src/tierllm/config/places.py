@@ -1,0 +1,60 @@
+"""Every deployment by the name that budgets know it by, and budgets for places that there are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from .finding import Loc, did_you_mean
+from .table import named
+
+if TYPE_CHECKING:
+    from pydantic_core import InitErrorDetails
+
+    from .file import Config
+    from .providers import Source
+    from .sections import DeploymentTable, TierTable
+
+__all__ = ["Place", "misplaced", "places"]
+
+
+class Place(NamedTuple):
+    """A deployment with one key of its account, and where the file has it."""
+
+    key: str
+    name: str
+    tier: TierTable
+    table: DeploymentTable
+    provider: str
+    source: Source
+
+
+def places(config: Config) -> Iterator[Place]:
+    """Every deployment, once for each key of its account."""
+    names: dict[str, list[str]] = {}
+    for key, tier, table in config.places():
+        provider, source = config.provider_of(table)
+        taken = names.setdefault(tier.name, [])
+        for _ in source.variables or (None,):
+            name, number = table.name or table.model, 1
+            while name in taken:  # as the client tells them apart
+                number += 1
+                name = f"{table.name or table.model}#{number}"
+            taken.append(name)
+            yield Place(key, name, tier, table, provider, source)
+
+
+def misplaced(config: Config) -> Iterator[InitErrorDetails]:
+    """Budgets that would never hold, since no deployment is what they say."""
+    held = [(place.tier.name, place.name, place.table.model) for place in places(config)]
+    for b, table in enumerate(config.budgets):
+        budget, missing = table.build(), False
+        for at, option in enumerate(("tier", "deployment", "model")):
+            known = list(dict.fromkeys(place[at] for place in held))
+            for name in sorted(budget.where.get(option, frozenset()) - set(known)):
+                missing = True
+                loc: Loc = ("budgets", b, "where", option)
+                yield named(loc, f"there is no such {option}", did_you_mean(name, known))
+        if not missing and not any(budget.holds_at(*place) for place in held):
+            problem = "no deployment is all that is said here, so that the budget never holds"
+            yield named(("budgets", b, "where"), problem, "take out what does not go together")
