@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal, Inexact, localcontext
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -11,6 +17,7 @@ from tierllm import (
     Budget,
     BudgetExceededError,
     Call,
+    ClientClosedError,
     ConfigError,
     Deployment,
     DiskStore,
@@ -25,11 +32,13 @@ from tierllm import (
     UsageLedger,
     scope,
 )
+from tierllm.cost import alerts, bookkeeping, purchase, spending, treasury
 from tierllm.cost.tokens import tokens_for
 from tierllm.pipeline.compose import compose, invoking
 from tierllm.pipeline.effects import Handler
-from tierllm.providers import Function
-from tierllm.stores import Hold, Verdict
+from tierllm.pipeline.scope import Invocation
+from tierllm.providers import BaseProvider, Function
+from tierllm.stores import Hold, MemoryStore, Verdict
 from tierllm.testing import Fail, FakeProvider, Reply
 
 CHEAP = Price(input_usd_per_mtok=2, output_usd_per_mtok=8)
@@ -266,3 +275,185 @@ def test_an_estimate_refuses_just_what_the_call_would_be_refused() -> None:
                 assert refused
             agreed[refused] += 1
     assert all(agreed.values())
+
+
+def test_interrupts_at_any_moment_leave_nothing_reserved() -> None:
+    """Ctrl-C may come between any two steps."""
+    tiers = [Tier("gold", [Deployment("g", FakeProvider(), price=CHEAP)])]
+    client = TieredClient(tiers, budgets=[Budget(hard_usd=10), Budget(hard_calls=10**6, per="user")])
+    client.complete("Hello", user="u")
+    own = {module.__file__ for module in (spending, purchase, treasury, bookkeeping, alerts)}
+    steps = 0
+    at = 0
+
+    def interrupting(frame: FrameType, event: str, arg: object) -> object:
+        nonlocal steps
+        if event == "call":
+            return interrupting if frame.f_code.co_filename in own else None
+        if event == "line":
+            steps += 1
+            if steps == at:
+                raise KeyboardInterrupt
+        return interrupting
+
+    interrupted = 0
+    for at in range(1, 160, 2):
+        steps = 0
+        sys.settrace(interrupting)
+        try:
+            client.complete("Hello", user="u")
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(None)
+        assert [r.reserved for r in client.remaining(user="u")] == [0, 0], at
+    assert interrupted > 50
+
+
+def test_a_client_closed_under_a_call_books_what_the_call_cost(tmp_path: Path) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    class Stubborn(BaseProvider):
+        def complete(self, call: Call, scope: Invocation) -> Response:
+            begun.set()
+            done.wait(10)
+            return Response("hi", finish_reason="stop", usage=Usage(input_tokens=1, output_tokens=2))
+
+    client = TieredClient(
+        [Tier("gold", [Deployment("g", Stubborn())])],
+        budgets=[Budget(hard_tokens=1_000)],
+        store=DiskStore(tmp_path / "state"),
+    )
+
+    def call() -> None:
+        with pytest.raises(ClientClosedError):
+            client.complete("Hello", max_tokens=100)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert begun.wait(10)
+    client.close()
+    done.set()
+    thread.join(10)
+    budget = Budget(hard_tokens=1_000, store=DiskStore(tmp_path / "state"))
+    for _ in range(100):
+        (left_over,) = budget.remaining()
+        if not left_over.reserved:
+            break
+        time.sleep(0.05)
+    assert left_over.reserved == 0
+    assert left_over.used > 0
+
+
+def test_a_client_sent_down_by_a_soft_limit_is_not_sent_up_by_a_hard_one() -> None:
+    fake = FakeProvider()
+    tiers = [Tier(name, [Deployment(name, fake)]) for name in ("gold", "silver")]
+    budgets = [
+        Budget(soft_calls=0, per="user", on_soft="downgrade"),
+        Budget(hard_calls=1, where={"tier": "silver"}),
+    ]
+    with TieredClient(tiers, budgets=budgets) as client:
+        assert client.complete("Hello", user="u").tier == "silver"
+        with pytest.raises(BudgetExceededError):
+            client.complete("Hello", user="u")
+
+
+def test_where_all_else_fails_a_call_sent_down_comes_back_up() -> None:
+    fake = FakeProvider()
+    fake.script("silver", Fail.unavailable(), forever=True)
+    tiers = [Tier(name, [Deployment(name, fake)], retry=False) for name in ("gold", "silver")]
+    with TieredClient(tiers, budgets=[Budget(soft_calls=0, per="user", on_soft="downgrade")]) as client:
+        assert client.complete("Hello", user="u").tier == "gold"
+
+
+def test_a_runs_soft_limit_is_for_whom_it_says() -> None:
+    fake = FakeProvider()
+    tiers = [Tier(name, [Deployment(name, fake)]) for name in ("gold", "silver")]
+    with TieredClient(tiers) as client, client.run(soft_calls=0, on_soft="downgrade", where={"user": "bob"}):
+        assert client.complete("Hello", user="alice").tier == "gold"
+        assert client.complete("Hello", user="bob").tier == "silver"
+
+
+def test_waiting_is_not_advised_where_it_does_not_help() -> None:
+    with (
+        TieredClient(
+            [Tier("gold", [Deployment("g", FakeProvider(), price=CHEAP)])],
+            budgets=[Budget(hard_usd="0.001", window="day")],
+        ) as client,
+        pytest.raises(BudgetExceededError) as caught,
+    ):
+        client.complete("Hello", max_tokens=10_000)
+    assert caught.value.retry_after_s is None
+    assert caught.value.resets_at is not None
+
+
+def test_confirming_looks_at_the_dearest_place() -> None:
+    fake = FakeProvider()
+    dear = Price(input_usd_per_mtok=100, output_usd_per_mtok=1_000)
+    places = [Deployment("g", fake, price=CHEAP), Deployment("dear", fake, price=dear)]
+    asked: list[Estimate] = []
+
+    def ask(estimate: Estimate) -> bool:
+        asked.append(estimate)
+        return True
+
+    with TieredClient([Tier("gold", places)], confirm=ask, confirm_over_usd="0.01") as client:
+        client.complete("Hello", max_tokens=100)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("tokens", [10**30, -5, None, 1.5])
+def test_usage_that_cannot_be_is_no_usage_and_loses_no_answer(tokens: object) -> None:
+    fake = FakeProvider()
+    fake.script("g", Reply("hi", usage=Usage(input_tokens=1, output_tokens=tokens)))  # type: ignore[arg-type]
+    tiers = [Tier("gold", [Deployment("g", fake, price=CHEAP)])]
+    with TieredClient(tiers, budgets=[Budget(hard_tokens=10_000)]) as client:
+        answer = client.complete("Hello", max_tokens=1_000)
+        (left_over,) = client.remaining()
+    assert (answer.text, answer.cost_usd) == ("hi", None)
+    assert 1_000 < left_over.used < 1_400
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hard_calls": 1, "per": "run", "store": MemoryStore()}, "lives in memory"),
+        ({"soft_calls": 1, "per": "deployment", "on_soft": "downgrade"}, "matter of tiers"),
+        ({"soft_calls": 1, "where": {"model": "g"}, "on_soft": "downgrade"}, "matter of tiers"),
+    ],
+    ids=["store of a run", "per deployment", "where model"],
+)
+def test_what_a_budget_cannot_do_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Budget(**settings)  # type: ignore[arg-type]
+
+
+def test_a_calls_own_limit_has_its_name_for_itself() -> None:
+    with pytest.raises(ConfigError, match="own limit"):
+        TieredClient(
+            [Tier("gold", [Deployment("g", FakeProvider())])],
+            budgets=[Budget(hard_calls=1, name="max_cost_usd")],
+        )
+
+
+def test_accounts_seen_lately_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(treasury, "KNOWN_KEPT", 20)
+    tiers = [Tier("gold", [Deployment("g", FakeProvider())])]
+    soft = Budget(soft_calls=10**6, per="user")
+    with TieredClient(tiers, budgets=[soft], store=DiskStore(tmp_path / "state"), ledger=False) as client:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: client.complete("Hello", user=f"u{n % 60}"), range(240)))
+        assert len(client._treasury._known) == 20
+
+
+def test_a_runs_account_is_exact_whatever_precision_the_application_likes() -> None:
+    fake = FakeProvider()
+    fake.script("*", Reply("hi", usage=Usage(input_tokens=111, output_tokens=233)), forever=True)
+    client = TieredClient([Tier("gold", [Deployment("g", fake, price=CHEAP)])])
+    with client, client.run() as run, localcontext() as context:
+        context.prec = 2
+        context.traps[Inexact] = True
+        for _ in range(3):
+            client.complete("Hello")
+        assert "0.006258" in run.statement()
+    assert run.spent_usd == Decimal("0.006258")

@@ -86,9 +86,9 @@ def test_amounts_that_make_no_sense(amounts: dict[str, Any], words: str) -> None
 
 
 def test_what_is_limited_has_to_be_said() -> None:
-    with pytest.raises(ConfigError, match=r"limits usd: say how many with spend\(usd=...\)"):
-        with Budget(hard_usd=1).spend(tokens=5):
-            raise AssertionError("it ran")
+    words = r"limits usd: say how many with spend\(usd=...\)"
+    with pytest.raises(ConfigError, match=words), Budget(hard_usd=1).spend(tokens=5):
+        raise AssertionError("it ran")
 
 
 def test_a_budget_for_others_reserves_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.forms import Form, World, every_form
 from tierllm import Deployment, Price, Tier, Usage
-from tierllm.errors import ConfigError
+from tierllm.errors import ConfigError, UsageError
 from tierllm.testing import Fail, FakeProvider, Reply
 
 PRICE = Price(input_usd_per_mtok=2, output_usd_per_mtok=8, cached_input_usd_per_mtok="0.5")
@@ -28,13 +29,27 @@ PRICE = Price(input_usd_per_mtok=2, output_usd_per_mtok=8, cached_input_usd_per_
         (Usage(input_tokens=1000, output_tokens=500), "0.006"),
         (Usage(input_tokens=1000, cached_input_tokens=600), "0.0011"),
         (Usage(input_tokens=1000, cache_write_tokens=400), "0.002"),
-        (Usage(input_tokens=100, cached_input_tokens=600), "0.0003"),
+        (Usage(input_tokens=100, cached_input_tokens=600), "0.00005"),
+        (Usage(input_tokens=100, cached_input_tokens=60, cache_write_tokens=600), "0.00011"),
+        (Usage(input_tokens=100, cached_input_tokens=-600, cache_write_tokens=-600), "0.0002"),
+        (Usage(input_tokens=-100, output_tokens=-5), "0"),
         (Usage(output_tokens=10, reasoning_tokens=8), "0.00008"),
     ],
     ids=str,
 )
 def test_each_kind_of_token_at_its_own_rate(usage: Usage, cost_usd: str) -> None:
     assert PRICE.cost_usd(usage) == Decimal(cost_usd)
+
+
+@pytest.mark.parametrize(
+    "field", ["input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"]
+)
+@pytest.mark.parametrize("wrong", [None, 1.5, math.nan, "9"], ids=repr)
+def test_what_is_no_number_of_tokens_has_no_price(field: str, wrong: Any) -> None:
+    usage = Usage(**{"input_tokens": 10, field: wrong})
+    for ask in (PRICE.cost_usd, PRICE.cost_nano, PRICE.list_usd):
+        with pytest.raises(UsageError, match="whole numbers"):
+            ask(usage)
 
 
 def test_cents_add_up() -> None:
@@ -67,7 +82,9 @@ def test_never_negative_and_never_more_than_all_at_the_full_rate(
 
 
 @pytest.mark.parametrize(
-    "wrong", [-1, float("nan"), float("inf"), "free", None, True, [1], b"1", -0.01], ids=repr
+    "wrong",
+    [-1, float("nan"), float("inf"), "free", None, True, [1], b"1", -0.01, 10**5000],
+    ids=lambda value: "huge" if value == 10**5000 else repr(value),
 )
 @pytest.mark.parametrize("name", ["input_usd_per_mtok", "output_usd_per_mtok"])
 def test_prices_that_make_no_sense(name: str, wrong: Any) -> None:

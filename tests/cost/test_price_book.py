@@ -65,6 +65,13 @@ def seconds(moment: str) -> float:
         ("mixtral-8x7b-instruct-v0.1", None, "mistral/mixtral-8x7b"),
         ("ft:gpt-4o-2024-08-06:acme::x7", "openai", "openai/ft:gpt-4o"),
         ("groq/llama-3.3-70b-versatile", None, "groq/llama-3.3-70b-versatile"),
+        ("claude-sonnet-4-20250514", None, "anthropic/claude-sonnet-4-0"),
+        ("gemini-2.0-flash-001", None, "google/gemini-2.0-flash"),
+        ("gpt-5", "azure-openai", "azure/gpt-5"),
+        ("gpt-5", "Azure_OpenAI", "azure/gpt-5"),
+        ("azure_openai/gpt-5", None, "azure/gpt-5"),
+        ("grok-4", "xai", "x-ai/grok-4-0709"),
+        ("claude-sonnet-4-5", "vertex_ai", "google/claude-sonnet-4-5"),
     ],
 )
 def test_names_of_models(asked: str, vendor: str | None, meant: str) -> None:
@@ -106,6 +113,20 @@ def test_names_of_models(asked: str, vendor: str | None, meant: str) -> None:
         ("claude-opus-4.8-fast", "anthropic"),
         ("gemini-3.8-flash-cyber", None),
         ("deepseek-r1-distill-llama-8b", "deepseek"),
+        ("us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0", None),
+        ("us-gov.anthropic.claude-haiku-5-5", "bedrock"),
+        ("gemini-1.5-flash-8b", None),
+        ("gemini-2.5-pro-3", None),
+        ("gemini-2.5-pro3", None),
+        ("claude-2.9", None),
+        ("claude-29", None),
+        ("claude-v29", None),
+        ("claude-3-opus-9", None),
+        ("claude-sonnet-4-20259999", None),
+        ("gpt-5", "my-openai-proxy"),
+        ("gpt-5", "openai-compatible"),
+        ("claude-sonnet-4-5", "not-anthropic"),
+        ("gemini-2.5-pro", "my-google"),
     ],
 )
 def test_what_only_resembles_a_model_or_may_cost_more_has_no_price(asked: str, vendor: str | None) -> None:
@@ -236,7 +257,8 @@ def test_patterns_are_the_lists_own(tmp_path: Path) -> None:
     assert book.find("alphabet") is None
     assert book.find("alpha-2026-tts") is None
     assert book.left_out("alpha-tts") == "it sings"
-    assert book.find("alpha", "the acme company") is not None
+    assert book.find("alpha", "acme") is not None
+    assert book.find("alpha", "the acme company") is None  # who is paid there is not said
 
 
 class TestOwn:

@@ -213,6 +213,64 @@ def test_a_dearer_tier_that_is_served_as_the_standard_one_was_allowed_for(asked:
     assert worst >= asked.cost_nano(standard)
 
 
+TIERED = price(
+    2, 8, service={"batch": price(9, 90), "flex": price(1, 4), "priority": price(4, 16), "odd": price(12, 1)}
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nano"),
+    [
+        (None, 10_000_000),
+        ("default", 10_000_000),
+        ("standard", 10_000_000),
+        ("standard_only", 10_000_000),
+        ("flex", 10_000_000),  # it may be served as the standard one
+        ("priority", 20_000_000),
+        ("auto", 20_000_000),
+        ("of-tomorrow", 20_000_000),
+        ("batch", 99_000_000),
+    ],
+    ids=str,
+)
+def test_the_worst_of_the_tier_that_was_asked_for(asked: str | None, nano: int) -> None:
+    assert TIERED.worst_nano(1000, 1000, asked) == nano
+
+
+def test_which_tier_is_dearest_depends_on_the_sizes() -> None:
+    assert TIERED.worst_nano(1000, 10, "auto") == TIERED.worst_nano(1000, 10, "odd") == 12_010_000
+    mixed = price(1, 20, service={"p": price(12, 1)})
+    for served in ("p", "default"):
+        used = Usage(input_tokens=10, output_tokens=1000, service_tier=served)
+        assert mixed.worst_nano(10, 1000, "p") >= mixed.cost_nano(used)
+    assert mixed.worst_nano(10, 1000, "p") == 20_010_000
+
+
+@given(prices, usages(), st.sampled_from(["auto", "of-tomorrow"]), tiers)
+def test_auto_may_be_any_tier_but_the_batch(
+    asked: Price, usage: Usage, named: str, served: str | None
+) -> None:
+    used = dataclasses.replace(usage, service_tier=None if served == "batch" else served)
+    assert asked.worst_nano(usage.input_tokens, usage.output_tokens, named) >= asked.cost_nano(used)
+
+
+@given(
+    prices,
+    st.builds(
+        Usage,
+        input_tokens=st.integers(-(10**9), 10**9),
+        output_tokens=st.integers(-(10**9), 10**9),
+        cached_input_tokens=st.integers(-(10**12), 10**12),
+        cache_write_tokens=st.integers(-(10**12), 10**12),
+        service_tier=tiers,
+    ),
+)
+def test_no_report_costs_less_than_nothing_or_more_than_its_sizes(asked: Price, usage: Usage) -> None:
+    tokens = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
+    assert 0 <= asked.cost_nano(usage) <= asked.worst_nano(*tokens, usage.service_tier)
+    assert asked.list_usd(usage) >= 0
+
+
 @given(prices, lengths, lengths, lengths, lengths, tiers)
 def test_the_worst_grows_with_the_sizes(
     asked: Price, tokens_in: int, tokens_out: int, more_in: int, more_out: int, tier: str | None

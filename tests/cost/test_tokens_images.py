@@ -21,6 +21,7 @@ from tierllm.cost.tokens.images import (
     Tiles,
     UnknownRule,
 )
+from tierllm.cost.tokens.media import UNSEEN_TOKENS
 
 
 def png(width: int, height: int) -> bytes:
@@ -151,7 +152,7 @@ def test_rules(rule: ImageRule, size: tuple[int, int] | None, detail: str, token
         (Patches(1.2, 2500, 10_000), (3200, 3200), "auto", 12_000),
         (Patches(1.2, 2500, 10_000), (3200, 3200), "low", 3_000),
         (Patches(1.0), (1800, 2400), "high", 1536),
-        (GeminiTiles(), None, "auto", 4128),
+        (GeminiTiles(), None, "auto", UNSEEN_TOKENS),
         (UnknownRule(), (1024, 1024), "auto", 1371),
         (UnknownRule(), None, "auto", 16_384),
     ],
@@ -165,6 +166,7 @@ RULES = [
     Patches(1.2),
     Patches(1.2, 2500, 10_000),
     Claude(1600),
+    GeminiTiles(),
     Fixed(1120, 2240),
     UnknownRule(),
 ]

@@ -170,7 +170,7 @@ class TieredClient(Accounts):
         outer: list[Policy] = [Ladder(rungs)] if rungs else []
         self._quotes = Quotes(self._lines, self._estimator)
         self._confirms = confirm is not None or confirm_over_usd is not None
-        asking = Confirm(self._quotes.of, confirm, over_usd)
+        asking = Confirm(self._quotes.of, self._quotes.dearest_usd, confirm, over_usd)
         self._handler = compose([*outer, *policies, self.fallback], self._enter)
         self._cold = True
         """Whether some tokenizer is still to be loaded, which takes a fifth of a second."""
@@ -255,7 +255,8 @@ class TieredClient(Accounts):
         assert before is not None
         tiers = self._treasury.steered(call.request, before.tiers, call.caps)
         if tiers is not before.tiers:
-            call.plan = Plan(tiers[0], tiers, before.excluded)
+            raised = before.tiers.index(tiers[0])
+            call.plan = Plan(tiers[0], tiers, before.excluded, raised)
             trace.granted = tiers[0]
             trace.candidates.append(Candidate(before.granted, "*", "budget"))
 

@@ -68,6 +68,8 @@ class Alerts:
         for draw, line, standing, amount in rows:
             limit = draw.limit
             total = standing.settled + amount
+            if limit.soft is not None and taken.store.inline:  # others may have been settled meanwhile
+                total = max(total, taken.store.standings((line,))[0].settled)
             if limit.hard is not None:
                 key = (draw.budget.name, limit.unit)
                 if total > self.peaks.get(key, 0):
@@ -138,6 +140,7 @@ class Alerts:
         announced, key = self._announced, (draw.account, what)
         with self._lock:
             if key in announced:
+                announced[key] = announced.pop(key)  # those that were not heard of for longest go first
                 return False
             if len(announced) >= ACCOUNTS_KEPT:
                 announced.pop(next(iter(announced)))

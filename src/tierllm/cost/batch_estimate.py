@@ -50,7 +50,7 @@ class BatchEstimate:
     unpriced: int
 
 
-Place = tuple[str, str, str]
+Where = tuple[str, str, str]
 
 
 class Sum:
@@ -62,7 +62,7 @@ class Sum:
         self.mean = self.max = Decimal(0)
         self._aligned = 0.0
         self._variance = 0.0
-        self._shared: dict[Place, float] = {}
+        self._shared: dict[Where, float] = {}
 
     def add(self, mean: Decimal, max: Decimal, *, aligned: float) -> None:
         """``aligned``: how far P90 may be above the mean for reasons that all calls have in common."""
@@ -70,10 +70,10 @@ class Sum:
         self.max = _EXACT.add(self.max, max)
         self._aligned += aligned
 
-    def add_learnt(self, place: Place, sd: float, samples: int) -> None:
+    def add_learnt(self, where: Where, sd: float, samples: int) -> None:
         """The spread of an answer that ``samples`` others of that place told."""
         self._variance += sd * sd
-        self._shared[place] = self._shared.get(place, 0.0) + sd * math.sqrt(ALIKE / samples)
+        self._shared[where] = self._shared.get(where, 0.0) + sd * math.sqrt(ALIKE / samples)
 
     @property
     def sd(self) -> float:
@@ -97,14 +97,14 @@ class Total:
         """One more call."""
         self._count += 1
         self._only = estimate if self._count == 1 else None
-        place = (estimate.tier, estimate.deployment, estimate.model)
+        where = (estimate.tier, estimate.deployment, estimate.model)
         asked, answer, cost = estimate.input_tokens, estimate.output_tokens, estimate.cost_usd
         learnt = answer.samples > 0
-        self._input.add(Decimal(asked.mean), Decimal(asked.max), aligned=max(0.0, asked.p90 - asked.mean))
+        self._input.add(_exactly(asked.mean), Decimal(asked.max), aligned=max(0.0, asked.p90 - asked.mean))
         own = 0.0 if learnt else max(0.0, answer.p90 - answer.mean)
-        self._output.add(Decimal(answer.mean), Decimal(answer.max), aligned=own)
+        self._output.add(_exactly(answer.mean), Decimal(answer.max), aligned=own)
         if learnt:
-            self._output.add_learnt(place, answer.sd, answer.samples)
+            self._output.add_learnt(where, answer.sd, answer.samples)
         if cost is None:
             self._unpriced += 1
             return
@@ -113,7 +113,7 @@ class Total:
             # the answer's share of the distance is in its sd; what is left is the input's
             usd_per_token = float(cost.sd) / answer.sd if answer.sd else 0.0
             above = float(_EXACT.subtract(cost.p90, cost.p50)) - usd_per_token * (answer.p90 - answer.p50)
-            self._cost.add_learnt(place, float(cost.sd), answer.samples)
+            self._cost.add_learnt(where, float(cost.sd), answer.samples)
         self._cost.add(cost.mean, cost.max, aligned=above if above > 1e-15 else 0.0)
 
     def result(self) -> BatchEstimate:
@@ -150,6 +150,10 @@ def total(estimates: Iterable[Estimate]) -> BatchEstimate:
     for estimate in estimates:
         adding.add(estimate)
     return adding.result()
+
+
+def _exactly(number: float) -> Decimal:
+    return Decimal.from_float(number)  # also where the caller's context traps floats
 
 
 def summed(tokens: Sum) -> Tokens:

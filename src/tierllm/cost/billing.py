@@ -33,6 +33,9 @@ UNKNOWN: Final = Unknown.TOKEN
 Billed = Usage | Unknown
 NOTHING: Final = Usage()
 
+MOST_TOKENS = 10**9
+"""No answer has more."""
+
 AFTER_THE_FACT = frozenset({408, 499, 504, 524})
 """Somebody on the way lost patience: what the model went on to do is unknown."""
 
@@ -50,8 +53,8 @@ def reported(usage: Usage | None) -> Billed:
         usage.cached_input_tokens,
         usage.cache_write_tokens,
     ):
-        if not isinstance(tokens, int) or tokens < 0:
-            return UNKNOWN  # it would give back what others have spent
+        if not isinstance(tokens, int) or not 0 <= tokens <= MOST_TOKENS:
+            return UNKNOWN  # it would give back what others have spent, or take all they have
     return usage
 
 

@@ -177,8 +177,8 @@ def _reported(price: Price | None, usage: Usage) -> dict[str, Any]:
 
 def _supposed(purchase: Purchase) -> dict[str, Any]:
     """Nobody knows what was used: as much as was reserved."""
-    worst = EXACT.divide(purchase.reserved("usd"), NANO)
-    cost = None if purchase.price is None else worst
+    usd = purchase.reserved("usd") if purchase.hard or purchase.likely is None else purchase.likely["usd"]
+    cost = None if purchase.price is None else EXACT.divide(usd, NANO)
     return {
         "input_tokens": purchase.input_tokens,
         "output_tokens": purchase.max_tokens * purchase.copies,

@@ -112,6 +112,15 @@ class Budget:
         one_of("mode", mode, ("enforce", "observe"))
         if self.per[0] in ("call", "run") and window != "total":
             raise ConfigError(f"Budget(per={per!r}, window={window!r}): it has no window, leave it out")
+        if self.per[0] in ("call", "run") and store is not None:
+            raise ConfigError(
+                f"Budget(per={per!r}, store=...): its account lives in memory; leave store= out"
+            )
+        if on_soft == "downgrade" and ("deployment" in self.per or {"deployment", "model"} & set(self.where)):
+            raise ConfigError(
+                "Budget(on_soft='downgrade'): where a call starts is a matter of tiers; take it out, or let "
+                "the budget be per tier"
+            )
         if on_soft == "downgrade" and not any(limit.soft is not None for limit in self.limits):
             raise ConfigError("Budget(on_soft='downgrade'): give it a soft limit, such as soft_usd=8")
         if store is not None and not hasattr(store, "reserve"):
@@ -201,8 +210,8 @@ class Budget:
         left = max(0, limit.hard - standing.settled - standing.reserved)
         frees_at = self.window.frees_at(draw.span, standing.first_slot)
         wait_s = None if frees_at is None else max(0.0, frees_at - now)
-        if standing.settled + amount <= limit.hard:
-            wait_s = None  # what is in the way is not spent, but held by calls under way
+        if standing.settled + amount <= limit.hard or amount > limit.hard:
+            wait_s = None  # what is in the way is held by calls under way; or waiting does not help at all
         resets = "; it never resets"
         if frees_at is not None:
             how = "it resets" if self.window.seconds is None else "the first of it comes back"

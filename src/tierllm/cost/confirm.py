@@ -20,6 +20,9 @@ __all__ = ["Confirm"]
 class Confirm:
     """Shows the estimate of a call that may cost more than ``over_usd`` to ``ask``, and heeds the answer.
 
+    What counts is the worst case of one attempt at the dearest place that the call may come to, as
+    ``dearest_usd`` tells it (``None``: no price is known); ``estimate`` is that of the first.
+
     A call's own ``confirm`` and ``confirm_over_usd`` come first. ``ask`` may be a coroutine function
     where calls are async. No answer but ``True`` lets the call go: then ``NotConfirmedError``. A
     call whose price is not known is always asked about.
@@ -28,10 +31,12 @@ class Confirm:
     def __init__(
         self,
         estimate: Callable[[Call], Estimate],
+        dearest_usd: Callable[[Call], Decimal | None],
         ask: Callable[[Estimate], Any] | None = None,
         over_usd: Decimal | None = None,
     ) -> None:
         self.estimate = estimate
+        self.dearest_usd = dearest_usd
         self.ask = ask
         self.over_usd = over_usd
 
@@ -43,8 +48,8 @@ class Confirm:
             if ask is None:
                 raise ConfigError("confirm_over_usd=...: give confirm= too, a function of the estimate")
             estimate = await Blocking(lambda: self.estimate(call))
-            cost = estimate.cost_usd
-            if cost is None or cost.max > (over_usd or 0):
+            dearest = await Blocking(lambda: self.dearest_usd(call))
+            if dearest is None or dearest > (over_usd or 0):
                 await self._ask(ask, estimate)
         return await call_next(call)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from .batch_estimate import BatchEstimate, Total
 from .estimate import Estimate, Tokens, priced
-from .history import MOST_TOKENS, Histories, Prediction
+from .history import MOST_TOKENS, Histories, Prediction, is_tokens
 from .learnt import Learnt
-from .place import DEFAULT_MAX_TOKENS, Place
+from .place import DEFAULT_MAX_TOKENS, Place, cap_of, copies_of
 from .speed import is_time
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class CostEstimator:
 
     **Output** is predicted from the last ``history_size`` answers of the same route and deployment,
     else of the deployment. With fewer than ``min_samples`` P90 is ``max_tokens``; with none at all
-    everything is. The call's ``max_tokens`` and the model's own limit cap all predictions. Without
-    ``max_tokens``, ``max`` is ``default_max_tokens``, which is what a call under a hard limit is sent
-    with; nothing else bounds it but the model.
+    everything is. The call's ``max_tokens`` (under any of its names) and the model's own limit cap all
+    predictions. Without ``max_tokens``, ``max`` is ``default_max_tokens``, which is what a call under a
+    hard limit is sent with, or the longest answer seen if that is more.
 
     ``prices`` replaces the bundled price book. ``max_routes`` routes are remembered, 4 KB each.
     """
@@ -58,7 +58,7 @@ class CostEstimator:
         min_samples: int = 22,
         max_routes: int = 1024,
     ) -> None:
-        if not _tokens(default_max_tokens) or default_max_tokens < 1:
+        if not is_tokens(default_max_tokens) or default_max_tokens < 1:
             raise ConfigError(
                 f"CostEstimator(default_max_tokens={default_max_tokens!r}): give a number of tokens from 1 up"
             )
@@ -90,10 +90,14 @@ class CostEstimator:
         ``cost_usd`` is ``None``. ``params`` are generation parameters (``tools``, ``n``, …). ``route``
         names the kind of call. ``exact``: see ``quote``.
         """
+        if not isinstance(route, str | None):
+            raise ConfigError(f"estimate(route=…): {type(route).__name__} will not do, give a text")
         given = dict(params or ())
         if max_tokens is not None:
-            if not _tokens(max_tokens) or max_tokens < 1:
-                raise ConfigError(f"estimate(max_tokens={max_tokens!r}): give a whole number from 1 up")
+            if not is_tokens(max_tokens) or max_tokens < 1:
+                raise ConfigError(
+                    f"estimate(max_tokens={max_tokens!r}): give a number from 1 to {MOST_TOKENS:,}"
+                )
             given["max_tokens"] = max_tokens
         place = self._place(model, vendor, price)
         return self.quote(place, _messages(prompt), given, route=route, exact=exact)
@@ -129,7 +133,7 @@ class CostEstimator:
 
     def learn(
         self,
-        usage: Usage,
+        usage: Usage | None,
         *,
         model: str,
         vendor: str | None = None,
@@ -164,7 +168,8 @@ class CostEstimator:
                     from .prices import PriceBook
 
                     self._prices = PriceBook.bundled()  # one for all places: it is read once
-                name = model if vendor is None else f"{vendor}/{model}"
+                # unlike any model's own name: "openai/gpt-5" may be sold by somebody else
+                name = model if vendor is None else f"{model} at {vendor}"
                 place = self._places[key] = Place(
                     "", name, model, vendor=vendor, price=price, book=self._prices
                 )
@@ -196,22 +201,17 @@ class CostEstimator:
         learnt = self._learnt_of(place)
         price = place.price  # the model's limits are known once its price was looked up
         asked = learnt.input(place, messages, params, exact)
-        capped = params.get("max_tokens")
-        limit = place.max_output_tokens or MOST_TOKENS
-        if _tokens(capped) and capped > 0:
-            ceiling = unready = min(capped, limit)
-        else:
-            ceiling, unready = limit, min(self.default_max_tokens, limit)
+        limit = place.max_output_tokens or place.context_window or MOST_TOKENS
+        ceiling = min(cap_of(params) or limit, limit)
+        unready = min(cap_of(params) or self.default_max_tokens, limit)
         told = self.histories.predict(place.name, route, ceiling, unready)
         if told is None:
-            told = Prediction(unready, unready, unready, float(unready), 0.0, 0)
-        choices = params.get("n", 1)
-        if type(choices) is not int or choices < 1:
-            choices = 1
+            told = Prediction(unready, unready, unready, float(unready), 0.0, 0, unready)
+        choices = copies_of(params)
         answer = Tokens(
             told.p50 * choices,
             told.p90 * choices,
-            max(unready, told.p90) * choices,
+            max(unready, told.p90, told.longest) * choices,
             mean=told.mean * choices,
             sd=told.sd * choices,
             samples=told.samples if told.samples >= self.histories.min_samples else 0,
@@ -231,7 +231,7 @@ class CostEstimator:
         self,
         place: Place,
         *,
-        usage: Usage,
+        usage: Usage | None,
         route: str | None = None,
         estimated_input_tokens: Tokens | None = None,
         max_tokens: int | None = None,
@@ -248,21 +248,23 @@ class CostEstimator:
         length (``finish_reason="length"``, or as long as ``max_tokens``) counts as a longer one (see
         ``OutputHistory``); one cut short, neither reported nor with a ``finish_reason``, for nothing.
         """
-        if usage.estimated and finish_reason is None:
+        if usage is None or (usage.estimated and finish_reason is None):
             return
         learnt = self._learnt_of(place)
         asked = estimated_input_tokens
-        if isinstance(asked, Tokens) and not usage.estimated and _tokens(usage.input_tokens):
+        if isinstance(asked, Tokens) and not usage.estimated and is_tokens(usage.input_tokens):
             learnt.correct(asked, usage.input_tokens)
         output_tokens = usage.output_tokens
-        if not _tokens(output_tokens) or not output_tokens:
+        if not is_tokens(output_tokens) or not output_tokens:
             return
         if type(choices) is int and choices > 1:
             output_tokens = -(-output_tokens // choices)
+        output_tokens = min(output_tokens, place.context_window or output_tokens)
         truncated = finish_reason == "length" or (
-            finish_reason is None and _tokens(max_tokens) and output_tokens >= max_tokens
+            finish_reason is None and is_tokens(max_tokens) and output_tokens >= max_tokens
         )
-        self.histories.add(place.name, route, output_tokens, truncated=truncated)
+        kind = route if isinstance(route, str) else None
+        self.histories.add(place.name, kind, output_tokens, truncated=truncated)
         if latency_s is not None and is_time(latency_s):
             seen = first_token_s is not None and is_time(first_token_s) and first_token_s <= latency_s
             learnt.speed.add(output_tokens, latency_s, first_token_s if seen else None)
@@ -296,8 +298,3 @@ def _messages(prompt: object) -> tuple[Message, ...]:
     if not messages or not all(isinstance(message, Mapping) for message in messages):
         raise ConfigError('the prompt must be a text, or a list of {"role": ..., "content": ...} messages')
     return messages
-
-
-def _tokens(value: object) -> TypeGuard[int]:
-    """Whether it is a number of tokens."""
-    return type(value) is int and 0 <= value <= MOST_TOKENS

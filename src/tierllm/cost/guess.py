@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .tokens.contents import COSTLY, Contents
+from .tokens.contents import FREE, ROLES, Contents
 from .tokens.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def guessed_text(text: str) -> float:
 
 def only_text(messages: Sequence[Message], params: Mapping[str, Any]) -> bool:
     """Whether the request is plain messages: no tools, schemas, names, pictures or other parts."""
-    if not COSTLY.isdisjoint(params):
+    if not FREE.issuperset(params):
         return False
     # a loop, since a generator would cost as much as the guess
-    for message in messages:  # noqa: SIM110
-        if len(message) != 2 or type(message.get("content")) is not str:
+    for message in messages:
+        if len(message) != 2 or type(message.get("content")) is not str or message.get("role") not in ROLES:
             return False
     return True
 
@@ -71,7 +71,7 @@ def guessed_tokens(messages: Sequence[Message], params: Mapping[str, Any], famil
         return round(tokens)
     contents = Contents(messages, params, family)
     tokens = float(contents.likely)
-    for text in contents.texts:
+    for text in (*contents.texts, *contents.maybe):
         tokens += scaled(text, family)
     for shown in contents.shown:
         tokens += scaled(shown.likely, family)

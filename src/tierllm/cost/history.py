@@ -8,11 +8,11 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from ..errors import ConfigError
 
-__all__ = ["Histories", "OutputHistory", "Prediction"]
+__all__ = ["MOST_TOKENS", "Histories", "OutputHistory", "Prediction", "is_tokens"]
 
 MOST_TOKENS = 1_000_000_000
 """No answer is longer; a report above it is an error."""
@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
     """How long the next answer will be, in tokens. ``sd``: standard deviation of a single answer.
 
     ``samples`` is how many answers this was learnt from; below the history's ``min_samples``, ``p90``
-    and ``p95`` are no more than the ceiling.
+    and ``p95`` are no more than the ceiling. ``longest`` is the longest of them, up to the ceiling.
     """
 
     p50: int
@@ -34,6 +34,7 @@ class Prediction(NamedTuple):
     mean: float
     sd: float
     samples: int
+    longest: int
 
 
 class OutputHistory:
@@ -93,8 +94,7 @@ class OutputHistory:
 
         Raises ``ConfigError`` for what is not a whole number from 0 up.
         """
-        # isinstance would let a bool in
-        if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
+        if not is_tokens(tokens):
             raise ConfigError(f"OutputHistory.add({tokens!r}): give a whole number of tokens, 0 or more")
         with self._lock:
             ordered, ring = self._ordered, self._ring
@@ -175,7 +175,8 @@ class OutputHistory:
                 p90 = p95 = max(unready, longest)
             # cutting off at a ceiling can only bring lengths closer together, so this is enough
             sd = math.sqrt(max(0, count * self._squares - self._total * self._total)) / count
-        return Prediction(min(p50, ceiling), min(p90, ceiling), min(p95, ceiling), mean, sd, count)
+        p50, p90, p95 = min(p50, ceiling), min(p90, ceiling), min(p95, ceiling)
+        return Prediction(p50, p90, p95, mean, sd, count, min(longest, ceiling))
 
     def renew(self) -> None:
         """After a fork: the parent's lock may be held for good."""
@@ -263,3 +264,9 @@ def _rank(q: float, count: int) -> int:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_tokens(value: object) -> TypeGuard[int]:
+    """Whether it is a number of tokens."""
+    # isinstance would let a bool in
+    return type(value) is int and 0 <= value <= MOST_TOKENS

@@ -55,6 +55,8 @@ class Learnt:
         else:
             raw = guessed_tokens(messages, params, self.family)
             factor, p90, counted = self.guessed.factor, GUESSED_P90, False
+        if (window := place.context_window) is not None:
+            upper = max(lower, min(upper, window))  # a longer request is refused
         p50 = round(raw * factor)
         if tokens.exact or factor <= 1.0:  # else the vendor adds something of its own to what is sent
             p50 = min(p50, upper)

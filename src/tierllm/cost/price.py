@@ -6,9 +6,10 @@ import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
+from operator import index
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from ..types import Usage
@@ -20,6 +21,8 @@ Rate = Decimal | float | int | str
 
 _EXACT: Final = Context(prec=96)  # the caller's own context must not round what a call costs
 _TEN: Final = Decimal(10)
+_STANDARD: Final = ("default", "standard", "standard_only")
+_BATCH: Final = "batch"
 _PLACES_AT_MOST, _USD_BELOW = 40, 10**9  # what that precision holds for any number of tokens
 
 
@@ -97,28 +100,33 @@ class Price:
         return cls(input_usd_per_mtok=0, output_usd_per_mtok=0)
 
     def cost_usd(self, usage: Usage) -> Decimal:
-        """The price of ``usage``: each kind of token at its own rate, exactly."""
-        price = self if self._plain else self.rates(usage.input_tokens, usage.service_tier)
-        return _EXACT.divide(Decimal(price._units(usage)), price._units_per_usd)
+        """The price of ``usage``: each kind of token at its own rate, exactly.
+
+        Raises ``UsageError`` for what is no whole number. Less than none counts as none, and no more is
+        taken for cached than there is input.
+        """
+        price, units = self._billed(usage)
+        return _EXACT.divide(Decimal(units), price._units_per_usd)
 
     def cost_nano(self, usage: Usage) -> int:
-        """The price of ``usage`` in nano-dollars, rounded up."""
-        price = self if self._plain else self.rates(usage.input_tokens, usage.service_tier)
-        return -(-price._units(usage) // price._units_per_nano)
+        """The price of ``usage`` in nano-dollars, rounded up. As ``cost_usd`` for what makes no sense."""
+        price, units = self._billed(usage)
+        return -(-units // price._units_per_nano)
 
     def worst_nano(self, input_tokens: int, output_tokens: int, service_tier: str | None = None) -> int:
         """The most that a request of at most these sizes can cost, in nano-dollars, rounded up.
 
-        All input at the dearest of its rates, and the dearest ``above`` within reach. ``service_tier``
-        is the one asked for (``None``: the standard one); a dearer one may still be served, and billed,
-        as the standard one.
+        All input at the dearest of its rates, and the dearest ``above`` within reach. ``service_tier`` is
+        the one asked for: a dearer one may still be served, and billed, as the standard one. ``None`` and
+        ``"default"`` mean the standard one. ``"auto"``, and any name that is not known, may turn out to be
+        any but ``"batch"``.
         """
-        if self._plain:
-            return self._most(input_tokens, output_tokens)
-        price = self._served(service_tier)
-        most = price._most(input_tokens, output_tokens)
-        if price is not self and price._most(1000, 1000) > self._most(1000, 1000):
-            return max(most, self._most(input_tokens, output_tokens))
+        most = self._most(input_tokens, output_tokens)
+        if self._plain or service_tier is None or service_tier in _STANDARD:
+            return most
+        named = [price for name, price in self.service if name == service_tier]
+        for price in named or (price for name, price in self.service if name != _BATCH):
+            most = max(most, price._most(input_tokens, output_tokens))
         return most
 
     def _most(self, input_tokens: int, output_tokens: int) -> int:
@@ -131,9 +139,9 @@ class Price:
 
     def list_usd(self, usage: Usage) -> Decimal:
         """The price of ``usage`` as if nothing had been cached: all of its input at the plain rate."""
-        price = self.rates(usage.input_tokens, usage.service_tier)
-        units = usage.input_tokens * price._input + usage.output_tokens * price._output
-        return _EXACT.divide(Decimal(units), price._units_per_usd)
+        asked, answered, _, _ = _sizes(usage)
+        price = self if self._plain else self.rates(asked, usage.service_tier)
+        return _EXACT.divide(Decimal(asked * price._input + answered * price._output), price._units_per_usd)
 
     def rates(self, input_tokens: int = 0, service_tier: str | None = None) -> Price:
         """The price whose rates hold for a request with so much input, served by that tier."""
@@ -150,20 +158,39 @@ class Price:
                     return price
         return self
 
-    def _units(self, usage: Usage) -> int:
-        cached, written = usage.cached_input_tokens, usage.cache_write_tokens
-        if not (cached or written):
-            return usage.input_tokens * self._input + usage.output_tokens * self._output
-        fresh = max(0, usage.input_tokens - cached - written)
-        units = fresh * self._input + cached * self._cached + written * self._written
-        return units + usage.output_tokens * self._output
+    def _billed(self, usage: Usage) -> tuple[Price, int]:
+        """The price that holds, and what ``usage`` comes to in its units."""
+        asked, answered, cached, written = _sizes(usage)
+        price = self if self._plain else self.rates(asked, usage.service_tier)
+        units = asked * price._input + answered * price._output
+        if cached or written:
+            units += cached * (price._cached - price._input) + written * (price._written - price._input)
+        return price, units
+
+
+def _sizes(usage: Usage) -> tuple[int, int, int, int]:
+    """Input, output, and what of the input was cached and written: a report may be anything."""
+    try:
+        asked, answered = index(usage.input_tokens), index(usage.output_tokens)
+        cached, written = index(usage.cached_input_tokens), index(usage.cache_write_tokens)
+    except TypeError:
+        raise UsageError("what it costs is told by whole numbers of tokens: ask with those") from None
+    if asked < 0:
+        asked = 0
+    if answered < 0:
+        answered = 0
+    if cached or written:
+        cached = min(max(cached, 0), asked)
+        written = min(max(written, 0), asked - cached)
+    return asked, answered, cached, written
 
 
 def _rate(name: str, value: object) -> Decimal:
     exact = Decimal("NaN")
     if isinstance(value, Decimal | float | int | str):
         try:
-            exact = Decimal(str(value))
+            # an int as it is: one of thousands of digits has no text
+            exact = Decimal(value if type(value) is int else str(value))
         except ArithmeticError:
             pass  # told below
     if not exact.is_finite() or exact < 0:

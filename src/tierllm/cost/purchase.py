@@ -11,16 +11,15 @@ from .billing import NOTHING, UNKNOWN, Billed
 from .budget import Draw, lines_of, short
 
 if TYPE_CHECKING:
-    from ..stores import Hold, Standing, Store, Verdict
+    from ..stores import Hold, Standing, Store
     from ..types import Call
     from .estimate import Estimate
     from .place import Place
+from .place import CAPS, COPIES
 from .tokens import BIG
 
 __all__ = ["Purchase", "Shortage", "Taken"]
 
-CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-COPIES = ("n", "best_of")
 RARE = frozenset((*CAPS[1:], *COPIES, "service_tier", "extra_body"))
 
 LEAST_OUTPUT = 16
@@ -75,6 +74,7 @@ class Purchase:
         "place",
         "price",
         "service_tier",
+        "settled",
         "size",
         "taken",
         "wanted",
@@ -114,6 +114,7 @@ class Purchase:
         self.input_tokens = min(bounds.upper, window or bounds.upper)
         self.counted = False
         self.clamped = False
+        self.settled = False
         if not self.wanted and window is not None and bounds.upper + usual > window and self.bounded:
             usual = max(LEAST_OUTPUT, min(usual, window - self._likely_input()))
         self.max_tokens = self.wanted or usual
@@ -221,9 +222,6 @@ class Purchase:
 
     def hold(self, store: Store, draws: Sequence[Draw]) -> Hold:
         return store.hold(lines_of(draws, self.amounts(self.input_tokens, self.max_tokens), self.likely))
-
-    def took(self, store: Store, hold: Hold, draws: Sequence[Draw], verdict: Verdict) -> None:
-        self.taken.append(Taken(store, hold, draws, verdict.standings))
 
     def reserved(self, unit: str) -> int:
         """The worst case that was reserved, in one unit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import threading
 from collections import deque
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from ..stores import MemoryStore
-from .amounts import Limit
+from .amounts import EXACT, Limit
 from .budget import Budget, Draw, Remaining, lines_of
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Run:
             self.calls += 1
             self.input_tokens += entry.input_tokens
             self.output_tokens += entry.output_tokens
-            self._spent += entry.cost_usd or 0
+            self._spent = EXACT.add(self._spent, entry.cost_usd or 0)
 
     def statement(self) -> str:
         """What each tier and model was used for, as a small table of text."""
@@ -157,7 +158,7 @@ class Run:
             used = [row for row in rows if row.outcome != "refused"]
             if not used:
                 continue
-            cost = sum((row.cost_usd or Decimal(0) for row in used), Decimal(0))
+            cost = functools.reduce(EXACT.add, (row.cost_usd or Decimal(0) for row in used), Decimal(0))
             tokens = sum(row.input_tokens for row in used), sum(row.output_tokens for row in used)
             lines.append(f"{tier:<12} {model:<24} {len(used):>6} {tokens[0]:>9} {tokens[1]:>9} {cost:>12.6f}")
         total = f"{self.calls:>6} {self.input_tokens:>9} {self.output_tokens:>9} {self._spent:>12.6f}"

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import BudgetExceededError, StoreUnavailableError
+from ..events import log_failure
 from ..pipeline.effects import Blocking, Handler
 from ..stores.base import Hold, Settlement
 from ..types import Response, Usage
@@ -46,17 +47,19 @@ class Spending:
         draws = self.draws(call)
         purchase = Purchase(self.place, call, draws)
         params = call.params
+        sent = False
         try:
             self.treasury.books.expect(purchase)
             if draws:
                 await self._reserve(purchase, call)
-        except BaseException:
-            self._give_back(purchase)
-            raise
-        try:
+            sent = True
             response = await call_next(call)
-        except BaseException as error:
-            self._settle(purchase, self._bill(purchase, call, error), error=error)
+            self._settle(purchase, self._reported(purchase, response), response=response)
+        except BaseException as error:  # an interrupt may come anywhere: what is settled counts once
+            if not sent:
+                self._give_back(purchase)
+            elif not purchase.settled:
+                self._settle(purchase, self._bill(purchase, call, error), error=error)
             if isinstance(error, Exception):
                 await self._flush(purchase)
             else:
@@ -64,7 +67,6 @@ class Spending:
             raise
         finally:
             call.params = params
-        self._settle(purchase, self._reported(purchase, response), response=response)
         await self._flush(purchase)
         return response
 
@@ -88,13 +90,14 @@ class Spending:
         """The refusal that is certain already, before anything is waited for. Changes nothing."""
         now = self.treasury.wall()
         purchase: Purchase | None = None
-        for draw in self.draws(call):
+        draws = self.draws(call)
+        for draw in draws:
             hard = draw.limit.hard
             if hard is None or draw.budget.mode != "enforce":
                 continue
             standing = self.treasury.known(draw)
             if purchase is None:
-                purchase = Purchase(self.place, call, ())
+                purchase = Purchase(self.place, call, draws)
             output = 1 if "clamp" in draw.budget.on_exceed else purchase.max_tokens
             least = purchase.amounts(purchase.least_input, output)[draw.limit.unit]
             if standing.settled + least > hard:
@@ -146,6 +149,7 @@ class Spending:
         """Reserve on all accounts; where one has too little left, on none."""
         for store, draws in purchase.groups():
             hold = purchase.hold(store, draws)
+            purchase.taken.append(Taken(store, hold, draws, ()))  # first: giving back too much is harmless
             try:
                 if store.inline:
                     verdict = store.reserve(hold)
@@ -153,13 +157,14 @@ class Spending:
                     reserve, areserve = _reserving(store, hold)
                     verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
             except StoreUnavailableError as error:
+                purchase.lost.append(purchase.taken.pop())
                 self._unreachable(purchase, draws, error)
-                purchase.lost.append(Taken(store, hold, draws, ()))
                 continue
             if not verdict.ok:
+                purchase.taken.pop()
                 self._give_back(purchase)
                 return Shortage(hold, draws, verdict.standings)
-            purchase.took(store, hold, draws, verdict)
+            purchase.taken[-1] = Taken(store, hold, draws, verdict.standings)
         self.treasury.took(purchase)
         return None
 
@@ -248,8 +253,9 @@ class Spending:
             used = purchase.used(taken, bill)
             slots = tuple(draw.budget.window.at(now).slot for draw in taken.draws)
             taken.store.post(Settlement(taken.hold, used, slots))
-            if bill is not NOTHING:
-                self.treasury.settled(purchase, taken, used)
+        purchase.settled = True
+        for taken in purchase.taken if bill is not NOTHING else ():
+            self.treasury.settled(purchase, taken, purchase.used(taken, bill))
         for lost in purchase.lost if bill is not NOTHING else ():
             self.treasury.owe(lost, purchase.used(lost, bill), now)
         self.treasury.books.ended(purchase, bill, response, error)
@@ -259,10 +265,17 @@ class Spending:
     async def _flush(self, purchase: Purchase) -> None:
         for taken in purchase.taken:
             store = taken.store
-            if not store.inline:
+            if store.inline:
+                continue
+            try:
                 await Blocking(store.flush, afn=store.aflush)
+            except Exception:  # the answer is there, and what it cost is in the outbox
+                log_failure("settling with a store failed")
+            except BaseException:
+                self._flush_soon(purchase)
+                raise
         if self.treasury.arrears and purchase.taken:
-            await Blocking(self.treasury.pay)
+            self.treasury.soon(self.treasury.pay)
 
     def _flush_soon(self, purchase: Purchase) -> None:
         for taken in purchase.taken:
@@ -272,7 +285,7 @@ class Spending:
 
 def _lowest(call: Call) -> bool:
     """Whether no tier is left beneath this one."""
-    return call.plan is None or call.tier == call.plan.tiers[-1]
+    return call.plan is None or call.tier not in call.plan.lowered()[:-1]
 
 
 def _undo(store: Store, hold: Hold, _: Verdict) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Treasury"]
 
+OWN_NAME = "max_cost_usd"
 KNOWN_KEPT = 10_000
 ARREARS_KEPT = 100_000
 
@@ -54,6 +56,8 @@ class Treasury:
         soon: Callable[[Callable[[], object]], None],
     ) -> None:
         names = [budget.name for budget in budgets]
+        if OWN_NAME in names:
+            raise ConfigError(f"Budget(name={OWN_NAME!r}): that is what a call's own limit is called")
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"TieredClient(budgets): two are called {name!r}; give one a name=...")
@@ -72,6 +76,8 @@ class Treasury:
         self._steering = tuple(b for b in self.budgets if _steers(b))
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
         self._known: dict[str, Standing] = {}
+        self._lock = threading.Lock()
+        self._paying = threading.Lock()
         self.arrears: deque[tuple[Store, Settlement]] = deque()
         self._call_store = MemoryStore(clock=wall)
         self._calls = itertools.count(1)
@@ -118,7 +124,7 @@ class Treasury:
         found = self._cost_caps.get(key)
         if found is None:
             on_exceed: Any = "downgrade" if as_asked else ("downgrade", "clamp")
-            found = Budget(hard_usd=usd, per="call", name="max_cost_usd", on_exceed=on_exceed)
+            found = Budget(hard_usd=usd, per="call", name=OWN_NAME, on_exceed=on_exceed)
             if len(self._cost_caps) < 1024:
                 self._cost_caps[key] = found
         return found
@@ -137,16 +143,19 @@ class Treasury:
     def _passed(self, request: Request, tier: str, caps: Sequence[Cap], now: float, *, anyway: bool) -> bool:
         """Whether a soft limit is passed in this tier; ``anyway``: or one that is the same in all tiers."""
         for budget in self._steering:
-            if {"deployment", "model"} & set(budget.where) or "deployment" in budget.per:
-                continue
             if not budget.holds_for(request) or tier not in budget.where.get("tier", (tier,)):
                 continue
             if not (anyway or "tier" in budget.per or "tier" in budget.where):
                 continue
             if self._over_soft(budget.draws(request, tier, "", now, self.store_of(budget))):
                 return True
-        own = (cap for cap in caps if anyway and cap.budget is not None and _steers(cap.budget))
-        return any(self._over_soft(cap.draws(now)) for cap in own)
+        for cap in caps:
+            own = cap.budget
+            if own is None or not anyway or not _steers(own) or not own.holds_for(request):
+                continue
+            if tier in own.where.get("tier", (tier,)) and self._over_soft(cap.draws(now)):
+                return True
+        return False
 
     def _over_soft(self, draws: Sequence[Draw]) -> bool:
         return any(d.limit.soft is not None and self.last_seen(d).settled >= d.limit.soft for d in draws)
@@ -203,32 +212,31 @@ class Treasury:
         self.arrears.append((lost.store, Settlement(lost.store.hold(unlimited), tuple(used), slots)))
 
     def pay(self) -> None:
-        """Book what is owed, as far as stores can be reached."""
-        for _ in range(len(self.arrears)):
-            try:
-                store, settlement = self.arrears.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            try:
-                store.reserve(settlement.hold)
-            except (
-                StoreUnavailableError
-            ):  # whether it was reserved is unknown; reserving it again is harmless
-                self.arrears.append((store, settlement))
-                continue
-            store.post(settlement)
-            store.flush()
+        """Book what is owed, as far as stores can be reached. One thread at a time; the next waits."""
+        with self._paying:
+            while self.arrears:
+                store, settlement = self.arrears[0]
+                try:
+                    store.reserve(settlement.hold)
+                except StoreUnavailableError:  # reserving it again is harmless
+                    return
+                store.post(settlement)
+                self.arrears.popleft()
+                store.flush()
 
     def _remember(self, draw: Draw, standing: Standing) -> None:
         known = self._known
-        if len(known) >= KNOWN_KEPT and draw.account not in known:
-            known.pop(next(iter(known)), None)
-        known[draw.account] = standing
+        with self._lock:
+            known.pop(draw.account, None)
+            if len(known) >= KNOWN_KEPT:
+                del known[next(iter(known))]  # the one that was used least lately
+            known[draw.account] = standing
 
     # -- watching ------------------------------------------------------------------
 
     def remaining(self, **who: Any) -> list[Remaining]:
         """How every budget stands for ``who``."""
+        self.pay()
         request, now = asked_by(who), self.wall()
         found: dict[str, Draw] = {}
         for budget in self.budgets:
@@ -236,7 +244,8 @@ class Treasury:
                 continue
             store = self.store_of(budget)
             for place in self.places:
-                if who.get("tier", place.tier) == place.tier and budget.holds_at(
+                asked = (who.get("tier", place.tier), who.get("deployment", place.deployment))
+                if asked == (place.tier, place.deployment) and budget.holds_at(
                     place.tier, place.deployment, place.model
                 ):
                     for draw in budget.draws(request, place.tier, place.deployment, now, store):
@@ -312,6 +321,8 @@ class Treasury:
     def renew(self) -> None:
         """After a fork."""
         self._known = {}
+        self._lock = threading.Lock()
+        self._paying = threading.Lock()
         self.arrears = deque()
         self.books.renew()
         self.alerts.renew()

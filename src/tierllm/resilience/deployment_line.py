@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..cost.billing import reported
 from ..cost.place import DEFAULT_MAX_TOKENS, Place
 from ..cost.price import Price
 from ..cost.spending import Spending
@@ -269,7 +270,7 @@ class DeploymentLine:
         wanted = call.params.get("response_format")
         if wanted is not None and response.parsed is None:
             response.parsed = parsed(response.text, wanted)
-        if response.usage is not None:
+        if response.usage is not None and reported(response.usage) is response.usage:
             price = self.place.price
             if price is not None:
                 response.cost_usd = price.cost_usd(response.usage)

@@ -137,7 +137,9 @@ class FallbackChain:
                 _noted(error, step)
                 if not self.goes_on(error, call, tier):
                     raise
-                if number + 1 < len(tiers):
+                # a budget that is spent leads down only
+                rest = call.plan.lowered() if isinstance(error, BudgetExceededError) else tiers
+                if number + 1 < len(rest):
                     self._stepped(call, tier, tiers[number + 1], error)
                     if self.rules.get(tier, self).mode == "enforce":
                         window = step.min_window

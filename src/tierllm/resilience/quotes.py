@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import RequestTooLargeError
@@ -47,6 +48,23 @@ class Quotes:
             found[tier] = self._at(self.lines[tier], step, exact)
         first = found[call.plan.tiers[0]]
         return replace(first, tiers=found)
+
+    def dearest_usd(self, call: Call) -> Decimal | None:
+        """The worst case of one attempt at any place that the call may come to; ``None``: not known."""
+        assert call.plan is not None
+        dearest = Decimal(0)
+        for tier in call.plan.tiers:
+            step = call.copy()
+            step.tier = tier
+            for line in self.lines[tier].lines:
+                if not call.request.require <= line.deployment.labels:
+                    continue
+                fit = line.fitted(step)
+                cost = self.estimator.quote(line.place, fit.messages, fit.params, exact=False).cost_usd
+                if cost is None:
+                    return None
+                dearest = max(dearest, cost.max)
+        return dearest
 
     def _at(self, tier_line: TierLine, call: Call, exact: bool | None) -> Estimate:
         able = [line for line in tier_line.lines if call.request.require <= line.deployment.labels]

@@ -20,13 +20,19 @@ __all__ = ["Plan", "plan", "unknown_tier"]
 class Plan:
     """The admissible tiers, best first, and where the call starts.
 
-    ``excluded`` names those beneath it that it may not go to, each with why: ``"min_tier"``,
-    ``"no fallback"`` or ``"labels"``.
+    So many of the last ones as ``raised`` says are higher than the others: a soft limit sent the call
+    down, and it goes there only if all else fails. ``excluded`` names those beneath it that it may not
+    go to, each with why: ``"min_tier"``, ``"no fallback"`` or ``"labels"``.
     """
 
     granted: str
     tiers: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...] = ()
+    raised: int = 0
+
+    def lowered(self) -> tuple[str, ...]:
+        """The tiers without those that come last though they are higher."""
+        return self.tiers[: len(self.tiers) - self.raised]
 
 
 def unknown_tier(option: str, name: object, known: Sequence[str]) -> ConfigError:

@@ -93,6 +93,10 @@ class PriceBook:
             context_window=window,
         )
 
+    def now(self) -> float:
+        """The moment that is asked about where none is given: seconds since 1970."""
+        return self._clock()
+
     def left_out(self, model: str, vendor: str | None = None, at: float | None = None) -> str | None:
         """Why the list names ``model`` but has no price: ``"it asks by the page"``. Asked as ``find`` is."""
         listed = self._catalogue()

@@ -10,6 +10,7 @@ from ...errors import ConfigError
 from ..price import Price
 from .listed import Listed, Period, Vendor
 from .names import Names, bedrock, dashed
+from .sellers import SELLERS
 
 __all__ = ["AGAIN", "Catalogue", "ModelInfo"]
 
@@ -48,7 +49,9 @@ class Catalogue:
                 raise ValueError("it is no price list of format 1")
             self.source, self.as_of = str(document["source"]), str(document["as_of"])
             self._entries: dict[str, dict[str, Any]] = document["vendors"]
-            self._called = {vendor: Names(entry["called"]) for vendor, entry in self._entries.items()}
+            self._called: dict[str, Names] = {
+                vendor: Names(entry["called"]) for vendor, entry in self._entries.items()
+            }
             self._makes = {vendor: Names(entry["makes"]) for vendor, entry in self._entries.items()}
             self._also: dict[str, list[str]] = {
                 vendor: [other for other in entry["also"] if other in self._entries]
@@ -134,7 +137,12 @@ class Catalogue:
     def _known(self, seller: str) -> str | None:
         if seller in self._entries:
             return seller
-        return next((vendor for vendor, called in self._called.items() if seller in called), None)
+        for vendor, called in self._called.items():
+            if seller in called.exact:
+                return vendor
+        spelled = seller.replace("_", "-").replace(" ", "-")
+        meant = SELLERS.get(spelled, spelled)
+        return meant if meant in self._entries else None
 
     def _at(self, vendor: str, name: str) -> tuple[Listed, str, bool] | None:
         for spelled in dict.fromkeys((name, dashed(name), name.removeprefix("models/"))):

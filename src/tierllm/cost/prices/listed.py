@@ -3,6 +3,7 @@
 ``{"format": 1, "source": …, "as_of": …, "licence": …, "vendors": {NAME: {"called": names, "makes": names,
 "also": [vendor, …], "models": [{"model": …, "names": …, "context_window": …, "prices": [period, …]}, …]}}}``
 
+``called`` are the vendor's other names, of which only whole ones count (``sellers`` has more).
 ``makes`` are the names of models that mean this vendor where none is said, ``also`` the vendors
 whose models it has besides its own, at their prices. A period is ``{"input": dollars per million
 tokens, "output", "cached_input", "cache_write", "above": {tokens: rates}, "service": {tier: rates},
@@ -28,6 +29,7 @@ _RATES = {
     "cache_write": "cache_write_usd_per_mtok",
 }
 _DAY_S = 86_400
+_GOVERNMENT = "us-gov"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Listed:
 
     def sure(self, name: str) -> bool:
         """Whether ``name`` (in lower case, and found to mean this) is sure to be at this price."""
+        if name.startswith(_GOVERNMENT):
+            return False  # dearer, and listed as any other region
         return name == self.model.lower() or self.names.sure(name)
 
     @property

@@ -102,8 +102,8 @@ def fetched(today: datetime.date) -> str:
         return price_list(snapshot.providers, source="genai-prices, fetched", as_of=today.isoformat())
     except (httpx2.HTTPError, ValueError, OSError) as exc:
         raise UsageError(
-            f"the prices could not be fetched ({type(exc).__name__}); nothing was written. Try again with a "
-            "network, or take those of the installed genai-prices with --offline"
+            f"the prices could not be fetched ({type(exc).__name__}: {exc}); nothing was written. "
+            "Try again with a network, or take those of the installed genai-prices with --offline"
         ) from exc
 
 

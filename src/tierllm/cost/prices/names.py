@@ -28,10 +28,22 @@ _BEDROCK = re.compile(
 
 
 _BEFORE = re.compile(r"(?:(?:publishers/[a-z]+/)?models/|(?:(?:us|eu|apac)\.)?anthropic\.|amazon\.)?")
-_AFTER = re.compile(
-    r"(?:[-@:._]?(?:v?\d+[bk]?|latest|preview|exp|experimental|beta|default|instruct|it|thinking))*"
+_MONTH, _DAY = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
+_DATE = (
+    rf"20[0-9]{{2}}-?{_MONTH}-?{_DAY}|{_MONTH}-?{_DAY}|{_MONTH}-20[0-9]{{2}}|2[2-9]{_MONTH}|"  # and 2411
+    r"20[23][0-9]|00[0-9]"  # or what stands for one: gemini-2.0-flash-001
 )
-"""What changes no price where it stands before a name, or after one: dates, versions, sizes of context."""
+_AFTER = re.compile(
+    rf"(?:[-@:._](?:{_DATE}|v[0-9]+[:.][0-9]+|[0-9]+k|latest|preview|exp|experimental|beta|default|"
+    r"instruct|it|thinking)|:[0-9]+)*"
+)
+"""What changes no price where it stands before a name, or after one: dates, versions, sizes of context.
+
+A number may be another version, or the size of another model, unless it is a date or comes with a mark.
+"""
+
+_JOINED = re.compile(rf"[-@:._](?:{_DATE})")
+_LAST = re.compile(r"[-@:._][^-@:._]*$")
 
 
 class Names:
@@ -89,7 +101,15 @@ class _Pattern:
 
 
 def _plain(before: str, found: str, after: str) -> bool:
-    return bool(found and _BEFORE.fullmatch(before) and _AFTER.fullmatch(after))
+    if not found or not _BEFORE.fullmatch(before):
+        return False
+    if after[:1].isalnum():  # the pattern ends before a word, or within one: claude-sonnet-4-2025…
+        last = _LAST.search(found)
+        joined = _JOINED.match((last[0] if last else "") + after)
+        if joined is None:
+            return False
+        after = joined.string[joined.end() :]
+    return _AFTER.fullmatch(after) is not None
 
 
 def dashed(name: str) -> str:

@@ -53,9 +53,9 @@ def family_of(model: str, vendor: str | None = None) -> Family:
         return _OPEN  # it serves one model under any name
     name = model.strip().lower()
     owner, _, last = name.rpartition("/")
-    direct = owner in ("", "openai", "azure")
+    direct = owner in ("", "openai")
     if encoding := _openai_encoding(last):
-        exact = direct and (vendor is None or vendor.lower() in _OPENAI)
+        exact = direct and (vendor is None or vendor.lower() == "openai")
         return Family(encoding=encoding, exact=exact, images=_openai_images(last))
     return _other(name, (vendor or "").lower())
 

@@ -3,7 +3,7 @@
 Sources: the vision guides of OpenAI (tiles and patches), Anthropic and Google, read in November
 2026. Where a guide and bills seen disagree, the larger figure stands here. The size is read from
 the head of a data URL; an image that is only linked, or of a kind not known, counts as the most
-that the rule allows (Gemini 2 has no such limit: see there).
+that the rule allows (Gemini 2's has no limit).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from .media import UNSEEN_TOKENS
 
 __all__ = ["Claude", "Fixed", "GeminiTiles", "ImageRule", "Patches", "Size", "Tiles", "UnknownRule"]
 
@@ -106,7 +108,7 @@ class GeminiTiles:
 
     def tokens(self, size: Size | None, detail: str) -> tuple[int, int]:
         if size is None:
-            return 6 * 258, 16 * 258  # an ordinary photograph; 3,072 square
+            return 6 * 258, UNSEEN_TOKENS  # an ordinary photograph; a panorama has any number of tiles
         if max(size) <= 384:
             return 258, 258
         unit = min(768, max(256, math.floor(min(size) / 1.5)))

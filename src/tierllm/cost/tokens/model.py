@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from . import pieces
-from .contents import COSTLY, ROLES, Contents
+from .contents import FREE, ROLES, Contents
 from .families import Family, family_of
 from .kinds import kind_of
 from .pieces import utf8_bytes
@@ -20,6 +20,8 @@ BIG = 100_000
 """Bytes of text above which counting takes milliseconds and belongs off the event loop."""
 
 _LONGEST_TOKEN = 128
+_PER_CUT = 2
+"""Long text that has no place to be cut at may have one token more, at each cut, than was counted."""
 _PER_TEXT = 4
 """What an unknown tokenizer may put before a text: a space that is not there, a mark."""
 
@@ -69,9 +71,11 @@ class ModelTokens:
         """What the request has at least and at most, without a tokenizer.
 
         Text has no more tokens than bytes in UTF-8, and no fewer than a 128th of them; images,
-        tools and the frame of the chat are added at their most.
+        tools and the frame of the chat are added at their most. What cannot be looked into counts as
+        ``UNSEEN_TOKENS``: take the smaller of this and the model's window. Only text that is sure to
+        be billed is in ``lower``.
         """
-        if not COSTLY.isdisjoint(params):
+        if not FREE.issuperset(params):
             return self._careful_bounds(messages, params)
         size, each = 0, self._message
         for message in messages:
@@ -97,9 +101,10 @@ class ModelTokens:
         if not self.exact:
             return self.bounds(messages, params).upper
         contents = Contents(messages, params, self._family)
-        total = sum(map(self._tokens, contents.texts)) + contents.most
+        total = sum(self._tokens(text, _PER_CUT) for text in (*contents.texts, *contents.maybe))
+        total += contents.most
         for shown in contents.shown:  # its form is a guess: a quarter more than the longer one
-            total += max(self._tokens(shown.likely), self._tokens(shown.most)) * 5 // 4
+            total += max(self._tokens(form, _PER_CUT) for form in (shown.likely, shown.most)) * 5 // 4
         return max(total, self._count(contents))
 
     def text(self, text: str) -> int:
@@ -108,14 +113,14 @@ class ModelTokens:
         scale = self._family.scale
         return found if scale is None else math.ceil(found * getattr(scale, kind_of(text)))
 
-    def _tokens(self, text: str) -> int:
+    def _tokens(self, text: str, per_cut: int = 0) -> int:
         encoder = encoding(self.encoding)
         if len(text) <= pieces.PIECE:
             return len(encoder.encode_ordinary(text))
-        return pieces.count(text, encoder.encode_ordinary, encoder.decode_bytes)
+        return pieces.count(text, encoder.encode_ordinary, encoder.decode_bytes, per_cut)
 
     def _count(self, contents: Contents) -> int:
-        total = sum(map(self.text, contents.texts)) + contents.likely
+        total = sum(map(self.text, (*contents.texts, *contents.maybe))) + contents.likely
         for shown in contents.shown:
             total += self.text(shown.likely)
         if self.exact and not contents.shown:
@@ -128,9 +133,10 @@ class ModelTokens:
 
     def _bounds_of(self, contents: Contents) -> Bounds:
         size = sum(map(utf8_bytes, contents.texts))
-        most = contents.most + sum(utf8_bytes(shown.most) for shown in contents.shown)
+        most = contents.most + sum(map(utf8_bytes, contents.maybe))
+        most += sum(utf8_bytes(shown.most) for shown in contents.shown)
         if not self.exact:
-            most += _PER_TEXT * (len(contents.texts) + len(contents.shown))
+            most += _PER_TEXT * (len(contents.texts) + len(contents.maybe) + len(contents.shown))
         return self._bounds(size, contents.messages, most)
 
     def _bounds(self, size: int, messages: int, most: int) -> Bounds:
@@ -143,6 +149,7 @@ class ModelTokens:
 def tokens_for(model: str, vendor: str | None = None) -> ModelTokens:
     """How to count for ``model`` at ``vendor`` (a provider's name). Cheap: nothing is loaded.
 
-    Counts are exact for OpenAI's models at OpenAI and Azure, or where no vendor is named.
+    Counts are exact for OpenAI's models at OpenAI, or where no vendor is named. A name at Azure is one
+    that its owner gave, so that nothing is sure there.
     """
     return ModelTokens(model, vendor, family_of(model, vendor))

@@ -38,9 +38,10 @@ Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], bytes]
 
 
-def count(text: str, encode: Encode, decode: Decode) -> int:
+def count(text: str, encode: Encode, decode: Decode, per_cut: int = 0) -> int:
     """The number of tokens of ``text``; exact up to ``PIECE`` characters, and nearly so above.
 
+    ``per_cut`` is added for each cut at a place where counting may go wrong by a token.
     ``encode`` must take special tokens for plain text, ``decode`` returns the bytes of tokens.
     """
     if len(text) <= PIECE:
@@ -54,7 +55,7 @@ def count(text: str, encode: Encode, decode: Decode) -> int:
             start = cut
         else:
             kept, characters = _settled(encode(text[start : start + PIECE]), decode)
-            total += kept
+            total += kept + per_cut
             start += characters
     return total + len(encode(text[start:]))
 

@@ -32,26 +32,35 @@ _SHOWN = frozenset(
 _DEEP = 32
 
 
-class Shown:
-    """Tools, a list, or a response format, in the forms in which a model may get to see them."""
+_NODES = 100_000
+"""Values in tools, or in a schema, that are looked at; one that holds itself never ends."""
 
-    __slots__ = ("_given",)
+
+class Shown:
+    """Tools, a list, or a response format, in the forms in which a model may get to see them.
+
+    ``sound`` is false for what goes round in a circle, is too much, or cannot be told: it is empty here.
+    """
+
+    __slots__ = ("_given", "most", "sound")
 
     def __init__(self, given: object) -> None:
         self._given = given
-
-    @property
-    def most(self) -> str:
+        try:
+            text = _schema(given) if isinstance(given, type) else as_json(given)
+        except Exception:  # a class of other people's making is asked for its schema
+            text = None
+        self.sound = text is not None
+        self.most = text or ""
         """As JSON: longer than what is likely, and cheaper to make."""
-        return _schema(self._given) if isinstance(self._given, type) else as_json(self._given)
 
     @property
     def likely(self) -> str:
-        return rendered(self._given) if isinstance(self._given, list) else self.most
+        return rendered(self._given) if isinstance(self._given, list) and self.sound else self.most
 
 
 @lru_cache(maxsize=64)  # making a schema takes longer than all the rest of counting
-def _schema(model: type) -> str:
+def _schema(model: type) -> str | None:
     return as_json(_schema_of(model))
 
 
@@ -60,12 +69,39 @@ def _schema_of(model: type) -> object:
     return make() if callable(make) else repr(model)
 
 
-def as_json(value: object) -> str:
-    """``value`` as JSON, keeping its characters; what JSON does not know is shown as Python would."""
+def as_json(value: object) -> str | None:
+    """``value`` as JSON, keeping its characters; what JSON does not know is shown as Python would.
+
+    ``None`` for what goes round in a circle, is too deep or too much, or does not let itself be read.
+    """
+    if not _ends(value):
+        return None
     try:
-        return json.dumps(value, ensure_ascii=False, default=_foreign, skipkeys=True)
-    except (ValueError, RecursionError):  # round in a circle, or too deep: it cannot be sent either
-        return "null"
+        return json.dumps(value, ensure_ascii=False, default=_Foreign(), skipkeys=True)
+    except Exception:  # objects of other people's making are asked to show themselves
+        return None
+
+
+def _ends(value: object) -> bool:
+    """Whether it has no more values than are looked at."""
+    seen, stack = 0, [value]
+    while stack:
+        held = stack.pop()
+        if isinstance(held, dict):
+            inner: Iterable[object] = held.values()
+        elif isinstance(held, list | tuple):
+            inner = held
+        else:
+            continue
+        seen += len(held)
+        if seen > _NODES:
+            return False
+        stack.extend(inner)
+    return True
+
+
+def _json(value: object) -> str:
+    return as_json(value) or ""
 
 
 def rendered(tools: Iterable[object]) -> str:
@@ -80,7 +116,7 @@ def rendered(tools: Iterable[object]) -> str:
 def _function(tool: object) -> list[str]:
     inner = tool.get("function", tool) if isinstance(tool, Mapping) else tool
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        return [as_json(tool), ""]
+        return [_json(tool), ""]
     lines = _comment(inner.get("description"))
     schema = inner.get("parameters") or inner.get("input_schema")
     if isinstance(schema, Mapping) and schema.get("properties"):
@@ -98,18 +134,18 @@ def _type(schema: object, depth: int) -> str:
     if not isinstance(schema, Mapping):
         return "any"
     if depth > _DEEP:
-        return as_json(schema)
+        return _json(schema)
     rest = {k: v for k, v in schema.items() if k not in _SHOWN}
-    note = f" // {as_json(rest)}" if rest else ""
+    note = f" // {_json(rest)}" if rest else ""
     return _bare_type(schema, depth) + note
 
 
 def _bare_type(schema: Mapping[object, object], depth: int) -> str:
     options = schema.get("enum")
     if isinstance(options, list | tuple):
-        return " | ".join(as_json(option) for option in options)
+        return " | ".join(_json(option) for option in options)
     if "const" in schema:
-        return as_json(schema["const"])
+        return _json(schema["const"])
     either = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(either, list | tuple):
         return " | ".join(_described(option, depth + 1) for option in either)
@@ -143,13 +179,22 @@ def _object(schema: Mapping[object, object], depth: int) -> str:
     return "\n".join([*lines, indent + "}"])
 
 
-def _foreign(value: object) -> object:
-    if isinstance(value, type):
-        return _schema_of(value)
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump()
-    try:
-        return vars(value)
-    except TypeError:
-        return repr(value)
+class _Foreign:
+    """Shows what JSON does not know, as often as there may be values."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def __call__(self, value: object) -> object:
+        self._asked += 1
+        if self._asked > _NODES:
+            raise ValueError("too much")
+        if isinstance(value, type):
+            return _schema_of(value)
+        dump = getattr(value, "model_dump", None)
+        if callable(dump):
+            return dump()
+        try:
+            return vars(value)
+        except TypeError:
+            return repr(value)
