@@ -70,18 +70,18 @@ class WatchedStore(MemoryStore):
                         self.turned_away.append((line.account, spare, tuple(self.on.get(line.account, ()))))
         return verdict
 
-    def apply(self, batch: Sequence[Settlement]) -> None:
-        super().apply(batch)
-        for hold, amounts, _ in batch:
-            if self.held.pop(hold.id, None) is None:
-                continue
-            assert hold.id not in self.actual, "settled twice"
-            self.actual[hold.id] = {}
-            for line, amount in zip(hold.lines, amounts, strict=True):
-                self.actual[hold.id][line.account] = amount
-                self.booked[line.account] += amount
-                self.on[line.account].discard(hold.id)
-            self.check(hold)
+    def post(self, settlement: Settlement) -> None:
+        super().post(settlement)
+        hold, amounts, _ = settlement
+        if self.held.pop(hold.id, None) is None:
+            return
+        assert hold.id not in self.actual, "settled twice"
+        self.actual[hold.id] = {}
+        for line, amount in zip(hold.lines, amounts, strict=True):
+            self.actual[hold.id][line.account] = amount
+            self.booked[line.account] += amount
+            self.on[line.account].discard(hold.id)
+        self.check(hold)
 
     def check(self, hold: Hold) -> None:
         now = self.world.now
