@@ -16,6 +16,12 @@ from tierllm.stores import MemoryStore, Store
 WRONG_TYPES = json.dumps({"generation": "1", "state": 2, "reason": None, "open_for_s": []}).encode()
 
 
+ENDLESS = [
+    f'{{"generation":1,"state":"open","reason":"","open_for_s":{open_for},"open_until_unix_s":{until}}}'.encode()
+    for open_for, until in (("NaN", "2e9"), ("1", "NaN"), ("1", "Infinity"), ("1", "1e400"), ("1", "9" * 400))
+]
+
+
 def breaker(store: Store) -> CircuitBreaker:
     return CircuitBreaker("gpt-eu", consecutive_failures=1, open_s=300, store=store, store_refresh_s=1e-9)
 
@@ -57,8 +63,8 @@ def test_a_store_of_one_process_will_do() -> None:
 
 @pytest.mark.parametrize(
     "found",
-    [b"", b"{", b"\xff", b"[]", b"7", b'{"generation": 1}', b"[" * 100_000, WRONG_TYPES],
-    ids=range(8),
+    [b"", b"{", b"\xff", b"[]", b"7", b'{"generation": 1}', b"[" * 100_000, WRONG_TYPES, *ENDLESS],
+    ids=range(8 + len(ENDLESS)),
 )
 def test_what_is_no_breakers_state_is_ignored_and_replaced(
     found: bytes, caplog: pytest.LogCaptureFixture

@@ -6,6 +6,9 @@ import asyncio
 import math
 import os
 import threading
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from stores.ground import FAR, eventually, line, standing, used
 from tierllm.errors import ConfigError
+from tierllm.events import Event, StoreTrouble
 from tierllm.stores import Hold, Line, Settlement, Standing, Store
 
 ODD_NAMES = ["", "a b", "naïve/ユーザ", "{x}:y", "\ud800", "a\nb\0c", "x" * 5000, "*", "%s'\""]
@@ -160,6 +164,98 @@ def test_amounts_beyond_exactness_are_refused(store: Store) -> None:
             store.reserve(store.hold([each]))
     used(store, [line("u", 1)], [2**60])
     assert standing(store, "u").settled == 2**53 - 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(1.5, None), (1, 1.5), (Decimal(1), None), ("1", None), (None, None), (1, "2"), (1, None, 0.5)],
+    ids=str,
+)
+def test_only_whole_numbers_are_held(store: Store, wrong: tuple[Any, ...]) -> None:
+    amount, limit, slot = (*wrong, 0)[:3]
+    with pytest.raises(ConfigError, match="whole numbers"):
+        store.hold([line("u", 1), Line("v", amount, limit, FAR, slot)])
+
+
+WRONG_ENDS: list[tuple[Any, Any]] = [
+    ((1,), (0, 0)),
+    ((1, 2, 3), (0, 0, 0)),
+    ((1.5, 2), (0, 0)),
+    ((1, Decimal(2)), (0, 0)),
+    (("1", 2), (0, 0)),
+    ((None, 2), (0, 0)),
+    ((1, 2), (0, 0.5)),
+    (7, 0),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_ENDS, ids=str)
+def test_a_settlement_that_makes_no_sense_books_what_was_reserved(
+    store: Store, wrong: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must neither block the others nor make an account unreadable, nor be free."""
+    used(store, [line("u", 100)], [100])
+    good, bad = store.hold([line("u", 5)]), store.hold([line("u", 7), line("v", 8)])
+    assert store.reserve(good).ok
+    assert store.reserve(bad).ok
+    store.post(Settlement(bad, *wrong))
+    store.post(Settlement(good, (5,), (0,)))
+    assert store.flush()
+    assert not store.outbox
+    assert standing(store, "u") == Standing(112, 0, 0)
+    assert standing(store, "v") == Standing(8, 0, 0)
+    assert "booked as what was reserved" in caplog.text
+
+
+def test_a_settlement_that_cannot_be_applied_is_given_up_alone(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Event] = []
+    store.listen(told.append)
+    holds = [store.hold([line("u", 1)]) for _ in range(9)]
+    for hold in holds:
+        assert store.reserve(hold).ok
+    apply = store.apply
+
+    def picky(batch: Sequence[Settlement]) -> None:
+        if any(each.hold is holds[4] for each in batch):
+            raise ZeroDivisionError
+        apply(batch)
+
+    store.apply = picky  # type: ignore[method-assign]
+    store.outbox.extend(Settlement(hold, (1,), (0,)) for hold in holds)
+    assert Store.flush(store)
+    assert not store.outbox
+    assert standing(store, "u") == Standing(8, 1, 0)
+    (event,) = told
+    assert isinstance(event, StoreTrouble)
+    assert holds[4].id in event.text
+    assert store._alone == 0
+
+
+def test_listeners_come_and_go_and_may_fail(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    first: list[Event] = []
+    second: list[Event] = []
+    heard, also = first.append, second.append
+    news = StoreTrouble(store="s", ok=False, text="t")
+
+    def failing(_: Event) -> None:
+        raise ZeroDivisionError
+
+    for each in (failing, heard, heard, also):
+        store.listen(each)
+    store.tell(news)
+    store.unlisten(also)
+    store.tell(news)
+    assert (first, second) == ([news] * 2, [news])
+    assert caplog.text.count("a listener failed") == 2
+    store.emit = also
+    store.tell(news)
+    assert store.emit == also
+    store.emit = None
+    store.tell(news)
+    assert store.emit is None
+    assert (len(first), len(second)) == (2, 2)
 
 
 def test_accounts_without_an_end(store: Store) -> None:

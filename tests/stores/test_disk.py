@@ -319,11 +319,29 @@ def test_a_full_disk_is_said_once_and_over_when_it_is(store: DiskStore, told: li
         with pytest.raises(StoreUnavailableError, match="full"):
             store.swap(f"big{n}", b"x" * 100_000, None)
     assert standing(store, "u").settled == 5
-    assert [event.ok for event in told] == [False, True]  # reading still worked
+    assert [event.ok for event in told] == [False]  # reading works, and is no recovery
     store._books.shelf.rows("PRAGMA max_page_count = 1000000")
     assert store.swap("big", b"x" * 100_000, None)
+    assert [event.ok for event in told] == [False, True]
     assert store._books is not None
     assert not store._books.shelf.in_doubt
+
+
+def test_what_a_full_disk_refused_need_not_be_given_back(store: DiskStore) -> None:
+    used(store, [line("u", 5)], [5])
+    assert store._books is not None
+    ((pages,),) = store._books.shelf.rows("PRAGMA page_count")
+    store._books.shelf.rows(f"PRAGMA max_page_count = {pages}")
+    refused = 0
+    for n in range(200):
+        hold = store.hold([line(f"{n}" * 50, 1)])
+        try:
+            store.reserve(hold)
+        except StoreUnavailableError:
+            refused += 1
+            store.give_back(hold)
+    assert refused
+    assert not store.outbox
 
 
 def test_a_disk_that_cannot_be_written_to(store: DiskStore) -> None:
@@ -344,18 +362,32 @@ def test_a_lock_is_waited_for_and_not_for_ever(place: Path, told: list[StoreTrou
     store = open_at(place, told, timeout_s=0.05)
     used(store, [line("u", 5)], [5])
     holder = sqlite3.connect(place / "cache.db", isolation_level=None)
+    before = store.hold([line("u", 5)])
+    assert store.reserve(before).ok
+    begun, over = threading.Event(), threading.Event()
+
+    def at_work() -> None:
+        begun.set()
+        over.wait(30)
+
+    thread = threading.Thread(target=store._turn.take, args=(at_work, 30))
     if held_by == "a thread":
-        store._lock.acquire()
+        thread.start()
+        begun.wait()
     else:
         holder.execute("BEGIN IMMEDIATE")
-    hold = store.hold([line("u", 5)])
-    with pytest.raises(StoreUnavailableError, match=r"locked|busy"):
-        store.reserve(hold)
-    store.give_back(hold)
+    for _ in range(20):
+        hold = store.hold([line("u", 5)])
+        with pytest.raises(StoreUnavailableError, match=r"locked|busy"):
+            store.reserve(hold)
+        store.give_back(hold)
+    assert not store.outbox  # nothing came of them, for certain
+    store.give_back(before)
     assert not store.flush()
     assert len(store.outbox) == 1
     if held_by == "a thread":
-        store._lock.release()
+        over.set()
+        thread.join()
     else:
         holder.execute("ROLLBACK")
     assert store.flush()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+import redis.asyncio
 
 from stores.ground import Server, eventually, line, standing, used
 from tierllm.errors import ConfigError, StoreUnavailableError
@@ -160,7 +163,8 @@ def test_a_server_that_is_gone_and_comes_back(
     assert store.flush()
     used(store, [line("u", 5)], [4])
     assert standing(store, "u") == (4, 0, 0)  # that server keeps nothing
-    assert [event.ok for event in told] == [False, True]
+    assert [event.ok for event in told] == [False, True, False]
+    assert "forgotten" in told[2].text
     assert told[0].store == f"redis {own_server.socket}/0"
     assert caplog.text.count("cannot be used") == 1
     assert caplog.text.count("well again") == 1
@@ -374,7 +378,7 @@ def test_all_keys_share_a_slot_of_a_cluster(cluster_port: int) -> None:
         used(store, [line("u", 5, 10), line("all", 5, 10)], [5, 5])
         asleep = store.hold([line("u", 5, 10), line("all", 5, 10)])
         assert store.reserve(asleep).ok
-        store._lease.close()
+        store._lease.stop()
         other = RedisStore(f"redis://127.0.0.1:{cluster_port}", timeout_s=5)
         eventually(lambda: other.reserve(other.hold([line("u", 5, 10)])).ok)
         store.apply([Settlement(asleep, (1, 1), (0, 0))])
@@ -426,9 +430,10 @@ def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture, told: list[
     shown = [repr(store), str(caught.value), repr(caught.value.__cause__), caplog.text, repr(told)]
     assert "127.0.0.1:1/3" in shown[0]
     assert not any("hunter2" in each for each in shown)
-    with pytest.raises(ConfigError) as wrong:
-        RedisStore("http://user:hunter2@127.0.0.1")
-    assert "hunter2" not in str(wrong.value)
+    for url in ("http://user:hunter2@127.0.0.1", "redis://:hunter2/x@localhost:6379/0"):
+        with pytest.raises(ConfigError) as wrong:
+            RedisStore(url)
+        assert "hunter2" not in "".join(traceback.format_exception(wrong.value))
     store.close()
 
 
@@ -441,10 +446,25 @@ def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture, told: list[
         {"url": "redis://localhost", "namespace": ""},
         {"url": "redis://localhost", "timeout_s": 0},
         {"url": "redis://localhost", "lease_s": 0},
+        {"url": "redis://localhost", "lease_s": math.inf},
+        {"url": "redis://localhost", "timeout_s": math.inf},
+        {"client": redis.asyncio.Redis()},
         {"url": "redis://localhost", "retry_s": -1},
         {"url": "localhost:6379"},
     ],
-    ids=["nothing", "both", "braces", "no namespace", "no timeout", "no lease", "no retry", "no url"],
+    ids=[
+        "nothing",
+        "both",
+        "braces",
+        "no namespace",
+        "no timeout",
+        "no lease",
+        "endless lease",
+        "endless timeout",
+        "async client",
+        "no retry",
+        "no url",
+    ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

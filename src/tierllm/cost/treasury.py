@@ -69,6 +69,7 @@ class Treasury:
         self.active = bool(self.budgets or self.caps or ledger is not None)
         """Whether every call is metered; otherwise only those that have caps of their own."""
         self.wall = wall
+        self._emit = emit
         self.soon = soon
         self.books = Bookkeeper(ledger=ledger, estimator=estimator, wall=wall, emit=emit, soon=soon)
         self.alerts = Alerts(emit, wall)
@@ -83,7 +84,8 @@ class Treasury:
         self._calls = itertools.count(1)
         self._forked = False
         for each in self.stores():
-            each.emit = each.emit or emit
+            if emit is not None:
+                each.listen(emit)
         if ledger is not None:
             ledger.emit = getattr(ledger, "emit", None) or emit
 
@@ -308,28 +310,29 @@ class Treasury:
         self.pay()
         for store in self.stores():
             store.close()
-        if self.ledger is not None:
-            self.ledger.close()
+        self._let_go()
 
     async def aclose(self) -> None:
         self.pay()
         for store in self.stores():
             await store.aclose()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._emit is not None:
+            for store in self.stores():
+                store.unlisten(self._emit)
         if self.ledger is not None:
             self.ledger.close()
 
     def renew(self) -> None:
-        """After a fork."""
+        """After a fork; stores and ledger see to themselves."""
         self._known = {}
         self._lock = threading.Lock()
         self._paying = threading.Lock()
         self.arrears = deque()
         self.books.renew()
         self.alerts.renew()
-        for store in self.stores():
-            store.renew()
-        if self.ledger is not None:
-            self.ledger.renew()
         self._forked = any(
             budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
             for budget in self.budgets

@@ -7,6 +7,7 @@ probes: each process probes for itself. A store that fails costs nothing but the
 from __future__ import annotations
 
 import json
+import math
 import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -117,7 +118,7 @@ def _snapshot(name: str, raw: bytes | None) -> BreakerSnapshot | None:
             "reason": str(reason),
             "open_for_s": int(open_for_s) | float(open_for_s),
             "open_until_unix_s": int() | float() | None as until,
-        }:
+        } if _finite(open_for_s) and _finite(until or 0):
             return BreakerSnapshot(
                 generation=generation,
                 state=state,
@@ -127,6 +128,13 @@ def _snapshot(name: str, raw: bytes | None) -> BreakerSnapshot | None:
             )
     log.warning("circuit breaker %r: what the store has under its name is no breaker's state", name)
     return None
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 class BreakerLink:

@@ -23,10 +23,10 @@ class Account:
 
     def standing(self, oldest: int) -> Standing:
         slots = self.slots
-        if slots is None:
+        if slots is None:  # on every call's path: what Standing(...) does, without its own function
             if not self.settled or oldest > 0:
-                return Standing(0, self.reserved)
-            return Standing(self.settled, self.reserved, 0)
+                return tuple.__new__(Standing, (0, self.reserved, None))
+            return tuple.__new__(Standing, (self.settled, self.reserved, 0))
         live = [slot for slot in slots if slot >= oldest]
         return Standing(sum(slots[slot] for slot in live), self.reserved, min(live, default=None))
 

@@ -25,11 +25,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ..errors import StoreUnavailableError
-from ..events import Event
+from ..errors import ConfigError, StoreUnavailableError
+from ..events import Event, StoreTrouble, log, log_failure
 from ..pipeline.fork import renew_after_fork
 
 __all__ = ["Hold", "Line", "Settlement", "Standing", "Store", "Verdict"]
+
+AT_ONCE = 250
+"""Settlements in one step of a shared store: it keeps everybody waiting meanwhile."""
 
 
 class Line(NamedTuple):
@@ -64,13 +67,31 @@ class Verdict(NamedTuple):
 
 
 class Hold:
-    """One reservation: an id that no other has, and its lines, each on another account."""
+    """One reservation: an id that no other has, and its lines, each on another account.
+
+    Raises ``ConfigError`` for amounts, limits or slots that are no whole numbers.
+    """
 
     __slots__ = ("id", "lines")
 
     def __init__(self, id: str, lines: Sequence[Line]) -> None:
         self.id = id
-        self.lines = tuple(lines)
+        self.lines = lines = tuple(lines)
+        try:
+            for _, amount, limit, _, slot, oldest in lines:
+                # on every call's path: a sum of integers is one, and anything else in it shows
+                if type(amount + slot + oldest + (limit or 0)) is not int:
+                    raise TypeError
+        except TypeError:
+            found = [(line.amount, line.limit, line.slot, line.oldest) for line in lines]
+            raise ConfigError(
+                f"a store counts in whole numbers: amount, limit, slot or oldest of {found} is none"
+            ) from None
+
+    @property
+    def owner(self) -> str:
+        """The process that made it."""
+        return self.id.rpartition("-")[0]
 
     def __repr__(self) -> str:
         return f"Hold({self.id!r}, {len(self.lines)} lines)"
@@ -83,13 +104,26 @@ class Settlement(NamedTuple):
     amounts: tuple[int, ...]
     slots: tuple[int, ...]
 
+    def sound(self) -> Settlement:
+        """This one; or, where it does not fit its hold, one of what was reserved, which is logged."""
+        hold, amounts, slots = self
+        try:
+            if len(amounts) == len(slots) == len(hold.lines) and type(sum(amounts, sum(slots))) is int:
+                return self
+        except TypeError:
+            pass
+        log.error("a settlement that is not one whole number a line was booked as what was reserved")
+        reserved = [(line.amount, line.slot) for line in hold.lines]
+        return Settlement(hold, tuple(n for n, _ in reserved), tuple(slot for _, slot in reserved))
+
 
 class Store:
     """Base of the stores. All methods may be called from any thread.
 
     ``inline``: nothing here does I/O, so that it may be called on an event loop. Stores that do have
     native async forms in ``areserve``, ``aflush`` and ``astandings``, or leave them ``None``.
-    ``shared``: other processes see the same state. ``emit`` hears of trouble and its end.
+    ``shared``: other processes see the same state. Whoever is given to ``listen`` hears of trouble and its
+    end.
 
     Everything but ``post`` raises ``StoreUnavailableError`` where the store cannot be reached or is
     broken; ``flush`` keeps what it could not apply and says so by its answer.
@@ -97,12 +131,14 @@ class Store:
 
     inline: bool = False
     shared: bool = True
+    name: str = "store"
     areserve: Callable[[Hold], Awaitable[Verdict]] | None = None
     aflush: Callable[[], Awaitable[bool]] | None = None
     astandings: Callable[[Sequence[Line]], Awaitable[tuple[Standing, ...]]] | None = None
 
     def __init__(self) -> None:
-        self.emit: Callable[[Event], None] | None = None
+        self._alone = 0  # so many settlements are applied one by one: one of them cannot be
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         self.outbox: deque[Settlement] = deque()
         self._name_holds()
         renew_after_fork(self)
@@ -113,7 +149,7 @@ class Store:
         self._numbers = itertools.count(1)
 
     def hold(self, lines: Sequence[Line]) -> Hold:
-        """A hold to be reserved here."""
+        """A hold to be reserved here. Raises ``ConfigError`` for anything but whole numbers."""
         return Hold(f"{self.owner}-{next(self._numbers):x}", lines)
 
     # -- accounts --------------------------------------------------------------
@@ -128,7 +164,7 @@ class Store:
 
     def post(self, settlement: Settlement) -> None:
         """Settle soon: never waits, never raises."""
-        self.outbox.append(settlement)
+        self.outbox.append(settlement.sound())
 
     def give_back(self, hold: Hold) -> None:
         """``hold`` was not used: settle it with nothing. Harmless for one that was never reserved."""
@@ -138,8 +174,8 @@ class Store:
     def flush(self) -> bool:
         """Apply what is in the outbox. False where some of it has to wait for better times."""
         try:
-            with self.outgoing() as batch:
-                if batch:
+            while self.outbox:
+                with self.outgoing() as batch:
                     self.apply(batch)
         except StoreUnavailableError:
             return False
@@ -147,18 +183,38 @@ class Store:
 
     @contextmanager
     def outgoing(self) -> Iterator[list[Settlement]]:
-        """What is in the outbox, taken out; put back if the block raises."""
+        """The next of the outbox, taken out; put back if the block raises.
+
+        Where it raises anything but ``StoreUnavailableError``, nothing but a fault in one of them can be
+        the cause: then each is applied alone, and what cannot be is given up, which is told.
+        """
         batch: list[Settlement] = []
-        while self.outbox:
+        most = 1 if self._alone else AT_ONCE
+        while self.outbox and len(batch) < most:
             try:
                 batch.append(self.outbox.popleft())
             except IndexError:  # another thread was quicker
                 break
         try:
             yield batch
+        except StoreUnavailableError:
+            self.outbox.extendleft(reversed(batch))
+            raise
+        except Exception:
+            if len(batch) == 1:
+                self._give_up(batch[0])
+            else:
+                self.outbox.extendleft(reversed(batch))
+                self._alone = len(batch) + 1
         except BaseException:
             self.outbox.extendleft(reversed(batch))
             raise
+        self._alone = max(0, self._alone - 1)
+
+    def _give_up(self, settlement: Settlement) -> None:
+        log_failure(f"{settlement.hold!r} could not be settled, and is given up")
+        text = f"{settlement.hold!r} could not be settled: what it used is booked nowhere"
+        self.tell(StoreTrouble(store=self.name, ok=False, text=text))
 
     @abstractmethod
     def apply(self, batch: Sequence[Settlement]) -> None:
@@ -180,6 +236,34 @@ class Store:
 
         Raises ``StoreUnavailableError``.
         """
+
+    # -- listeners -------------------------------------------------------------
+
+    def listen(self, emit: Callable[[Event], None]) -> None:
+        """Tell ``emit`` of trouble too. What it raises is logged."""
+        if emit not in self._listeners:
+            self._listeners += (emit,)
+
+    def unlisten(self, emit: Callable[[Event], None]) -> None:
+        """Tell ``emit`` no more."""
+        self._listeners = tuple(each for each in self._listeners if each != emit)
+
+    @property
+    def emit(self) -> Callable[[Event], None] | None:
+        """The first listener, if there is one. To set it replaces all of them."""
+        return self._listeners[0] if self._listeners else None
+
+    @emit.setter
+    def emit(self, emit: Callable[[Event], None] | None) -> None:
+        self._listeners = () if emit is None else (emit,)
+
+    def tell(self, event: Event) -> None:
+        """Tell all listeners. Not to be called under a lock."""
+        for emit in self._listeners:
+            try:
+                emit(event)
+            except Exception:
+                log_failure(f"a listener failed on {type(event).__name__}")
 
     # -- life ------------------------------------------------------------------
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigError, StoreUnavailableError
 from ..pipeline.clock import Clock
-from .base import Hold, Line, Settlement, Standing, Store, Verdict
+from .base import AT_ONCE, Hold, Line, Settlement, Standing, Store, Verdict
 from .boot import boot_clock
 from .disk_fork import close_before_fork
 from .disk_place import Place
+from .disk_turn import Busy, Turn
 from .exact import expect_exact
 from .lease import Lease
-from .trouble import Health
+from .trouble import Health, NotDone
 
 if TYPE_CHECKING:
     from .disk_books import Books
@@ -56,8 +56,8 @@ class DiskStore(Store):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
-        if not timeout_s > 0:
-            raise ConfigError(f"DiskStore: timeout_s must be above 0, not {timeout_s:g}")
+        if not 0 < timeout_s <= 86_400:
+            raise ConfigError(f"DiskStore: timeout_s must be above 0 and at most a day, not {timeout_s:g}")
         boot, boot_time = boot_clock()
         self._boot, self._clock = (boot, boot_time) if clock is None else ("given", clock)
         self._wall_clock = wall_clock
@@ -66,11 +66,12 @@ class DiskStore(Store):
             self._place.prepare()
         except OSError:
             pass  # said by the first use, as trouble that may pass
-        self.health = Health(
-            f"disk {self._place.directory}", lambda: self.emit, retry_s=0.0, clock=time.monotonic
-        )
+        self.name = f"disk {self._place.directory}"
+        self.health = Health(self.name, self.tell, retry_s=0.0, clock=time.monotonic)
+        self._unwritable = False
         self._lease = Lease(self, lease_s)
-        self._lock = threading.Lock()
+        self._parents: Books | None = None
+        self._turn = Turn()
         self._books: Books | None = None
         close_before_fork(self)
 
@@ -81,8 +82,13 @@ class DiskStore(Store):
 
     def reserve(self, hold: Hold) -> Verdict:
         expect_exact(hold)
-        self._lease.begin(hold.id)
-        verdict = self._write(lambda books: books.reserve(hold, self.owner, self._lease.lease_s))
+        new = self._lease.begin(hold.id)
+        try:
+            verdict = self._write(lambda books: books.reserve(hold, self._lease.lease_s))
+        except NotDone:  # then there is nothing to give back
+            if new:
+                self._lease.end((hold.id,))
+            raise
         if not verdict.ok:
             self._lease.end((hold.id,))
         return verdict
@@ -92,6 +98,10 @@ class DiskStore(Store):
             super().post(settlement)
 
     def apply(self, batch: Sequence[Settlement]) -> None:
+        for start in range(0, len(batch), AT_ONCE):
+            self._settle(batch[start : start + AT_ONCE])
+
+    def _settle(self, batch: Sequence[Settlement]) -> None:
         def settle(books: Books) -> None:
             for settlement in batch:
                 books.settle(settlement)
@@ -100,12 +110,12 @@ class DiskStore(Store):
         self._lease.end([settlement.hold.id for settlement in batch])
 
     def standings(self, lines: Sequence[Line]) -> tuple[Standing, ...]:
-        return self._read(lambda books: tuple(map(books.standing, lines)))
+        return self._do(lambda books: books.standings(lines))
 
     # -- documents -------------------------------------------------------------
 
     def load(self, name: str) -> bytes | None:
-        return self._read(lambda books: books.document(name))
+        return self._do(lambda books: books.document(name))
 
     def swap(self, name: str, value: bytes, expected: bytes | None, ttl_s: float | None = None) -> bool:
         def swap(books: Books) -> bool:
@@ -126,63 +136,101 @@ class DiskStore(Store):
         self._write(renew)
 
     def end_lease(self) -> None:
-        self._write(lambda books: books.end_lease(self.owner))
+        def end(books: Books) -> None:
+            books.end_lease(self.owner)
+            books.sweep()
+
+        self._write(end)
 
     # -- the database ----------------------------------------------------------
 
-    def _read(self, work: Callable[[Books], T]) -> T:
-        return self._do(work)
-
     def _write(self, work: Callable[[Books], T]) -> T:
+        """Do ``work`` in one transaction. Raises ``NotDone`` unless it came as far as to be kept."""
+        from .disk_trouble import is_full
+
+        worked = False
+
         def within(books: Books) -> T:
+            nonlocal worked
             with books.shelf.transact():
-                return work(books)
+                worked = False  # it may be the second try
+                done = work(books)
+                worked = True
+                return done
 
-        return self._do(within)
-
-    def _do(self, work: Callable[[Books], T]) -> T:
-        """Do ``work`` with the books, again where something damaged had to be moved aside first."""
-        if not self._lock.acquire(timeout=self._place.timeout_s):
-            raise self.health.failed(f"{self.health.name} is kept busy by other threads")
-        news: list[str] = []
-        trouble: Exception | None = None
         try:
-            for _ in range(TRIES):
-                try:
-                    return work(self._open(news))
-                except Exception as error:
-                    trouble = error
-                    if not self._mended(error, news):
-                        break
+            return self._do(within, writes=True)
+        except StoreUnavailableError as error:
+            if worked and not is_full(error.__cause__):
+                raise
+            raise NotDone(str(error)) from error.__cause__
+
+    def _do(self, work: Callable[[Books], T], *, writes: bool = False) -> T:
+        """Do ``work`` with the books. All waiting together takes ``timeout_s`` at most."""
+        from .disk_trouble import TROUBLE, why
+
+        news: list[str] = []
+        wait_s = self._place.timeout_s
+        ends = time.monotonic() + wait_s
+        try:
+            done = self._turn.take(lambda: self._tried(work, ends, news), wait_s)
+        except Busy as busy:
+            raise self.health.failed(f"{self.name} is {busy}") from None
+        except StoreUnavailableError as error:
+            self._unwritable = self._unwritable or writes
+            raise self.health.failed(str(error)) from error
+        except TROUBLE as error:
+            self._unwritable = self._unwritable or writes
+            raise self.health.failed(f"{self.name} cannot be used ({why(error, wait_s)})") from error
         finally:
-            self._lock.release()
             for text in news:
                 self.health.tell(text, ok=False)
-            if trouble is None:
-                self.health.well()
-        assert trouble is not None
-        try:
-            raise self._unavailable(trouble) from trouble
-        finally:
-            del trouble  # or it would hold this frame, and the frame it
+        if writes or not self._unwritable:  # a full disk can still be read
+            self._unwritable = False
+            self.health.well()
+        return done
 
-    def _open(self, news: list[str]) -> Books:
+    def _tried(self, work: Callable[[Books], T], ends: float, news: list[str]) -> T:
+        """``work``, again where something damaged had to be moved aside first."""
+        from .disk_trouble import TROUBLE
+
+        if self._parents is not None:
+            raise StoreUnavailableError(
+                f"{self.name}: this process was forked in the midst of a transaction, and cannot use the "
+                "database: start it anew"
+            )
+        for tries in range(TRIES):
+            try:
+                books = self._open(ends, news)
+                books.shelf.wait_for(ends - time.monotonic())
+                return work(books)
+            except TROUBLE as error:
+                if tries == TRIES - 1 or not self._mended(error, news):
+                    raise
+            finally:
+                if self._books is not None and self._books.shelf.in_doubt:
+                    self._let_go()
+        raise AssertionError
+
+    def _open(self, ends: float, news: list[str]) -> Books:
         from .disk_books import Books
         from .disk_shelf import Shelf
-        from .disk_trouble import is_damage
+        from .disk_trouble import TROUBLE, is_damage
 
         books, place = self._books, self._place
-        if books is not None:
+        if books is not None and books.shelf.in_doubt:  # an interrupt came in the way of its end
+            self._let_go()
+        elif books is not None:
             if place.identity() == books.shelf.identity:
                 return books
             self._let_go()
-            news.append(f"{self.health.name}: the database was deleted or replaced; {FORGOTTEN}")
+            news.append(f"{self.name}: the database was deleted or replaced; {FORGOTTEN}")
         place.prepare()
-        with place.alone():
+        with place.alone(ends - time.monotonic()):
             before = place.identity()
             try:
                 shelf = Shelf(place)
-            except Exception as error:
+            except TROUBLE as error:
                 if not is_damage(error):
                     raise
                 self._set_aside(before or place.identity(), error, news)
@@ -193,7 +241,7 @@ class DiskStore(Store):
     def _mended(self, error: Exception, news: list[str]) -> bool:
         """Whether what was wrong has been moved aside. A connection in doubt is closed."""
         from .disk_shelf import Damaged
-        from .disk_trouble import is_damage
+        from .disk_trouble import TROUBLE, is_damage
 
         books = self._books
         if books is None:
@@ -202,34 +250,22 @@ class DiskStore(Store):
         try:
             if isinstance(error, Damaged) and error.key is not None:
                 shelf.set_aside(error.key)
-                news.append(
-                    f"{self.health.name}: {error}; the row is kept aside, and starts afresh: what it said is "
-                    "forgotten"
-                )
+                news.append(f"{self.name}: {error}; the row is kept aside, and what it said is forgotten")
                 return True
             if is_damage(error):
                 identity = shelf.identity
                 self._let_go()
-                with self._place.alone():
+                with self._place.alone(self._place.timeout_s):
                     self._set_aside(identity, error, news)
                 return True
-            if shelf.in_doubt:
-                self._let_go()
-        except Exception:
+        except TROUBLE:
             self._let_go()
         return False
 
     def _set_aside(self, identity: tuple[int, int] | None, error: Exception, news: list[str]) -> None:
         name = self._place.set_aside(identity)
         if name is not None:
-            news.append(f"{self.health.name}: {error}; the database was moved to {name}; {FORGOTTEN}")
-
-    def _unavailable(self, error: Exception) -> StoreUnavailableError:
-        from .disk_trouble import why
-
-        if isinstance(error, StoreUnavailableError):
-            return self.health.failed(str(error))
-        return self.health.failed(f"{self.health.name} cannot be used ({why(error, self._place.timeout_s)})")
+            news.append(f"{self.name}: {error}; the database was moved to {name}; {FORGOTTEN}")
 
     def _let_go(self) -> None:
         books, self._books = self._books, None
@@ -239,24 +275,24 @@ class DiskStore(Store):
     # -- life ------------------------------------------------------------------
 
     def close(self) -> None:
-        self._lease.close()
         self.flush()
-        with self._lock:
-            self._let_go()
+        self._lease.close()
+        try:
+            self._turn.take(self._let_go, self._place.timeout_s)
+        except Busy:
+            pass  # somebody uses it still
 
     def before_fork(self) -> None:
-        """No thread is at work in the database while the process forks, and it is closed."""
-        self._locked = self._lock.acquire(timeout=self._place.timeout_s)
-        if self._locked:
-            self._let_go()
+        self._turn.before_fork(self._let_go)
 
     def after_fork(self) -> None:
-        if self._locked:
-            self._lock.release()
+        self._turn.after_fork()
 
     def renew(self) -> None:
         super().renew()
-        self._lock = threading.Lock()
-        self._parents, self._books = self._books, None  # if it could not be closed, it is not closed here
+        if self._books is not None:  # it could not be closed; and closing it here would write to it
+            self._parents, self._books = self._books, None
+        self._turn = Turn()
+        self._unwritable = False
         self.health.renew()
         self._lease.renew()

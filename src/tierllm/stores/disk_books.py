@@ -11,7 +11,8 @@ d:<name>         a document
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 from ..pipeline.clock import Clock
@@ -31,6 +32,9 @@ CAP_S = 10 * 365 * 86_400.0
 GONE_S = 3600.0
 """How long a hold that was given back before it came is remembered."""
 
+SWEPT_AT_ONCE = 500
+"""Holds of dead owners that one step gives back: it keeps everybody waiting meanwhile."""
+
 
 class Books:
     """The book-keeping on one open ``shelf``.
@@ -46,7 +50,7 @@ class Books:
 
     # -- accounts --------------------------------------------------------------
 
-    def reserve(self, hold: Hold, owner: str, lease_s: float) -> Verdict:
+    def reserve(self, hold: Hold, lease_s: float) -> Verdict:
         accounts = [self._account(line.account) for line in hold.lines]
         ok, standings = _look(hold, accounts)
         if not ok and self.sweep():
@@ -62,7 +66,7 @@ class Books:
             account.expires_at = max(account.expires_at, line.expires_at)
             self._keep(line.account, account)
         self.shelf.set(b"h:" + id, _packed([[line.account, line.amount] for line in hold.lines]))
-        self.hold_lease(owner, lease_s)
+        self.hold_lease(hold.owner, lease_s)
         return Verdict(True, standings)
 
     def settle(self, settlement: Settlement) -> None:
@@ -83,8 +87,9 @@ class Books:
             account.expires_at = max(account.expires_at, line.expires_at)
             self._keep(line.account, account)
 
-    def standing(self, line: Line) -> Standing:
-        return self._account(line.account).standing(line.oldest)
+    def standings(self, lines: Sequence[Line]) -> tuple[Standing, ...]:
+        with self.shelf.at_one_moment() if len(lines) > 1 else nullcontext():
+            return tuple(self._account(line.account).standing(line.oldest) for line in lines)
 
     def _account(self, name: str) -> Account:
         account = Account()
@@ -108,7 +113,9 @@ class Books:
 
     def _keep(self, name: str, account: Account) -> None:
         row = [account.reserved, account.settled, account.slots, account.expires_at]
-        life_s = min(max(account.expires_at - self._wall(), 0.0) + GRACE_S, CAP_S)
+        life_s = None  # while anything is reserved, whatever becomes of the clock
+        if not account.reserved:
+            life_s = min(max(account.expires_at - self._wall(), 0.0) + GRACE_S, CAP_S)
         self.shelf.set(_account_key(name), _packed(row), expire=life_s)
 
     # -- owners ----------------------------------------------------------------
@@ -120,12 +127,12 @@ class Books:
             self.shelf.set(b"o:" + owner.encode(), _packed([self._boot, now + lease_s]))
 
     def end_lease(self, owner: str) -> None:
-        if not self.shelf.under(b"h:" + owner.encode() + b"-"):
+        if not self.shelf.under(b"h:" + owner.encode() + b"-", 1):
             self.shelf.delete(b"o:" + owner.encode())
 
     def sweep(self) -> int:
-        """Give back what owners had reserved whose lease is over; how many such owners there were."""
-        now, dead = self._clock(), 0
+        """Give back what owners had reserved whose lease is over; how many holds that were, at most 500."""
+        now, swept = self._clock(), 0
         for key in self.shelf.under(b"o:"):
             try:
                 until = self._lease_until(key[2:])
@@ -133,11 +140,14 @@ class Books:
                 until = None
             if until is not None and until > now:
                 continue
-            for hold in self.shelf.under(b"h:" + key[2:] + b"-"):
+            holds = self.shelf.under(b"h:" + key[2:] + b"-", SWEPT_AT_ONCE - swept + 1)
+            for hold in holds[: SWEPT_AT_ONCE - swept]:
                 self._sweep_hold(hold)
+                swept += 1
+            if len(holds) > 0 and swept == SWEPT_AT_ONCE:
+                break  # and the rest next time
             self.shelf.delete(key)
-            dead += 1
-        return dead
+        return swept
 
     def _sweep_hold(self, key: bytes) -> None:
         match _unpacked(key, self._row(key) or b"[]"):

@@ -25,7 +25,7 @@ def close_before_fork(thing: Closable) -> None:
 
 
 def _before() -> None:
-    for thing in tuple(_closables):
+    for thing in sorted(_closables, key=id):  # all threads in one order: they wait for each other
         thing.before_fork()
 
 

@@ -44,9 +44,16 @@ class Place:
             )
 
     def make_file(self) -> None:
-        """An empty database that only its owner can read, if there is none; SQLite copies the mode."""
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        os.close(os.open(self.database, flags, 0o600))
+        """An empty database that only its owner can read, if there is none; SQLite copies the mode.
+
+        One that is there is never opened but by SQLite: to close it would drop the locks of all
+        connections that this process has to it, which is how POSIX wants it.
+        """
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
+        try:
+            os.close(os.open(self.database, flags, 0o600))
+        except FileExistsError:
+            pass
 
     def identity(self) -> _Identity | None:
         """Which file the database is now; ``None``: there is none."""
@@ -74,7 +81,7 @@ class Place:
         return DATABASE + suffix
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, wait_s: float) -> Iterator[None]:
         """No other process opens or moves the database meanwhile."""
         try:
             import fcntl
@@ -84,7 +91,7 @@ class Place:
         flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(self.directory / "open.lock", flags, 0o600)
         try:
-            ends = time.monotonic() + self.timeout_s
+            ends = time.monotonic() + wait_s
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diskcache
@@ -71,9 +74,11 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
     Raises ``Damaged`` where the file is no sound database of ours, ``sqlite3.Error`` for other trouble.
     """
 
+    _txn_id: int | None
+
     def __init__(self, place: Place) -> None:
         self._connection: sqlite3.Connection | None = None
-        self._wait_s = place.timeout_s
+        self._wait_s = self._waits_s = place.timeout_s
         if place.identity() is not None and not place.is_plain_file():
             raise Damaged("what is there is not a file of ours")
         place.make_file()
@@ -105,6 +110,43 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
     def _sql_retry(self) -> Any:  # SQLite's own timeout is enough; the original waits a minute
         return self._con.execute
 
+    @contextmanager
+    def _transact(
+        self, retry: bool = False, filename: str | None = None
+    ) -> Iterator[tuple[Callable[..., Any], Callable[[object], None]]]:
+        """As in the base class, but an interrupt anywhere leaves no transaction behind."""
+        connection = self._con
+        if self._txn_id is not None:  # by the same thread: there is one at a time
+            yield connection.execute, _nothing
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._txn_id = threading.get_ident()
+            yield connection.execute, _nothing
+            connection.execute("COMMIT")
+        finally:
+            self._txn_id = None
+            if self._connection is connection and connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """What is read within is as it was at one moment."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            if self.in_doubt:
+                self.rows("COMMIT")
+
+    def wait_for(self, wait_s: float) -> None:
+        """Wait no longer than this for other processes, from now on."""
+        if wait_s > 0.95 * self._wait_s:  # not worth a word
+            wait_s = self._wait_s
+        if wait_s != self._waits_s:
+            self._waits_s = wait_s
+            self.rows(f"PRAGMA busy_timeout = {max(1, int(self._waits_s * 1000))}")
+
     def _inspect(self) -> None:
         """See that the database is sound and ours before anything in it is believed."""
         ((answer,),) = self.rows("PRAGMA quick_check(1)")
@@ -120,10 +162,11 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         return self._con.execute(statement, values).fetchall()
 
-    def under(self, prefix: bytes) -> list[bytes]:
-        """All keys that begin so."""
+    def under(self, prefix: bytes, most: int = -1) -> list[bytes]:
+        """The keys that begin so; at ``most`` so many."""
         end = prefix[:-1] + bytes((prefix[-1] + 1,))
-        found = self.rows("SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1", (prefix, end))
+        statement = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 LIMIT ?"
+        found = self.rows(statement, (prefix, end, most))
         return [bytes(key) for (key,) in found]
 
     def set_aside(self, key: bytes) -> None:
@@ -146,3 +189,7 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
                 connection.close()
             except sqlite3.Error:
                 pass  # it is given up in any case
+
+
+def _nothing(_: object) -> None:
+    """There are no files to delete."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
+from ..errors import ConfigError, StoreUnavailableError
 from .disk_shelf import Damaged, Timeout
 
-__all__ = ["is_damage", "why"]
+__all__ = ["TROUBLE", "is_damage", "is_full", "why"]
+
+TROUBLE = (sqlite3.Error, Timeout, Damaged, OSError, StoreUnavailableError, ConfigError)
+"""What a disk may be the cause of. Anything else is a fault of who calls, and is raised as it is."""
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _NOT_OURS = ("no such table", "no such column", "Could not decode")
@@ -21,6 +25,11 @@ def is_damage(error: BaseException) -> bool:
         return False
     code = getattr(root, "sqlite_errorcode", None) or 0  # the low byte; the others say more
     return code & 0xFF in _CORRUPT or str(root).startswith(_NOT_OURS)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether there was no room, so that not even the end of a transaction can have been written."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def why(error: BaseException, timeout_s: float) -> str:

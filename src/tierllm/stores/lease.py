@@ -19,6 +19,8 @@ __all__ = ["Lease", "Leaseholder"]
 TURNS = 3
 """Renewals a lease: two may fail before it ends."""
 
+LONGEST_S = 366 * 86_400.0
+
 
 class Leaseholder(Protocol):
     """What a lease needs of its store."""
@@ -29,6 +31,8 @@ class Leaseholder(Protocol):
     def end_lease(self) -> None:
         """Nothing is open here: other processes need not watch this owner."""
 
+    def close(self) -> None: ...
+
 
 class Lease:
     """Which holds are open here, and the thread that renews for them. Thread-safe.
@@ -37,8 +41,8 @@ class Lease:
     """
 
     def __init__(self, store: Leaseholder, lease_s: float) -> None:
-        if not lease_s > 0:
-            raise ConfigError(f"lease_s must be above 0, not {lease_s:g}")
+        if not 0 < lease_s <= LONGEST_S:
+            raise ConfigError(f"lease_s must be above 0 and at most {LONGEST_S:g}, not {lease_s:g}")
         self.lease_s = lease_s
         self.turn_s = lease_s / TURNS
         self._store = weakref.ref(store)
@@ -49,12 +53,15 @@ class Lease:
         self.open: set[str] = set()
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None  # of the running thread
+        self._closing = False
 
-    def begin(self, id: str) -> None:
-        """A hold is about to be reserved."""
+    def begin(self, id: str) -> bool:
+        """A hold is about to be reserved. Whether it was not open before."""
+        new = id not in self.open
         self.open.add(id)
         if self._stop is None:
             self._start()
+        return new
 
     def end(self, ids: Iterable[str]) -> None:
         """Holds are settled, or were refused."""
@@ -88,6 +95,8 @@ class Lease:
         try:
             if ends:
                 store.end_lease()
+                if self._closing and not self.open:
+                    store.close()
             else:
                 store.renew_lease()
         except StoreUnavailableError:
@@ -97,7 +106,17 @@ class Lease:
         return not ends
 
     def close(self) -> None:
-        """End the thread. What is still open is given back when the lease has run out."""
+        """End the thread. If something is open it goes on until nothing is, and closes the store then.
+
+        One of several who use a store may close it while the others' calls are under way.
+        """
+        with self._lock:
+            self._closing = bool(self.open)
+        if not self._closing:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the thread. What is open is given back by others when the lease has run out."""
         with self._lock:
             stop, self._stop = self._stop, None
         if stop is not None:

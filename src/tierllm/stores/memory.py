@@ -15,7 +15,7 @@ GRACE_S = 86_400.0
 """Accounts outlive their windows by so long, in case the clock is set back."""
 
 LOOK_EVERY = 1024
-"""Expired accounts are looked for once in so many reservations."""
+"""Expired accounts and documents are looked for once in so many reservations, or changes of documents."""
 
 GONE_KEPT = 1024
 """Holds that were settled without being open are remembered: a reservation may come late."""
@@ -29,6 +29,7 @@ class MemoryStore(Store):
 
     inline = True
     shared = False
+    name = "memory"
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class MemoryStore(Store):
         self._documents: dict[str, tuple[bytes, float | None]] = {}
         self._reserved = 0
         self._look_at = LOOK_EVERY
+        self._swapped = 0
 
     def reserve(self, hold: Hold) -> Verdict:
         accounts = self._accounts
@@ -73,27 +75,31 @@ class MemoryStore(Store):
         return Verdict(ok, tuple(standings))
 
     def post(self, settlement: Settlement) -> None:
-        self.apply((settlement,))  # nothing here waits
+        self._settle(settlement.sound())  # nothing here waits
 
     def flush(self) -> bool:
         return True
 
     def apply(self, batch: Sequence[Settlement]) -> None:
-        accounts = self._accounts
+        for settlement in batch:
+            self._settle(settlement)
+
+    def _settle(self, settlement: Settlement) -> None:
+        hold, amounts, slots = settlement
+        accounts, open = self._accounts, self._open
         with self._lock:
-            for hold, amounts, slots in batch:
-                if hold.id not in self._open:
-                    self._gone[hold.id] = None
-                    if len(self._gone) > GONE_KEPT:
-                        del self._gone[next(iter(self._gone))]
+            if hold.id not in open:
+                self._gone[hold.id] = None
+                if len(self._gone) > GONE_KEPT:
+                    del self._gone[next(iter(self._gone))]
+                return
+            open.discard(hold.id)
+            for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
+                account = accounts.get(line.account)
+                if account is None:  # it was dropped
                     continue
-                self._open.discard(hold.id)
-                for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
-                    account = accounts.get(line.account)
-                    if account is None:  # it was dropped
-                        continue
-                    account.reserved -= line.amount
-                    account.settle(amount, slot, line.oldest)
+                account.reserved -= line.amount
+                account.settle(amount, slot, line.oldest)
 
     def standings(self, lines: Sequence[Line]) -> tuple[Standing, ...]:
         with self._lock:
@@ -104,13 +110,17 @@ class MemoryStore(Store):
 
     def drop(self, account: str) -> None:
         """Forget an account that nobody will draw on again."""
-        self._accounts.pop(account, None)
+        with self._lock:
+            self._accounts.pop(account, None)
 
     def _forget_expired(self) -> None:
         long_ago = self.clock() - GRACE_S
         for name, account in tuple(self._accounts.items()):
             if account.expires_at < long_ago and not account.reserved:
                 del self._accounts[name]
+        for name in tuple(self._documents):
+            self._document(name)
+        self._swapped = 0
         self._look_at = self._reserved + max(LOOK_EVERY, len(self._accounts))
 
     # -- documents -------------------------------------------------------------
@@ -124,6 +134,9 @@ class MemoryStore(Store):
             if self._document(name) != expected:
                 return False
             self._documents[name] = (value, None if ttl_s is None else self.clock() + ttl_s)
+            self._swapped += 1
+            if self._swapped >= max(LOOK_EVERY, len(self._documents)):
+                self._forget_expired()
             return True
 
     def _document(self, name: str) -> bytes | None:

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from ..errors import ConfigError, StoreUnavailableError
 from ..events import log
 from ..pipeline.clock import Clock
 from .account import SLOTS_KEPT
-from .base import Hold, Line, Settlement, Standing, Store, Verdict
+from .base import AT_ONCE, Hold, Line, Settlement, Standing, Store, Verdict
 from .exact import exact, expect_exact
 from .lease import Lease
-from .redis_clients import Clients, load_redis
-from .redis_scripts import APPLY, END, RENEW, RESERVE, STANDINGS, SWAP, Script
-from .trouble import Health
+from .redis_clients import Clients
+from .redis_scripts import APPLY, RENEW, RESERVE, STANDINGS, SWAP
+from .redis_trips import Ask, Trips
+from .trouble import Health, NotDone
 
 if TYPE_CHECKING:
     import redis
 
 __all__ = ["RedisStore"]
 
-AT_ONCE = 500
-"""Settlements in one script: it keeps everybody waiting meanwhile."""
-
 FOREVER_MS = 1 << 50
 
 _Reply = Sequence[int | None]
-
-
-class _Ask(NamedTuple):
-    """One script with its keys and arguments: one round trip."""
-
-    script: Script
-    keys: Sequence[bytes]
-    args: Sequence[bytes | str | int]
-
-    def by_hash(self) -> tuple[str | bytes | int, ...]:
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
-
-    def whole(self) -> tuple[str | bytes | int, ...]:
-        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
 
 
 class RedisStore(Store):
@@ -73,16 +59,16 @@ class RedisStore(Store):
             raise ConfigError(
                 "RedisStore: namespace, the hash tag of all keys, must be a name without braces"
             )
-        if not timeout_s > 0 or retry_s < 0:
-            raise ConfigError("RedisStore: timeout_s must be above 0, and retry_s not below 0")
+        if not 0 < timeout_s < math.inf or not 0 <= retry_s < math.inf:
+            raise ConfigError("RedisStore: timeout_s must be above 0, and retry_s not below 0; both finite")
         self._clients = Clients(url, client, timeout_s)
-        errors = load_redis().exceptions
-        self._failures: tuple[type[Exception], ...] = (errors.RedisError, OSError, EOFError)
-        self._unknown_script: type[Exception] = errors.NoScriptError
         self._base = f"{{{namespace}}}".encode()
-        self._lease_ms = max(1, round(lease_s * 1000))
-        self.health = Health(f"redis {self._clients.place}", lambda: self.emit, retry_s=retry_s, clock=clock)
+        self.name = f"redis {self._clients.place}"
+        self.health = Health(self.name, self.tell, retry_s=retry_s, clock=clock)
+        self._trips = Trips(self._clients, self.health)
         self._lease = Lease(self, lease_s)
+        self._lease_ms = max(1, round(lease_s * 1000))
+        self._births: set[int] = set()
         if self._clients.has_async:
             self.areserve, self.aflush, self.astandings = self._areserve, self._aflush, self._astandings
 
@@ -92,16 +78,27 @@ class RedisStore(Store):
     # -- accounts --------------------------------------------------------------
 
     def reserve(self, hold: Hold) -> Verdict:
-        ask = self._ask_reserve(hold)
-        return self._reserved(hold, self._run(ask))
+        with self._opening(hold):
+            return self._reserved(hold, self._run(self._ask_reserve(hold)))
 
     async def _areserve(self, hold: Hold) -> Verdict:
-        ask = self._ask_reserve(hold)
-        return self._reserved(hold, await self._arun(ask))
+        with self._opening(hold):
+            return self._reserved(hold, await self._arun(self._ask_reserve(hold)))
 
-    def _ask_reserve(self, hold: Hold) -> _Ask:
+    @contextmanager
+    def _opening(self, hold: Hold) -> Iterator[None]:
+        """A hold that is certainly not reserved need not be given back."""
         expect_exact(hold)
         self.health.expect()
+        new = self._lease.begin(hold.id)
+        try:
+            yield
+        except NotDone:
+            if new:
+                self._lease.end((hold.id,))
+            raise
+
+    def _ask_reserve(self, hold: Hold) -> Ask:
         owner, _, number = hold.id.rpartition("-")
         keys = [self._key("owners"), self._key("holds", owner), self._key("hold", hold.id)]
         args: list[bytes | str | int] = [self._base, owner, number, self._lease_ms]
@@ -109,11 +106,11 @@ class RedisStore(Store):
             name = _encoded(account)
             keys.append(self._base + b":account:" + name)
             args += (name, amount, "" if limit is None else limit, oldest, _ms(expires_at))
-        self._lease.begin(hold.id)
-        return _Ask(RESERVE, keys, args)
+        return Ask(RESERVE, keys, args)
 
     def _reserved(self, hold: Hold, reply: _Reply) -> Verdict:
         verdict = Verdict(reply[0] == 1, self._standings(hold.lines, reply))
+        self._born(reply[-1])
         if not verdict.ok:
             self._lease.end((hold.id,))
         return verdict
@@ -130,33 +127,40 @@ class RedisStore(Store):
 
     async def _aflush(self) -> bool:
         try:
-            with self.outgoing() as batch:
-                if batch:
-                    await self._aapply(batch)
+            while self.outbox:
+                with self.outgoing() as batch:
+                    self.health.expect()
+                    self._applied(batch, await self._arun(self._ask_apply(batch)))
         except StoreUnavailableError:
             return False
         return True
 
-    async def _aapply(self, batch: Sequence[Settlement]) -> None:
-        self.health.expect()
-        for start in range(0, len(batch), AT_ONCE):
-            part = batch[start : start + AT_ONCE]
-            self._applied(part, await self._arun(self._ask_apply(part)))
-
-    def _ask_apply(self, batch: Sequence[Settlement]) -> _Ask:
-        args: list[bytes | str | int] = [self._base, SLOTS_KEPT]
+    def _ask_apply(self, batch: Sequence[Settlement]) -> Ask:
+        args: list[bytes | str | int] = [self._base, SLOTS_KEPT, self._lease_ms]
         for hold, amounts, slots in batch:
             owner, _, number = hold.id.rpartition("-")
             args += (owner, number, len(hold.lines))
             for line, amount, slot in zip(hold.lines, amounts, slots, strict=True):
                 args += (_encoded(line.account), line.amount, exact(amount), slot, line.oldest)
                 args.append(_ms(line.expires_at))
-        return _Ask(APPLY, [self._key("owners")], args)
+        return Ask(APPLY, [self._key("owners")], args)
 
     def _applied(self, batch: Sequence[Settlement], reply: _Reply) -> None:
         self._lease.end([settlement.hold.id for settlement in batch])
         if reply[0]:
             log.error("%d settled amounts could not be booked: their accounts in Redis are damaged", reply[0])
+        self._born(reply[-1])
+
+    def _born(self, birth: int | None) -> None:
+        """The data in Redis began at ``birth``: news, if they were others before."""
+        births = self._births
+        if birth is None or birth in births:
+            return
+        births.add(birth)
+        if len(births) > 1:
+            self.health.tell(
+                f"{self.name} lost its data, and what was spent until now is forgotten", ok=False
+            )
 
     def standings(self, lines: Sequence[Line]) -> tuple[Standing, ...]:
         self.health.expect()
@@ -166,9 +170,9 @@ class RedisStore(Store):
         self.health.expect()
         return self._standings(lines, await self._arun(self._ask_standings(lines)))
 
-    def _ask_standings(self, lines: Sequence[Line]) -> _Ask:
+    def _ask_standings(self, lines: Sequence[Line]) -> Ask:
         keys = [self._key("account", line.account) for line in lines]
-        return _Ask(STANDINGS, keys, [line.oldest for line in lines])
+        return Ask(STANDINGS, keys, [line.oldest for line in lines])
 
     def _standings(self, lines: Sequence[Line], reply: _Reply) -> tuple[Standing, ...]:
         code = reply[0] or 0
@@ -185,63 +189,32 @@ class RedisStore(Store):
 
     def load(self, name: str) -> bytes | None:
         self.health.expect()
-        client = self._clients.for_threads()
-        try:
-            found = client.execute_command("GET", self._key("document", name), NEVER_DECODE=True)
-        except self._failures as error:
-            self._failed(error)
-        self.health.well()
+        found = self._trips.get(self._key("document", name))
         return found if isinstance(found, bytes) else None
 
     def swap(self, name: str, value: bytes, expected: bytes | None, ttl_s: float | None = None) -> bool:
         self.health.expect()
         life = "" if ttl_s is None else str(max(1, round(ttl_s * 1000)))
         args = ["0" if expected is None else "1", expected or b"", value, life]
-        return bool(self._run(_Ask(SWAP, [self._key("document", name)], args))[0])
+        return bool(self._run(Ask(SWAP, [self._key("document", name)], args))[0])
 
     # -- the lease -------------------------------------------------------------
 
     def renew_lease(self) -> None:
-        self._give_way(RENEW, [self._base, self.owner, self._lease_ms])
+        self.health.expect()
+        keys = [self._key("owners"), self._key("holds", self.owner)]
+        self._born(self._run(Ask(RENEW, keys, [self._base, self.owner, self._lease_ms]))[-1])
 
     def end_lease(self) -> None:
-        self._give_way(END, [self.owner])
-
-    def _give_way(self, script: Script, args: Sequence[bytes | str | int]) -> None:
-        self.health.expect()
-        self._run(_Ask(script, [self._key("owners"), self._key("holds", self.owner)], args))
+        self.renew_lease()  # it ends where nothing is held
 
     # -- round trips -----------------------------------------------------------
 
-    def _run(self, ask: _Ask) -> _Reply:
-        client = self._clients.for_threads()
-        try:
-            try:
-                reply = client.execute_command(*ask.by_hash())
-            except self._unknown_script:
-                reply = client.execute_command(*ask.whole())
-        except self._failures as error:
-            self._failed(error)
-        self.health.well()
-        return _reply(reply)
+    def _run(self, ask: Ask) -> _Reply:
+        return _reply(self._trips.run(ask))
 
-    async def _arun(self, ask: _Ask) -> _Reply:
-        client = await self._clients.for_this_loop()
-        try:
-            try:
-                reply = await client.execute_command(*ask.by_hash())
-            except self._unknown_script:
-                reply = await client.execute_command(*ask.whole())
-        except self._failures as error:
-            self._failed(error)
-        self.health.well()
-        return _reply(reply)
-
-    def _failed(self, error: Exception) -> NoReturn:
-        raise self.health.failed(
-            f"Redis at {self._clients.place} cannot be used ({type(error).__name__}): see that it runs, "
-            "can be reached and lets this client in"
-        ) from error
+    async def _arun(self, ask: Ask) -> _Reply:
+        return _reply(await self._trips.arun(ask))
 
     def _key(self, kind: str, name: str | None = None) -> bytes:
         key = self._base + b":" + kind.encode()
@@ -250,16 +223,16 @@ class RedisStore(Store):
     # -- life ------------------------------------------------------------------
 
     def close(self) -> None:
-        self._lease.close()
         self.flush()
+        self._lease.close()
         self._clients.close()
 
     async def aclose(self) -> None:
-        self._lease.close()
         if self._clients.has_async:
             await self._aflush()
         else:
             self.flush()
+        self._lease.close()
         await self._clients.aclose()
 
     def renew(self) -> None:

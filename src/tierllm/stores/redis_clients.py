@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from importlib import import_module
@@ -37,6 +39,10 @@ def load_redis() -> ModuleType:
         raise ConfigError('the redis package is not installed: pip install "tierllm[redis]"') from exc
 
 
+MOST_CONNECTIONS = 32
+"""Enough to keep a server busy; below what a pool or a small server allows."""
+
+
 class Threaded(Protocol):
     """A client for threads, as far as it is used here."""
 
@@ -55,11 +61,14 @@ class Looped(Protocol):
 
 class _Looped(NamedTuple):
     client: Looped
+    turns: asyncio.Semaphore
     keeper: AsyncGenerator[None, None]
 
 
 class Clients:
     """Makes, keeps and closes clients; one that was given is used but never closed.
+
+    Whoever asks takes one of ``turns`` first, so that no pool of connections runs out.
 
     Own clients never retry, and wait ``timeout_s`` for a connection and for an answer. ``place`` is
     the server without its password. ``has_async``: there can be clients for event loops.
@@ -69,17 +78,22 @@ class Clients:
         self._sdk = load_redis()
         self._url = url
         self._given = given
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        if inspect.iscoroutinefunction(getattr(given, "execute_command", None)):
+            raise ConfigError("RedisStore: client= is a redis.Redis; of a redis.asyncio.Redis give the url")
+        pool = getattr(given, "connection_pool", None)
         if given is None:
             try:
                 pool = self._sdk.ConnectionPool.from_url(url)
-            except ValueError as exc:
+            except ValueError:
+                pass  # it quotes the url, which may have a password
+            if pool is None:
                 raise ConfigError(
                     "RedisStore: the url is no Redis URL; it looks like redis://host:6379/0, "
                     "rediss://… (TLS) or unix:///path"
-                ) from exc.with_traceback(None)
-        else:
-            pool = getattr(given, "connection_pool", None)
+                )
+        self.most = min(MOST_CONNECTIONS, getattr(pool, "max_connections", MOST_CONNECTIONS))
+        """Connections in use at once: of threads, and of each event loop."""
         settings: Mapping[str, Any] = getattr(pool, "connection_kwargs", {})
         kind = getattr(pool, "connection_class", None)
         self._kind = next((name for name in _KINDS if kind is getattr(self._sdk, name)), "")
@@ -89,6 +103,9 @@ class Clients:
             str(settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}")
             + f"/{settings.get('db') or 0}"
         )
+        if given is not None:
+            self.timeout_s = settings.get("socket_timeout") or math.inf
+        self.turns = threading.Semaphore(self.most)
         self._abandoned: list[object] = []
         self._threaded: Threaded | None = None
         self._looped: dict[asyncio.AbstractEventLoop, _Looped] = {}
@@ -102,6 +119,7 @@ class Clients:
         """
         self._abandoned += [self._threaded, self._looped]
         self._lock = threading.Lock()
+        self.turns = threading.Semaphore(self.most)
         self._threaded = None
         self._looped = {}
 
@@ -115,24 +133,24 @@ class Clients:
                 made: Threaded = self._sdk.Redis.from_url(
                     self._url,
                     retry=retry,
-                    socket_timeout=self._timeout_s,
-                    socket_connect_timeout=self._timeout_s,
+                    socket_timeout=self.timeout_s,
+                    socket_connect_timeout=self.timeout_s,
                 )
                 self._threaded = made
             return self._threaded
 
-    async def for_this_loop(self) -> Looped:
+    async def for_this_loop(self) -> _Looped:
         loop = asyncio.get_running_loop()
         found = self._looped.get(loop)
         if found is not None:
-            return found.client
+            return found
         for ended in [one for one in tuple(self._looped) if one.is_closed()]:
             self._looped.pop(ended, None)
         client = self._make_looped()
         keeper = self._close_with(loop, client)
-        self._looped[loop] = _Looped(client, keeper)
+        made = self._looped[loop] = _Looped(client, asyncio.Semaphore(self.most), keeper)
         await anext(keeper)
-        return client
+        return made
 
     def _make_looped(self) -> Looped:
         asynchronous = import_module("redis.asyncio")
@@ -141,8 +159,8 @@ class Clients:
             client: Looped = asynchronous.Redis.from_url(
                 self._url,
                 retry=retry,
-                socket_timeout=self._timeout_s,
-                socket_connect_timeout=self._timeout_s,
+                socket_timeout=self.timeout_s,
+                socket_connect_timeout=self.timeout_s,
             )
             return client
         kind = getattr(asynchronous, self._kind)

@@ -9,19 +9,21 @@ from ..errors import StoreUnavailableError
 from ..events import Event, StoreTrouble, log
 from ..pipeline.clock import Clock
 
-__all__ = ["Health"]
+__all__ = ["Health", "NotDone"]
+
+
+class NotDone(StoreUnavailableError):
+    """The store could not do its work, and certainly did nothing of it."""
 
 
 class Health:
     """Whether the store called ``name`` is well. Thread-safe.
 
     After a failure ``expect`` refuses at once for ``retry_s``; then one caller may try, and the
-    others are refused for as long again. ``emit`` gives the listener there is at that moment.
+    others are refused for as long again. ``emit`` tells the store's listeners.
     """
 
-    def __init__(
-        self, name: str, emit: Callable[[], Callable[[Event], None] | None], *, retry_s: float, clock: Clock
-    ) -> None:
+    def __init__(self, name: str, emit: Callable[[Event], None], *, retry_s: float, clock: Clock) -> None:
         self.name = name
         self.retry_s = retry_s
         self.clock = clock
@@ -36,7 +38,7 @@ class Health:
         self._retry_at = 0.0
 
     def expect(self) -> None:
-        """Raises ``StoreUnavailableError`` while the store is left alone."""
+        """Raises ``NotDone`` while the store is left alone."""
         trouble = self._trouble
         if trouble is None:
             return
@@ -45,7 +47,7 @@ class Health:
             if now >= self._retry_at:
                 self._retry_at = now + self.retry_s
                 return
-        raise StoreUnavailableError(f"{trouble}; not tried again for {self.retry_s:g} s")
+        raise NotDone(f"{trouble}; not tried again for {self.retry_s:g} s")
 
     def failed(self, text: str) -> StoreUnavailableError:
         """The store could not do its work; the error to raise."""
@@ -71,6 +73,4 @@ class Health:
             log.info("%s", text)
         else:
             log.warning("%s", text)
-        emit = self._emit()
-        if emit is not None:
-            emit(StoreTrouble(store=self.name, ok=ok, text=text))
+        self._emit(StoreTrouble(store=self.name, ok=ok, text=text))
