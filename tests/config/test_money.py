@@ -630,13 +630,6 @@ class TestFindings:
                 id="soft downgrade from the only tier",
             ),
             pytest.param(
-                lambda c, b, d: b.update(soft_usd=1, on_soft="downgrade", where={"model": "big"}),
-                "warning",
-                "budgets[0].on_soft",
-                "moves no calls down",
-                id="soft downgrade of a model",
-            ),
-            pytest.param(
                 lambda c, b, d: b.update(hard_usd="0.001"),
                 "warning",
                 "budgets[0].hard_usd",

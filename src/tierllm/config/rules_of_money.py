@@ -116,9 +116,8 @@ def _nothing_lower(config: Config, key: str, budget: Budget, held: list[Spot]) -
             )
     if budget.on_soft != "downgrade":
         return
-    if {"deployment", "model"} & set(budget.where) or budget.per[0] in OWN:
-        problem = "a budget of one call or run, or for some deployments or models, moves no calls down"
-        yield warning(f"{key}.on_soft", problem, 'set on_soft = "warn"')
+    if budget.per[0] == "call":
+        yield warning(f"{key}.on_soft", "a budget of one call moves no calls down", 'set on_soft = "warn"')
     elif len(config.tiers) == 1:
         yield warning(f"{key}.on_soft", "there is no tier to downgrade to", "add one below")
 
