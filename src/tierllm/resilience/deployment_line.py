@@ -270,12 +270,13 @@ class DeploymentLine:
         wanted = call.params.get("response_format")
         if wanted is not None and response.parsed is None:
             response.parsed = parsed(response.text, wanted)
-        if response.usage is not None and reported(response.usage) is response.usage:
-            price = self.place.price
-            if price is not None:
-                response.cost_usd = price.cost_usd(response.usage)
-            if self.learns and not (call.caps or self._always_metered):
-                self.spending.learn(call, response)
+        usage, price = response.usage, self.place.price
+        if usage is None:
+            return
+        if price is not None and reported(usage) is usage:
+            response.cost_usd = price.cost_usd(usage)
+        if self.learns and not (call.caps or self._always_metered):
+            self.spending.learn(call, response)
 
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
         self.failed += 1
