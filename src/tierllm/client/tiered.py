@@ -172,8 +172,6 @@ class TieredClient(Accounts):
         self._confirms = confirm is not None or confirm_over_usd is not None
         asking = Confirm(self._quotes.of, self._quotes.dearest_usd, confirm, over_usd)
         self._handler = compose([*outer, *policies, self.fallback], self._enter)
-        self._cold = True
-        """Whether some tokenizer is still to be loaded, which takes a fifth of a second."""
         self._careful = compose([*outer, self._sized, asking, *policies, self.fallback], self._enter)
         check_treasury(self._treasury, ledger)
         renew_after_fork(self)
@@ -344,13 +342,14 @@ class TieredClient(Accounts):
         return await call_next(call)
 
     def _heavy(self, call: Call) -> bool:
-        """Whether counting its tokens would hold up an event loop."""
-        if call.sizes is None:
+        """Whether counting its tokens would hold up an event loop: it is long, or a tokenizer not loaded."""
+        plan = call.plan
+        if call.sizes is None or plan is None:
             return False
-        if self._cold:
-            lines = (line for tier in self._lines.values() for line in tier.lines)
-            self._cold = any(not line.place.tokens.loaded for line in lines)
-        return self._cold or length_of(call.request.messages) > BIG
+        if length_of(call.request.messages) > BIG:
+            return True
+        lines = (line for tier in plan.tiers for line in self._lines[tier].lines)
+        return any(not line.place.tokens.loaded and line.window.question(call) is not None for line in lines)
 
     # -- watching --------------------------------------------------------------
 

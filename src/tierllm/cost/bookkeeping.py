@@ -119,7 +119,7 @@ class Bookkeeper:
             deployment=place.deployment,
             model=place.model,
             estimate_usd=None if cost is None else cost.mean,
-            price_as_of=place.price_as_of,
+            price_as_of=None if purchase.price is None else purchase.price.as_of,
             degraded=_degraded(purchase),
             **more,
         )
@@ -190,8 +190,8 @@ def _supposed(purchase: Purchase) -> dict[str, Any]:
 
 def _degraded(purchase: Purchase) -> tuple[str, ...]:
     """What the caller did not get: the tier that was granted, or the length that was asked for."""
-    trace = purchase.call.trace
-    lower = trace is not None and trace.granted not in (None, purchase.place.tier)
+    plan = purchase.call.plan
+    lower = plan is not None and plan.highest != purchase.place.tier
     return ("tier",) * lower + ("max_tokens",) * purchase.clamped
 
 

@@ -134,10 +134,7 @@ class Purchase:
     def _likely_input(self) -> int:
         """So that a bound nobody asked for does not push the request out of the window."""
         call, tokens = self.call, self.place.tokens
-        known = None if call.sizes is None else call.sizes.get(tokens.encoding)
-        if known is None:
-            known = self.least_input if self.size > BIG else tokens.count(call.messages, self.params)
-        return known
+        return self.least_input if self.size > BIG else tokens.count(call.messages, self.params)
 
     def check(self) -> None:
         """Raises ``ConfigError`` where a hard limit cannot be kept: no price, no prompt, no bound."""
@@ -152,14 +149,13 @@ class Purchase:
             raise ConfigError(
                 "a hard limit has to know the prompt: give tiered.call(prompt=...) a function that makes it"
             )
-        call = self.call
-        heeds = self.place.takes_max_tokens if call.target is None else _heeds(call.target)
-        if not heeds and "max_tokens" not in call.request.params:
+        dropped = "max_tokens" in self.place.drop
+        if not dropped and not self._heeded() and "max_tokens" not in self.call.request.params:
             raise ConfigError(
                 "a hard limit has to bound the answer, and the function takes no max_tokens: give it that "
                 "parameter (a wrapped one: route), or say with max_tokens=... what it keeps to by itself"
             )
-        if "max_tokens" in self.place.drop and not self.place.max_output_tokens:
+        if dropped and not self.place.max_output_tokens:
             raise ConfigError(
                 f"{self.place.name}: a hard limit has to bound the answer, and drop= takes max_tokens away: "
                 "say how long the model's answers are at most with Deployment(max_output_tokens=...)"
@@ -169,6 +165,12 @@ class Purchase:
                 f"{self.place.name}: a hard limit has to bound the answer: let max_tokens, n and the like "
                 "in extra be whole numbers from 1 up, or leave them out"
             )
+
+    def _heeded(self) -> bool:
+        """Whether a ``max_tokens`` that is set here reaches the model."""
+        place, target = self.place, self.call.target
+        heeds = place.takes_max_tokens if target is None else _heeds(target)
+        return heeds and "max_tokens" not in place.drop
 
     @property
     def bounded(self) -> bool:
@@ -245,7 +247,7 @@ class Purchase:
 
         ``lowest``: there is no tier further down that a budget would rather try.
         """
-        if any(name in CAPS for name, _ in self.fixed):
+        if any(name in CAPS for name, _ in self.fixed) or not self._heeded():
             return False
         room: dict[str, int] = {}
         for draw, standing, _ in shortage.short():

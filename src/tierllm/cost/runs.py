@@ -87,7 +87,7 @@ class Run:
         budgets: Sequence[Budget] = (),
         **limits: Any,
     ) -> None:
-        if not isinstance(name, str) or (not limits and _is_number(name)):
+        if not isinstance(name, str) or (not limits and not budgets and _is_number(name)):
             raise ConfigError(f"client.run({name!r}): that would be its name; say hard_usd={name!r}")
         for option in limits:
             if option not in RUN_OPTIONS:

@@ -51,6 +51,9 @@ def open_spend(
         if not amounts.get(limit.unit) and limit.unit != "calls" and limit.unit not in said:
             raise ConfigError(f"{budget!r} limits {limit.unit}: say how many with spend({limit.unit}=...)")
     store, now = budget.alone_store(), clock()
+    for key in sorted(PLACES & budget.where.keys()):
+        if key not in who:
+            raise ConfigError(f"{budget!r} is for some places only: say {key}=...")
     draws: list[Draw] = []
     if budget.holds_for(request) and _at_place(budget, who):
         draws = budget.draws(request, who.get("tier", ""), who.get("deployment", ""), now, store)
@@ -86,7 +89,7 @@ def _at_place(budget: Budget, who: Mapping[str, Any]) -> bool:
 def asked_by(who: Mapping[str, Any]) -> Request:
     """The request that ``who`` stands for, where there is none."""
     known = WHO
-    unknown = set(who) - known - {"tier", "deployment"}
+    unknown = set(who) - known - PLACES
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} names nobody: one of {', '.join(sorted(known))}")
     for key in known - {"tags"}:

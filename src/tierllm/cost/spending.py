@@ -139,6 +139,8 @@ class Spending:
                 await self._count(purchase)
             elif not purchase.clamp(shortage, lowest=_lowest(call)):
                 raise self._refusal(purchase, call, shortage)
+        if purchase.lost:
+            purchase.warnings.append("a budget's store could not be reached; the call went on without it")
         if purchase.settles_tier:  # or the account's own setting might make it a dearer one
             call.params = {**call.params, "service_tier": "default"}
         dropped = "max_tokens" in self.place.drop
@@ -147,6 +149,7 @@ class Spending:
 
     async def _take(self, purchase: Purchase) -> Shortage | None:
         """Reserve on all accounts; where one has too little left, on none."""
+        purchase.lost.clear()
         for store, draws in purchase.groups():
             hold = purchase.hold(store, draws)
             purchase.taken.append(Taken(store, hold, draws, ()))  # first: giving back too much is harmless
@@ -182,7 +185,6 @@ class Spending:
                 )
                 self.treasury.refused(purchase, refusal)
                 raise refusal from error
-        purchase.warnings.append("a budget's store could not be reached; the call went on without it")
 
     def _give_back(self, purchase: Purchase) -> None:
         if purchase.taken:
@@ -226,9 +228,8 @@ class Spending:
             bill = UNKNOWN
         most = purchase.max_tokens * purchase.copies
         if bill is UNKNOWN and len(response.text.encode("utf-8", "replace")) > most:
-            counted = self.place.tokens.text(response.text[:LONG]) * len(response.text) // LONG
-            if len(response.text) <= LONG:
-                counted = self.place.tokens.text(response.text)
+            part = response.text[:LONG]
+            counted = self.place.tokens.text(part) * len(response.text) // len(part)
             if counted > most:
                 return Usage(input_tokens=purchase.input_tokens, output_tokens=counted, estimated=True)
         return bill
@@ -259,6 +260,8 @@ class Spending:
         for lost in purchase.lost if bill is not NOTHING else ():
             self.treasury.owe(lost, purchase.used(lost, bill), now)
         self.treasury.books.ended(purchase, bill, response, error)
+        if response is not None and isinstance(bill, Usage) and not bill.estimated and purchase.price:
+            response.cost_usd = purchase.price.cost_usd(bill)
         if response is not None and purchase.warnings:
             response.warnings = (*response.warnings, *purchase.warnings)
 
@@ -285,7 +288,7 @@ class Spending:
 
 def _lowest(call: Call) -> bool:
     """Whether no tier is left beneath this one."""
-    return call.plan is None or call.tier not in call.plan.lowered()[:-1]
+    return call.plan is None or call.plan.is_lowest(call.tier)
 
 
 def _undo(store: Store, hold: Hold, _: Verdict) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ __all__ = ["Treasury"]
 
 OWN_NAME = "max_cost_usd"
 KNOWN_KEPT = 10_000
+NEVER_SEEN = Standing(0, 0)
 ARREARS_KEPT = 100_000
 
 log = logging.getLogger("tierllm")
@@ -76,7 +78,7 @@ class Treasury:
         self.places: list[Place] = []
         self._steering = tuple(b for b in self.budgets if _steers(b))
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
-        self._known: dict[str, Standing] = {}
+        self._known: dict[str, tuple[Standing, int]] = {}
         self._lock = threading.Lock()
         self._paying = threading.Lock()
         self.arrears: deque[tuple[Store, Settlement]] = deque()
@@ -166,7 +168,8 @@ class Treasury:
         """How an account stood when this process last drew on it: good enough for a soft limit."""
         if draw.store.inline:
             return draw.store.standings(lines_of((draw,)))[0]
-        return self._known.get(draw.account, Standing(0, 0))
+        standing, slot = self._known.get(draw.account, (NEVER_SEEN, 0))
+        return standing if slot >= draw.span.oldest else NEVER_SEEN  # all of that is over by now
 
     def steers(self, caps: Sequence[Cap]) -> bool:
         """Whether some soft limit on the call sends it to a lower tier once it is passed."""
@@ -178,7 +181,7 @@ class Treasury:
         What was settled in a calendar window never becomes less, so that old news is sound.
         """
         sure = draw.store.inline or draw.budget.window.seconds is None
-        return self.last_seen(draw) if sure else Standing(0, 0)
+        return self.last_seen(draw) if sure else NEVER_SEEN
 
     # -- what happened --------------------------------------------------------------
 
@@ -216,14 +219,18 @@ class Treasury:
     def pay(self) -> None:
         """Book what is owed, as far as stores can be reached. One thread at a time; the next waits."""
         with self._paying:
-            while self.arrears:
-                store, settlement = self.arrears[0]
+            away: set[int] = set()
+            for owed in tuple(self.arrears):
+                store, settlement = owed
+                if id(store) in away:
+                    continue
                 try:
                     store.reserve(settlement.hold)
                 except StoreUnavailableError:  # reserving it again is harmless
-                    return
+                    away.add(id(store))
+                    continue
                 store.post(settlement)
-                self.arrears.popleft()
+                self.arrears.remove(owed)
                 store.flush()
 
     def _remember(self, draw: Draw, standing: Standing) -> None:
@@ -232,7 +239,7 @@ class Treasury:
             known.pop(draw.account, None)
             if len(known) >= KNOWN_KEPT:
                 del known[next(iter(known))]  # the one that was used least lately
-            known[draw.account] = standing
+            known[draw.account] = standing, draw.span.slot
 
     # -- watching ------------------------------------------------------------------
 
@@ -307,16 +314,18 @@ class Treasury:
 
     def close(self) -> None:
         """Settle and write what is waiting, and let go of stores and ledger."""
-        self.pay()
-        for store in self.stores():
-            store.close()
-        self._let_go()
+        with ExitStack() as all_of_them:  # one that fails must not save the others
+            all_of_them.callback(self._let_go)
+            for store in self.stores():
+                all_of_them.callback(store.close)
+            all_of_them.callback(self.pay)
 
     async def aclose(self) -> None:
-        self.pay()
-        for store in self.stores():
-            await store.aclose()
-        self._let_go()
+        async with AsyncExitStack() as all_of_them:
+            all_of_them.callback(self._let_go)
+            for store in self.stores():
+                all_of_them.push_async_callback(store.aclose)
+            all_of_them.callback(self.pay)
 
     def _let_go(self) -> None:
         if self._emit is not None:

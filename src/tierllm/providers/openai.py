@@ -190,10 +190,9 @@ class OpenAI(BaseProvider):
 
 
 def _vendor(host: str | None, name: str) -> str:
-    """Who serves the models at an address that is not OpenAI's own."""
-    if name != "openai":
-        return name
-    return "azure" if host is not None and host.endswith(".azure.com") else host or "elsewhere"
+    """Who serves the models at an address that is not OpenAI's own: a gateway to it, unless it has a name."""
+    azure = host is not None and host.endswith(".azure.com")
+    return "azure" if azure and name == "openai" else name
 
 
 @contextmanager

@@ -273,7 +273,7 @@ class DeploymentLine:
         usage, price = response.usage, self.place.price
         if usage is None:
             return
-        if price is not None and reported(usage) is usage:
+        if price is not None and response.cost_usd is None and reported(usage) is usage:
             response.cost_usd = price.cost_usd(usage)
         if self.learns and not (call.caps or self._always_metered):
             self.spending.learn(call, response)

@@ -137,9 +137,8 @@ class FallbackChain:
                 _noted(error, step)
                 if not self.goes_on(error, call, tier):
                     raise
-                # a budget that is spent leads down only
-                rest = call.plan.lowered() if isinstance(error, BudgetExceededError) else tiers
-                if number + 1 < len(rest):
+                spent = isinstance(error, BudgetExceededError)  # which leads down only
+                if call.plan.leads_down(number) if spent else number + 1 < len(tiers):
                     self._stepped(call, tier, tiers[number + 1], error)
                     if self.rules.get(tier, self).mode == "enforce":
                         window = step.min_window

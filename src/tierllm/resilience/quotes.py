@@ -60,7 +60,7 @@ class Quotes:
                 if not call.request.require <= line.deployment.labels:
                     continue
                 fit = line.fitted(step)
-                cost = self.estimator.quote(line.place, fit.messages, fit.params, exact=False).cost_usd
+                cost = self.estimator.quote(line.place, fit.messages, fit.params).cost_usd
                 if cost is None:
                     return None
                 dearest = max(dearest, cost.max)

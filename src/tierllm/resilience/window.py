@@ -64,10 +64,10 @@ class Window:
             return None
         tokens = self.place.tokens
         messages, params, output = self._sent(call)
-        bounds = tokens.bounds(messages, params)
-        if bounds.upper + output <= window:
+        least, most = self._bounds(call, messages, params)
+        if most + output <= window:
             return None
-        size = bounds.lower
+        size = least
         if size + output <= window and count:
             size = self._size(call, messages, params)
         if size + output <= window:
@@ -88,8 +88,8 @@ class Window:
         if window is None or not call.request.messages:
             return None
         messages, params, output = self._sent(call)
-        bounds = self.place.tokens.bounds(messages, params)
-        if bounds.upper + output <= window or bounds.lower + output > window:
+        least, most = self._bounds(call, messages, params)
+        if most + output <= window or least + output > window:
             return None
         return lambda: self._size(call, messages, params)
 
@@ -100,11 +100,29 @@ class Window:
 
     def _size(self, call: Call, messages: tuple[Message, ...], params: Mapping[str, Any]) -> int:
         """The input's tokens; of a model whose tokenizer is not known, no more than is certain."""
-        tokens, sizes = self.place.tokens, call.sizes
-        key = tokens.encoding if messages is call.request.messages else f"{self.tier.name} {tokens.encoding}"
-        size = None if sizes is None else sizes.get(key)
-        if size is None:
+        sizes, tokens = call.sizes, self.place.tokens
+        if sizes is None:
             size = tokens.count(messages, params)
-            if sizes is not None:
-                sizes[key] = size
+        else:
+            key = self._key(params)
+            size = sizes[key] = sizes.get(key) or tokens.count(messages, params)
         return size if tokens.exact else int(size / DOUBT)
+
+    def _bounds(
+        self, call: Call, messages: tuple[Message, ...], params: Mapping[str, Any]
+    ) -> tuple[int, int]:
+        sizes, tokens = call.sizes, self.place.tokens
+        if sizes is None:
+            return tokens.bounds(messages, params)
+        key = self._key(params)
+        most = sizes.get(f"most {key}")
+        if most is None:
+            least, most = tokens.bounds(messages, params)
+            sizes[f"least {key}"], sizes[f"most {key}"] = least, most
+        return sizes[f"least {key}"], most
+
+    def _key(self, params: Mapping[str, Any]) -> str:
+        """The same for places that see the same messages, prompt and tools through the same tokenizer."""
+        prompt = "" if self.tier.prompt is None else self.tier.name
+        tools, form = id(params.get("tools")), id(params.get("response_format"))
+        return f"{self.place.model} {self.place.vendor} {tools} {form} {prompt}"

@@ -30,9 +30,21 @@ class Plan:
     excluded: tuple[tuple[str, str], ...] = ()
     raised: int = 0
 
-    def lowered(self) -> tuple[str, ...]:
-        """The tiers without those that come last though they are higher."""
-        return self.tiers[: len(self.tiers) - self.raised]
+    def leads_down(self, number: int) -> bool:
+        """Whether the next tier after that ``number`` is a lower one."""
+        return number + 1 < len(self.tiers) and self._rank(number + 1) > self._rank(number)
+
+    def is_lowest(self, tier: str) -> bool:
+        """Whether nothing lower comes after ``tier``."""
+        return not self.leads_down(self.tiers.index(tier))
+
+    @property
+    def highest(self) -> str:
+        """The tier that the call would have started in, had no soft limit been passed."""
+        return self.tiers[-self.raised] if self.raised else self.tiers[0]
+
+    def _rank(self, number: int) -> int:
+        return (number + self.raised) % len(self.tiers)
 
 
 def unknown_tier(option: str, name: object, known: Sequence[str]) -> ConfigError:
