@@ -309,13 +309,14 @@ def test_interrupts_at_any_moment_leave_nothing_reserved() -> None:
     interrupted = 0
     for at in range(1, 400):
         steps = 0
+        before = sys.gettrace()
         sys.settrace(interrupting)
         try:
             client.complete("Hello", user="u")
         except KeyboardInterrupt:
             interrupted += 1
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         assert [r.reserved for r in client.remaining(user="u")] == [0, 0], at
     assert interrupted > 150
     assert client.remaining(user="u")[1].used <= 400

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.ground import Server, opened
+from stores.ground import OPENED, Server, opened
 from tierllm.stores import MemoryStore, Store
 
 Making = Callable[..., Store]
@@ -28,6 +28,14 @@ def server(running_server: Server) -> Server:
         client.flushall()
         client.script_flush()
     return running_server
+
+
+@pytest.fixture(autouse=True)
+def closing() -> Iterator[None]:
+    yield
+    for store in tuple(OPENED):
+        store.close()
+    OPENED.clear()
 
 
 @pytest.fixture(params=["memory", "disk", "redis"])

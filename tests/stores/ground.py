@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,11 +69,19 @@ def eventually(what: Callable[[], bool], within_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+OPENED: weakref.WeakSet[Store] = weakref.WeakSet()
+"""The stores of this test, to be closed after it, whatever it forgot."""
+
+
 def opened(where: str, **settings: float) -> Store:
     """A store by its place: a URL or a directory."""
+    store: Store
     if "://" in where:
-        return RedisStore(where, **{"timeout_s": 20.0, **settings})
-    return DiskStore(where, **{"timeout_s": 30.0, **settings})
+        store = RedisStore(where, **{"timeout_s": 20.0, **settings})
+    else:
+        store = DiskStore(where, **{"timeout_s": 30.0, **settings})
+    OPENED.add(store)
+    return store
 
 
 def line(account: str, amount: int = 0, limit: int | None = None, slot: int = 0, oldest: int = 0) -> Line:

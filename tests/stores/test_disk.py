@@ -415,6 +415,7 @@ def test_an_error_of_the_application_is_no_news_of_the_disk(store: DiskStore) ->
 
 def write_for_ever(where: str, told: Connection) -> None:
     store = opened(where, lease_s=0.2)
+    used(store, [line("u", 3), line("v", 3)], [1, 1])
     told.send("begun")
     while True:
         used(store, [line("u", 3), line("v", 3)], [1, 1])
