@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -154,6 +155,7 @@ class PriceBook:
         return None
 
 
+@functools.cache  # read once for all books of a process, and never changed
 def _bundled() -> Catalogue:
     return Catalogue(Path(__file__).with_name("prices.json").read_bytes(), "the bundled prices")
 
