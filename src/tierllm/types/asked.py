@@ -117,7 +117,7 @@ class Call:
     stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
     open, ``min_window`` a context window that has proven too small. ``caps`` are the budgets of this
-    very call, ``sizes`` the input tokens counted so far, by encoding (kept for long prompts only).
+    very call, ``sizes`` what is known so far of the input's tokens (kept for large requests only).
     ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
     for longer has failed, even where the caller's deadline cuts it off first. ``progress`` is set by
     the driver when the provider is called.
