@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from stores.ground import Server
+from tierllm.caching.disk_layer import DiskLayer
 from tierllm.caching.layer import Layer
 from tierllm.caching.memory_layer import MemoryLayer
+from tierllm.caching.redis_layer import RedisLayer
 from tierllm.errors import ConfigError
 
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -20,6 +26,15 @@ class Ground(NamedTuple):
 
     layer: Layer
     pass_s: Callable[[float], None]
+
+
+def redis() -> Iterator[Ground]:
+    with tempfile.TemporaryDirectory(prefix="redis-") as directory:  # short: a socket's path is bounded
+        server = Server(Path(directory))
+        layer = RedisLayer(server.url, max_bytes=2**20, timeout_s=5)
+        yield Ground(layer, time.sleep)  # the server's clock is its own
+        layer.close()
+        server.stop()
 
 
 def memory() -> Iterator[Ground]:
@@ -33,7 +48,19 @@ def memory() -> Iterator[Ground]:
     layer.close()
 
 
-GROUNDS: dict[str, Callable[[], Iterator[Ground]]] = {"memory": memory}
+def disk() -> Iterator[Ground]:
+    now_s = [1e9]
+
+    def pass_s(seconds: float) -> None:
+        now_s[0] += seconds
+
+    with tempfile.TemporaryDirectory() as directory:
+        layer = DiskLayer(directory, max_bytes=2**20, timeout_s=10, wall_clock=lambda: now_s[0])
+        yield Ground(layer, pass_s)
+        layer.close()
+
+
+GROUNDS: dict[str, Callable[[], Iterator[Ground]]] = {"memory": memory, "disk": disk, "redis": redis}
 
 
 @pytest.fixture(params=GROUNDS)

@@ -28,10 +28,10 @@ class Kept:
     __slots__ = ("data", "expires_at", "group", "hits", "proven", "set_at", "size", "slot")
 
     def __init__(
-        self, slot: bytes, data: bytes, set_at: float, expires_at: float, group: str, size: int
+        self, slot: bytes, data: object, set_at: float, expires_at: float, group: str, size: int
     ) -> None:
         self.slot = slot
-        self.data: bytes | None = data
+        self.data: object | None = data
         self.set_at = set_at
         self.expires_at = expires_at
         self.group = group

@@ -7,17 +7,43 @@ answers with other bytes than those that were set last, nor once their time is o
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..events import Event
 from ..pipeline.fork import renew_after_fork
 
-__all__ = ["Layer", "LayerStats", "check_set"]
+__all__ = ["MOST_NOTICES", "Board", "Layer", "LayerStats", "Notice", "check_set", "checked_ttl"]
 
 MOST_TTL_S = 3.2e9
 """A century. Above it a number is no time to live, but a mistake."""
+
+MOST_NOTICES = 10_000
+"""So many names a board keeps. When there are more, the older half is summed up in its ``floor``."""
+
+
+class Notice(NamedTuple):
+    """Entries of ``name`` made before ``number`` was posted are not valid any more.
+
+    ``content``: but for those that rest on just this content.
+    """
+
+    name: str
+    number: int
+    content: str | None = None
+
+
+class Board(NamedTuple):
+    """What a layer's board says: the ``number`` of its last notice, and ``notices``, each name once.
+
+    Entries made before ``floor`` are not valid any more, whatever their names.
+    """
+
+    number: int
+    floor: int
+    notices: tuple[Notice, ...]
 
 
 class LayerStats(NamedTuple):
@@ -44,7 +70,9 @@ class Layer:
 
     ``name`` is what statistics and events call it. ``inline``: nothing here does I/O, so that it may be
     called on an event loop. Layers that have native async forms put them in ``aget`` and ``aset``.
-    ``shared``: other processes see the same entries. ``emit`` hears of trouble and its end.
+    ``shared``: other processes see the same entries, and the layer has what comes last below: a board
+    and claims. ``quotas`` are the groups that are guaranteed a share, ``ttl_s`` is the longest that
+    a cache keeps an entry here. ``emit`` hears of trouble and its end.
 
     Where the layer cannot be reached or is broken, methods raise ``StoreUnavailableError`` and nothing
     else; ``close`` raises nothing.
@@ -53,6 +81,8 @@ class Layer:
     name: str = "layer"
     inline: bool = False
     shared: bool = True
+    quotas: Mapping[str, float] = MappingProxyType({})
+    ttl_s: float | None = None
     aget: Callable[[bytes], Awaitable[bytes | None]] | None = None
     aset: Callable[[bytes, bytes, float, str], Awaitable[bool]] | None = None
 
@@ -85,6 +115,47 @@ class Layer:
     def stats(self) -> LayerStats:
         """What this process did with the layer, and what the layer holds."""
 
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        """Slots and data of all entries that are there now, in no order, each read when its turn comes.
+
+        For looking at a layer by hand: slow, and not to be used where calls wait.
+        """
+        raise NotImplementedError
+
+    # -- between processes -------------------------------------------------------------
+
+    def heard(self) -> int:
+        """The number of the last notice that was posted, as far as it is known here; 0: none was.
+
+        Asked before every answer: takes about a microsecond, never waits for a network, never fails.
+        """
+        return 0
+
+    def post(self, notices: Sequence[Notice]) -> int:
+        """Put ``notices`` on the board, all at once, and tell those who listen. The number they got.
+
+        Theirs is the least that all of them may have; they get a higher one where the board is
+        further already: one more than its last. A name that is there already gets its new number.
+        """
+        raise NotImplementedError
+
+    def board(self, since: int = 0) -> Board:
+        """The board, with the notices numbered above ``since``."""
+        raise NotImplementedError
+
+    def claim(self, slot: bytes, owner: bytes, lease_s: float) -> bool:
+        """Whether ``owner`` may make what is missing under ``slot``: nobody else has claimed it.
+
+        The claim lasts for ``lease_s`` seconds, from now on if ``owner`` had it already.
+        """
+        raise NotImplementedError
+
+    def release(self, slot: bytes, owner: bytes) -> None:
+        """Give up the claim, if ``owner`` has it."""
+        raise NotImplementedError
+
+    # -- life ------------------------------------------------------------------------
+
     def close(self) -> None:
         """Give up what is held open. Safe to call twice."""
 
@@ -95,6 +166,13 @@ class Layer:
     @abstractmethod
     def renew(self) -> None:
         """After a fork: locks, connections and counts of the parent are not this process's."""
+
+
+def checked_ttl(ttl_s: float | None, who: str) -> float | None:
+    """Raise ``ConfigError`` for what is no time to live."""
+    if ttl_s is not None and (type(ttl_s) not in (float, int) or not 0 < ttl_s <= MOST_TTL_S):
+        raise ConfigError(f"{who}(ttl_s={ttl_s!r}): give seconds above 0, or leave it out")
+    return ttl_s
 
 
 def check_set(slot: bytes, data: bytes, ttl_s: float, group: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import ConfigError
 from .admission import MOST_HITS, Kept, Share
-from .layer import Layer, LayerStats, check_set
+from .layer import Layer, LayerStats, check_set, checked_ttl
 
 __all__ = ["MemoryLayer"]
 
@@ -53,6 +53,7 @@ class MemoryLayer(Layer):
         max_bytes: int = 64 * 2**20,
         max_entries: int = 10_000,
         quotas: Mapping[str, float] | None = None,
+        ttl_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if type(max_bytes) is not int or max_bytes < LEAST_BYTES:
@@ -65,7 +66,8 @@ class MemoryLayer(Layer):
             raise ConfigError(f"MemoryLayer(clock={clock!r}): give a function that tells seconds")
         self.max_bytes = max_bytes
         self.max_entries = max_entries
-        self.quotas = checked_quotas(quotas)
+        self.ttl_s = checked_ttl(ttl_s, "MemoryLayer")
+        self.quotas = checked_quotas(quotas, "MemoryLayer")
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[bytes, Kept] = {}
@@ -87,6 +89,11 @@ class MemoryLayer(Layer):
         return f"MemoryLayer({len(self._entries)} of {self.max_entries} entries, {self._bytes} bytes)"
 
     def get(self, slot: bytes) -> bytes | None:
+        found = self.find(slot)
+        return found if isinstance(found, bytes) else None
+
+    def find(self, slot: bytes) -> object | None:
+        """What was kept last under ``slot``, bytes or not."""
         with self._lock:
             entry = self._entries.get(slot)
             if entry is not None:
@@ -102,7 +109,11 @@ class MemoryLayer(Layer):
 
     def set(self, slot: bytes, data: bytes, *, ttl_s: float, group: str = "") -> bool:
         check_set(slot, data, ttl_s, group)
-        size = ENTRY_BYTES + len(slot) + len(data)
+        return self.keep(slot, data, size=len(data), ttl_s=ttl_s, group=group)
+
+    def keep(self, slot: bytes, data: object, *, size: int, ttl_s: float, group: str = "") -> bool:
+        """``set`` for anything that nobody can change, and which takes ``size`` bytes."""
+        size += ENTRY_BYTES + len(slot)
         if group:
             size += NAME_BYTES + 4 * len(group)  # a character takes 4 bytes at most
         share = self._shares.get(group, self._rest)
@@ -251,18 +262,19 @@ class MemoryLayer(Layer):
         self._hits = self._misses = self._sets = self._rejected = self._evictions = self._expired = 0
 
 
-def checked_quotas(quotas: Mapping[str, float] | None) -> dict[str, float]:
+def checked_quotas(quotas: Mapping[str, float] | None, who: str) -> dict[str, float]:
+    """The shares, as given to the layer ``who``."""
     if quotas is None:
         return {}
     if not isinstance(quotas, Mapping):
         raise ConfigError(
-            f"MemoryLayer(quotas={quotas!r}): give a mapping of groups to shares, such as {{'gold': 0.5}}"
+            f"{who}(quotas={quotas!r}): give a mapping of groups to shares, such as {{'gold': 0.5}}"
         )
     for group, share in quotas.items():
         if type(group) is not str:
-            raise ConfigError(f"MemoryLayer(quotas={{{group!r}: ...}}): groups are names")
+            raise ConfigError(f"{who}(quotas={{{group!r}: ...}}): groups are names")
         if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise ConfigError(f"MemoryLayer(quotas={{{group!r}: {share!r}}}): give a share from 0 to 1")
+            raise ConfigError(f"{who}(quotas={{{group!r}: {share!r}}}): give a share from 0 to 1")
     if sum(quotas.values()) > 1 + 1e-9:
-        raise ConfigError(f"MemoryLayer(quotas=...): they sum up to {sum(quotas.values()):g}; 1 is the whole")
+        raise ConfigError(f"{who}(quotas=...): they sum up to {sum(quotas.values()):g}; 1 is the whole")
     return dict(quotas)

@@ -21,12 +21,15 @@ _Identity = tuple[int, int]
 
 
 class Place:
-    """A directory that nobody else may write to, with one database in it."""
+    """A directory that nobody else may write to, with one database in it. ``used_by`` is a class's name."""
 
-    def __init__(self, directory: str | os.PathLike[str], timeout_s: float) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], timeout_s: float, *, used_by: str = "DiskStore"
+    ) -> None:
         self.directory = Path(directory).expanduser().absolute()
         self.database = self.directory / DATABASE
         self.timeout_s = timeout_s
+        self._used_by = used_by
 
     def prepare(self) -> None:
         """Make the directory if there is none. Raises ``ConfigError`` if others may write to it."""
@@ -36,11 +39,11 @@ class Place:
         found = self.directory.stat()
         if found.st_uid != os.geteuid():
             raise ConfigError(
-                f"DiskStore: {self.directory} belongs to another user: name a directory of your own"
+                f"{self._used_by}: {self.directory} belongs to another user: name a directory of your own"
             )
         if found.st_mode & 0o022:
             raise ConfigError(
-                f"DiskStore: others may write to {self.directory}: chmod 700 it, or name a new directory"
+                f"{self._used_by}: others may write to {self.directory}: chmod 700 it, or name a new one"
             )
 
     def make_file(self) -> None:
@@ -81,15 +84,15 @@ class Place:
         return DATABASE + suffix
 
     @contextmanager
-    def alone(self, wait_s: float) -> Iterator[None]:
-        """No other process opens or moves the database meanwhile."""
+    def alone(self, wait_s: float, lock: str = "open.lock") -> Iterator[None]:
+        """No other process opens or moves the database meanwhile; or does what else has a ``lock``."""
         try:
             import fcntl
         except ImportError:  # not POSIX: files in use cannot be moved there either
             yield
             return
         flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(self.directory / "open.lock", flags, 0o600)
+        handle = os.open(self.directory / lock, flags, 0o600)
         try:
             ends = time.monotonic() + wait_s
             while True:
@@ -105,4 +108,7 @@ class Place:
                     time.sleep(0.002)
             yield
         finally:
-            os.close(handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a child forked meanwhile has the handle, too
+            finally:
+                os.close(handle)

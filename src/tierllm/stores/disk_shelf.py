@@ -149,15 +149,19 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
 
     def _inspect(self) -> None:
         """See that the database is sound and ours before anything in it is believed."""
-        ((answer,),) = self.rows("PRAGMA quick_check(1)")
-        if answer != "ok":
-            raise Damaged("the database is corrupt")
+        self._check_pages()
         schema = {(kind, name) for kind, name in self.rows("SELECT type, name FROM sqlite_master")}
         if any(each[0] in ("trigger", "view") and each not in _TRIGGERS for each in schema):
             raise Damaged("the database was changed by somebody else")
         if ("table", "Settings") in schema:  # the base class would believe them; its own come again
             marks = ",".join("?" * len(METADATA))
             self.rows(f"DELETE FROM Settings WHERE key NOT IN ({marks})", tuple(METADATA))  # noqa: S608
+
+    def _check_pages(self) -> None:
+        """Reads the whole database."""
+        ((answer,),) = self.rows("PRAGMA quick_check(1)")
+        if answer != "ok":
+            raise Damaged("the database is corrupt")
 
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         return self._con.execute(statement, values).fetchall()

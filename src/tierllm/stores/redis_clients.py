@@ -16,7 +16,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["Clients", "load_redis"]
+__all__ = ["Clients", "Wire", "load_redis"]
 
 _KINDS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 """Kinds of connections that have an asynchronous twin of the same name."""
@@ -43,6 +43,10 @@ MOST_CONNECTIONS = 32
 """Enough to keep a server busy; below what a pool or a small server allows."""
 
 
+LONGEST_WAIT_S = 5.0
+"""So long a connection of one's own waits for the server, where a given client has no bound."""
+
+
 class Threaded(Protocol):
     """A client for threads, as far as it is used here."""
 
@@ -59,6 +63,20 @@ class Looped(Protocol):
     def aclose(self) -> Awaitable[None]: ...
 
 
+class Wire(Protocol):
+    """A connection as it is, for one thread: to wait on for what comes unasked."""
+
+    def connect(self) -> None: ...
+
+    def send_command(self, *args: str | bytes, **options: object) -> None: ...
+
+    def can_read(self, timeout: float = 0) -> bool: ...
+
+    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> object: ...
+
+    def disconnect(self) -> None: ...
+
+
 class _Looped(NamedTuple):
     client: Looped
     turns: asyncio.Semaphore
@@ -71,16 +89,19 @@ class Clients:
     Whoever asks takes one of ``turns`` first, so that no pool of connections runs out.
 
     Own clients never retry, and wait ``timeout_s`` for a connection and for an answer. ``place`` is
-    the server without its password. ``has_async``: there can be clients for event loops.
+    the server without its password. ``has_async``: there can be clients for event loops. ``who`` is whose
+    settings they are, for errors.
     """
 
-    def __init__(self, url: str | None, given: redis.Redis | None, timeout_s: float) -> None:
+    def __init__(
+        self, url: str | None, given: redis.Redis | None, timeout_s: float, *, who: str = "RedisStore"
+    ) -> None:
         self._sdk = load_redis()
         self._url = url
         self._given = given
         self.timeout_s = timeout_s
         if inspect.iscoroutinefunction(getattr(given, "execute_command", None)):
-            raise ConfigError("RedisStore: client= is a redis.Redis; of a redis.asyncio.Redis give the url")
+            raise ConfigError(f"{who}: client= is a redis.Redis; of a redis.asyncio.Redis give the url")
         pool = getattr(given, "connection_pool", None)
         if given is None:
             try:
@@ -89,7 +110,7 @@ class Clients:
                 pass  # it quotes the url, which may have a password
             if pool is None:
                 raise ConfigError(
-                    "RedisStore: the url is no Redis URL; it looks like redis://host:6379/0, "
+                    f"{who}: the url is no Redis URL; it looks like redis://host:6379/0, "
                     "rediss://… (TLS) or unix:///path"
                 )
         self.most = min(MOST_CONNECTIONS, getattr(pool, "max_connections", MOST_CONNECTIONS))
@@ -138,6 +159,22 @@ class Clients:
                 )
                 self._threaded = made
             return self._threaded
+
+    def new_wire(self) -> Wire | None:
+        """A connection of one's own, not yet connected; ``None`` where it cannot be made like the others."""
+        if not self.has_async:
+            return None
+        retry = import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
+        if self._given is None:
+            pool = self._sdk.ConnectionPool.from_url(self._url)
+            kind, settings = pool.connection_class, dict(pool.connection_kwargs)
+        else:
+            kind, settings = getattr(self._sdk, self._kind), dict(self._settings)
+        wait_s = min(self.timeout_s, LONGEST_WAIT_S)
+        settings |= {"retry": retry, "protocol": 2, "decode_responses": False, "health_check_interval": 0}
+        settings |= {"socket_timeout": wait_s, "socket_connect_timeout": wait_s}
+        wire: Wire = kind(**settings)
+        return wire
 
     async def for_this_loop(self) -> _Looped:
         loop = asyncio.get_running_loop()

@@ -70,9 +70,9 @@ class Trips:
     def run(self, ask: Ask) -> object:
         with self._turn() as client:
             try:
-                return client.execute_command(*ask.by_hash())
+                return client.execute_command(*ask.by_hash(), NEVER_DECODE=True)
             except self._unknown_script:
-                return client.execute_command(*ask.whole())
+                return client.execute_command(*ask.whole(), NEVER_DECODE=True)
 
     def get(self, key: bytes) -> object:
         with self._turn(f"{key.decode(errors='replace')!r} in Redis") as client:

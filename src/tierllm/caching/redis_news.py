@@ -1,0 +1,148 @@
+"""The thread that hears what other processes post: it waits on a connection of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import weakref
+from typing import Protocol
+
+from ..errors import StoreUnavailableError
+from ..events import log, log_failure
+from ..stores.redis_clients import Clients, Wire, load_redis
+
+__all__ = ["Hearer", "News"]
+
+CHECK_S = 5.0
+"""After so long without news the connection is tried, and the board is looked at."""
+
+LEAST_PAUSE_S = 0.05
+
+
+class Hearer(Protocol):
+    """Who is told."""
+
+    def look(self) -> None:
+        """Ask what the board says of itself. May raise ``StoreUnavailableError``."""
+
+    def told(self, value: bytes) -> None:
+        """The board says ``value``. May raise ``StoreUnavailableError``."""
+
+
+class News:
+    """Tells ``hearer`` what is published on ``channel``, from a daemon thread.
+
+    ``hearer`` is referred to weakly: once it is no longer used, the thread ends. When the connection is
+    lost, it is made again after ``pause_s``; where the server lets nobody subscribe, the board is
+    looked at as often. Trouble with the server is told by the one who looks.
+    """
+
+    def __init__(self, hearer: Hearer, clients: Clients, channel: bytes, pause_s: float) -> None:
+        self._hearer = weakref.ref(hearer, self._dropped)
+        self._clients = clients
+        self._channel = channel
+        self._pause_s = max(pause_s, LEAST_PAUSE_S)
+        self._pid = os.getpid()
+        self._stop = threading.Event()
+        self._busy = threading.Lock()  # while the hearer is told
+        self._wire: Wire | None = None
+        self._refused = False
+        errors = load_redis().exceptions
+        self._failures: tuple[type[Exception], ...] = (errors.RedisError, OSError, EOFError, UnicodeError)
+        self._answer: type[Exception] = errors.ResponseError
+        self._thread = threading.Thread(target=self._run, name="tierllm-news", daemon=True)
+
+    def start(self) -> None:
+        """Raises ``RuntimeError`` where no thread can be started."""
+        self._thread.start()
+
+    def stop(self, wait_s: float) -> None:
+        """End the thread soon. Nobody is told anything any more, if that under way ends within ``wait_s``."""
+        if os.getpid() != self._pid:
+            return
+        self._stop.set()
+        self._wake()
+        if threading.current_thread() is not self._thread and self._busy.acquire(timeout=wait_s):
+            self._busy.release()
+
+    def _dropped(self, _: object) -> None:
+        # may come in the middle of anything, so no lock is taken here
+        if os.getpid() == self._pid:
+            self._wake()
+
+    def _wake(self) -> None:
+        """A thread that waits on a socket sees it end."""
+        waits_on: socket.socket | None = getattr(self._wire, "_sock", None)
+        if waits_on is not None:
+            try:
+                waits_on.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it had ended
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and self._hearer() is not None:
+            try:
+                self._follow()
+            except self._failures as error:
+                self._tell_refused(error)
+            except Exception:
+                log_failure("news of the cache's board cannot be heard")
+                return
+            finally:
+                wire, self._wire = self._wire, None
+                if wire is not None:
+                    wire.disconnect()
+            self._pass_on(None)
+            self._stop.wait(self._pause_s)
+
+    def _follow(self) -> None:
+        """Until the connection is lost, or ``stop``."""
+        wire = self._clients.new_wire()
+        if wire is None:
+            return
+        self._wire = wire
+        wire.connect()
+        wire.send_command("SUBSCRIBE", self._channel, check_health=False)
+        wire.read_response(disable_decoding=True, push_request=True)
+        asked, answer_s = False, min(self._clients.timeout_s, CHECK_S)
+        # after the subscription: what was posted before it is told by nobody
+        goes_on = self._pass_on(None)
+        while goes_on and not self._stop.is_set():
+            if wire.can_read(timeout=answer_s if asked else CHECK_S):
+                asked = False
+                reply = wire.read_response(disable_decoding=True, push_request=True)
+                if isinstance(reply, list) and reply[0] == b"message":
+                    goes_on = self._pass_on(reply[2])
+            elif asked:
+                return  # no answer: there is nobody any more
+            else:
+                wire.send_command("PING", check_health=False)
+                asked = True
+                goes_on = self._pass_on(None)  # what is lost without a word is noticed here
+
+    def _pass_on(self, value: bytes | None) -> bool:
+        """Whether there is still somebody to be told."""
+        with self._busy:
+            hearer = self._hearer()
+            if hearer is None or self._stop.is_set():
+                return False
+            try:
+                if value is None:
+                    hearer.look()
+                else:
+                    hearer.told(value)
+            except StoreUnavailableError:
+                pass  # it has told of it
+            return True
+
+    def _tell_refused(self, error: Exception) -> None:
+        if isinstance(error, self._answer) and not self._refused:
+            self._refused = True
+            log.warning(
+                "Redis at %s refuses SUBSCRIBE to this client (%s): invalidations by other processes are "
+                "heard up to %g s later",
+                self._clients.place,
+                type(error).__name__,
+                self._pause_s,
+            )

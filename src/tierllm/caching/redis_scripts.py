@@ -1,0 +1,188 @@
+"""What the Redis layer does in one step each: Lua, run by its hash.
+
+Keys, all under the hash tag ``{namespace}`` so that they share one slot of a cluster:
+
+    {ns}:cache:entry:<slot>    what is kept, with its time to live
+    {ns}:cache:expiry          sorted set: slot → when its time is over, in the server's microseconds
+    {ns}:cache:group:<group>   sorted set: slot → its turn to go, the least first
+    {ns}:cache:groups          sorted set: group → its bytes, less those that it is guaranteed
+    {ns}:cache:about           hash: s<slot> → its bytes and its group; t → all bytes;
+                               l<group> → what it is guaranteed
+
+and those of the board and of claims: see ``redis_board_scripts``.
+
+The index lives as long as the longest of the entries. Where a part of it was lost (the server made
+room, somebody deleted keys), the rest is put in order as it is met, or everything is forgotten.
+"""
+
+from __future__ import annotations
+
+from ..stores.redis_scripts import Script
+
+__all__ = ["CLEAR", "CLEARED_AT_ONCE", "DELETE", "KEEP", "SLOTS", "STATS"]
+
+CLEARED_AT_ONCE = 500
+"""Entries that one step clears: it keeps everybody waiting meanwhile."""
+
+SWEPT_AT_ONCE = 50
+"""Entries whose time is over that one set takes out of the index."""
+
+MOST_EVICTED = 1000
+"""What needs the room of more entries than this is not kept."""
+
+MOST_SPARED = 20
+"""So many entries are spared in one set because they were asked for."""
+
+INDEX = f"""
+local SWEPT, CLEARED, MOST, SPARED = {SWEPT_AT_ONCE}, {CLEARED_AT_ONCE}, {MOST_EVICTED}, {MOST_SPARED}
+local base = ARGV[1]
+local ABOUT, EXPIRY, GROUPS = base .. ':about', base .. ':expiry', base .. ':groups'
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function now_us()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+
+-- Take one entry out of everything. How many bytes that were.
+local function drop(slot)
+  redis.call('UNLINK', base .. ':entry:' .. slot)
+  redis.call('ZREM', EXPIRY, slot)
+  local about = redis.call('HGET', ABOUT, 's' .. slot)
+  if not about then return 0 end
+  redis.call('HDEL', ABOUT, 's' .. slot)
+  local size, group = string.match(about, '^(%d+) (.*)$')
+  if not size then return 0 end
+  redis.call('HINCRBY', ABOUT, 't', '-' .. size)
+  local queue = base .. ':group:' .. group
+  redis.call('ZREM', queue, slot)
+  if redis.call('EXISTS', queue) == 1 then
+    redis.call('ZINCRBY', GROUPS, '-' .. size, group)
+  else
+    redis.call('ZREM', GROUPS, group)
+    redis.call('HDEL', ABOUT, 'l' .. group)
+  end
+  return tonumber(size)
+end
+"""
+
+KEEP = Script(
+    INDEX,
+    """
+-- KEYS: the entry; ARGV: base, slot, data, time to live in ms, group, its bytes, bytes that the group is
+-- guaranteed, bound of all bytes
+-- → whether it was kept, how many went to make room, of how many the time was over
+local slot, life, group = ARGV[2], tonumber(ARGV[4]), ARGV[5]
+local size, least, bound = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local now, queue = now_us(), base .. ':group:' .. group
+
+-- Changes nothing, but a server without room refuses it; after another write it would refuse nothing.
+local refused = redis.pcall('SETRANGE', KEYS[1], 0, '')
+drop(slot)
+local over = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', text(now), 'LIMIT', 0, SWEPT)
+for _, each in ipairs(over) do drop(each) end
+if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then return {0, 0, #over} end
+
+-- into the index, as the last of its group: behind those that are spared below
+redis.call('HSET', ABOUT, 's' .. slot, ARGV[6] .. ' ' .. group)
+local total = redis.call('HINCRBY', ABOUT, 't', ARGV[6])
+redis.call('ZADD', EXPIRY, text(now + 1000 * life), slot)
+redis.call('ZADD', queue, text(now + SPARED + 1), slot)
+local change = size
+local before = tonumber(redis.call('HGET', ABOUT, 'l' .. group) or '0') or 0
+if before ~= least then
+  change = change + before - least
+  redis.call('HSET', ABOUT, 'l' .. group, ARGV[7])
+end
+redis.call('ZINCRBY', GROUPS, text(change), group)
+for _, key in ipairs({ABOUT, EXPIRY, GROUPS, queue}) do
+  if redis.call('PTTL', key) < life + 1000 then redis.call('PEXPIRE', key, text(life + 60000)) end
+end
+
+local evicted, spared = 0, 0
+for turn = 1, MOST do
+  if total <= bound then break end
+  local loser = redis.call('ZREVRANGE', GROUPS, 0, 0)[1]
+  local from = base .. ':group:' .. loser
+  local found = redis.call('ZRANGE', from, 0, 0, 'WITHSCORES')
+  local victim = found[1]
+  if not victim then
+    redis.call('ZREM', GROUPS, loser)
+  elseif victim == slot then
+    -- it is all that its group has, and nobody has more
+    local lost = tonumber(redis.call('ZSCORE', GROUPS, loser)) ~= size - least
+    if lost or redis.call('ZCARD', GROUPS) == 1 then
+      -- or a part of the index was lost, and better all is forgotten
+      drop(slot)
+      for _, each in ipairs(redis.call('ZRANGE', EXPIRY, 0, MOST - 1)) do
+        drop(each)
+        evicted = evicted + 1
+      end
+      redis.call('DEL', ABOUT, GROUPS)
+    end
+    break
+  else
+    local idle = spared < SPARED and redis.pcall('OBJECT', 'IDLETIME', base .. ':entry:' .. victim)
+    -- both clocks of the server tell whole seconds
+    if type(idle) == 'number' and now - tonumber(found[2]) > (idle + 1.5) * 1000000 then
+      spared = spared + 1
+      redis.call('ZADD', from, text(now + spared), victim)
+    else
+      redis.call('ZREM', from, victim)
+      total = total - drop(victim)
+      evicted = evicted + 1
+    end
+  end
+end
+if total > bound then
+  drop(slot)
+  return {0, evicted, #over}
+end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+return {1, evicted, #over}
+""",
+)
+
+DELETE = Script(
+    INDEX,
+    """
+-- ARGV: base, slot
+return {drop(ARGV[2])}
+""",
+)
+
+CLEAR = Script(
+    INDEX,
+    """
+-- ARGV: base; then the group, or nothing for all → how many went; if fewer than CLEARED, none is left
+local from = ARGV[2] and (base .. ':group:' .. ARGV[2]) or EXPIRY
+local slots = redis.call('ZRANGE', from, 0, CLEARED - 1)
+for _, slot in ipairs(slots) do
+  drop(slot)
+  redis.call('ZREM', from, slot)
+end
+if redis.call('EXISTS', EXPIRY) == 0 then redis.call('DEL', ABOUT, GROUPS) end
+return {#slots}
+""",
+)
+
+STATS = Script(
+    """
+-- ARGV: base → entries, bytes
+local total = tonumber(redis.call('HGET', ARGV[1] .. ':about', 't') or '0') or 0
+return {redis.call('ZCARD', ARGV[1] .. ':expiry'), total}
+"""
+)
+
+SLOTS = Script(
+    """
+-- ARGV: base, where to go on → where to go on then, and slots, some perhaps twice
+local found = redis.call('ZSCAN', ARGV[1] .. ':expiry', ARGV[2], 'COUNT', 100)
+local reply = {found[1]}
+for i = 1, #found[2], 2 do table.insert(reply, found[2][i]) end
+return reply
+"""
+)
