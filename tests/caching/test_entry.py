@@ -22,10 +22,12 @@ from pydantic import BaseModel
 from tierllm import Request, Response, ToolCall, Usage
 from tierllm.caching.entry import Entry
 from tierllm.caching.key import Key
+from tierllm.caching.returned import Returned, pack
 from tierllm.caching.storable import storable
 from tierllm.caching.written import HEADER, MOST_BYTES, ZLIB_FROM_BYTES
 
 KEY = Key(b"d" * 32, b"the whole request")
+RETURNED = Returned("json", b'{"a": [1]}')
 CALL = ToolCall(0, "c1", "find", '{"a": 1}')
 
 
@@ -53,6 +55,8 @@ def entry(response: Response | None = None, **changes: Any) -> Entry:
         "depends": (("doc:42", "ab12"), ("doc:é", "cd34")),
         "tags": ("billing", "fr"),
         "tenant": "acme",
+        "generation": 7,
+        "returned": RETURNED,
     }
     of_entry = {name: changes.pop(name) for name in tuple(changes) if name in fields}
     made = Entry.of(response or answer(), KEY, **(fields | of_entry))
@@ -100,6 +104,8 @@ ENTRIES = st.builds(
     depends=st.lists(st.tuples(SURROGATES, SURROGATES), max_size=3).map(tuple),
     tags=st.lists(SURROGATES, max_size=3).map(tuple),
     tenant=MAYBE,
+    generation=st.integers(0, 2**63 - 1),
+    returned=st.none() | st.builds(Returned, SURROGATES, st.binary(max_size=50)),
 )
 
 
@@ -146,8 +152,15 @@ def test_what_is_too_large_to_be_unpacked_is_not_packed() -> None:
         {"tags": ({"a"},)},
         {"usage": {"input_tokens": 1}},
         {"tool_calls": ("find",)},
+        {"returned": Returned("text", "words")},  # type: ignore[arg-type]
+        {"returned": Returned("text", None)},  # type: ignore[arg-type]
+        {"returned": ("text", b"words")},
+        {"canonical": "words"},
     ],
-    ids=["not a number", "infinity", "an object", "bytes", "no text", "a set", "a mapping", "a name"],
+    ids=[
+        *("not a number", "infinity", "an object", "bytes", "no text", "a set", "a mapping", "a name"),
+        *("a returned text", "nothing returned", "a pair", "a request as text"),
+    ],
 )
 def test_what_is_no_plain_data_is_not_written(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
@@ -184,7 +197,7 @@ def test_any_truncation_and_addition_is_found(written: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_entry(data: bytes) -> None:
     assert Entry.decode(data) is None
-    assert Entry.decode(b"tle1" + data) is None
+    assert Entry.decode(b"tle2" + data) is None
     assert Entry.decode(sealed(data)) is None
     assert Entry.decode(sealed(data, packed=b"z")) is None
 
@@ -211,26 +224,27 @@ def test_what_is_no_bytes_is_no_entry(other: Any) -> None:
 # -- tampering: the CRC is right, what is inside is not ------------------------------------
 
 
-def sealed(body: bytes, packed: bytes = b"j", magic: bytes = b"tle1") -> bytes:
+def sealed(body: bytes, packed: bytes = b"j", magic: bytes = b"tle2") -> bytes:
     return HEADER.pack(magic, packed, zlib.crc32(body, packed[0])) + body
 
 
-def bodied(written: bytes, text: bytes = b"Blue.", reasoning: bytes = b"", canonical: bytes = b"") -> bytes:
-    return (
-        struct.pack(">III", len(written), len(text), len(reasoning)) + written + text + reasoning + canonical
-    )
+def bodied(
+    written: bytes, text: bytes = b"Blue.", reasoning: bytes = b"", value: bytes = b"", canonical: bytes = b""
+) -> bytes:
+    lengths = struct.pack(">IIII", len(written), len(text), len(reasoning), len(value))
+    return lengths + written + text + reasoning + value + canonical
 
 
 def fields() -> list[Any]:
     """The JSON of a good entry."""
     body = entry(answer(tool_calls=(CALL,))).encode()[HEADER.size :]
-    return json.loads(body[12 : 12 + struct.unpack_from(">I", body)[0]])
+    return json.loads(body[16 : 16 + struct.unpack_from(">I", body)[0]])
 
 
 NAMES = (
     *("fingerprint", "tier", "deployment", "model", "made_at", "fresh_until", "stale_until"),
     *("tool_calls", "finish_reason", "usage", "cost_usd", "request_id", "latency_s", "structured"),
-    *("depends", "tags", "tenant"),
+    *("depends", "tags", "tenant", "generation", "returned"),
 )
 STRANGE = [
     *(None, True, 0, -1, 1.5, 2**63, 10**400, "", "x", "NaN", "1E+999999999", "-1", [], {}, {"a": 1}),
@@ -249,7 +263,7 @@ STRANGE = [
 FINE: dict[str, Callable[[Any], bool]] = {
     "fingerprint": lambda v: v in ("", "9" * 10_000),
     **dict.fromkeys(("tier", "deployment"), lambda v: type(v) is str),
-    **dict.fromkeys(("model", "request_id", "tenant"), lambda v: v is None or type(v) is str),
+    **dict.fromkeys(("model", "request_id", "tenant", "returned"), lambda v: v is None or type(v) is str),
     **dict.fromkeys(
         ("made_at", "fresh_until", "stale_until", "latency_s"),
         lambda v: type(v) in (int, float) and abs(v) < 2**63,
@@ -259,6 +273,7 @@ FINE: dict[str, Callable[[Any], bool]] = {
     "usage": lambda v: v is None,
     "cost_usd": lambda v: v is None,
     "structured": lambda v: type(v) is bool,
+    "generation": lambda v: type(v) is int and 0 <= v < 2**63,
     "depends": lambda v: v == [],
     "tags": lambda v: type(v) is list and all(type(tag) is str for tag in v),
 }
@@ -312,9 +327,11 @@ def test_hostile_json_is_no_entry(written: bytes) -> None:
 
 GOOD = bodied(json.dumps(fields()).encode())
 HOSTILE_BODIES = {
-    "lengths beyond the end": (struct.pack(">III", 2**32 - 1, 2**32 - 1, 2**32 - 1) + GOOD[12:], b"j"),
+    "lengths beyond the end": (struct.pack(">IIII", *[2**32 - 1] * 4) + GOOD[16:], b"j"),
     "one byte beyond": (GOOD[:4] + struct.pack(">I", 6) + GOOD[8:], b"j"),
-    "no lengths": (GOOD[:11], b"j"),
+    "one byte of the value beyond": (GOOD[:12] + struct.pack(">I", 1) + GOOD[16:], b"j"),
+    "a value of no kind": (bodied(json.dumps([*fields()[:-1], None]).encode(), value=b"x"), b"j"),
+    "no lengths": (GOOD[:15], b"j"),
     "a text that is no text": (bodied(json.dumps(fields()).encode(), text=b"\xff"), b"j"),
     "reasoning that is no text": (bodied(json.dumps(fields()).encode(), reasoning=b"\xc3"), b"j"),
     "not compressed": (GOOD, b"z"),
@@ -331,7 +348,7 @@ def test_hostile_bodies_are_no_entry(body: bytes, packed: bytes) -> None:
     assert Entry.decode(sealed(body, packed=packed)) is None
 
 
-@pytest.mark.parametrize("magic", [b"tle0", b"tle2", b"TLE1", b"\x00\x00\x00\x00"])
+@pytest.mark.parametrize("magic", [b"tle1", b"tle3", b"TLE1", b"\x00\x00\x00\x00"])
 def test_other_versions_are_not_read(magic: bytes) -> None:
     assert Entry.decode(sealed(GOOD, magic=magic)) is None
     assert Entry.decode(sealed(GOOD)) is not None
@@ -352,7 +369,7 @@ def test_whatever_is_read_can_be_used(strange: list[Any], places: set[int]) -> N
     if read is not None:
         assert Entry.decode(read.encode()) == read
         assert len(f"{read.cost_usd or 0:f}") < 300
-        assert list(read.response().chunks())
+        assert list(read._replace(returned=None).response().chunks())
         assert read.size > 0
 
 
@@ -361,7 +378,7 @@ def test_whatever_is_read_can_be_used(strange: list[Any], places: set[int]) -> N
 
 def test_an_answer_says_that_it_was_cached_and_cost_nothing() -> None:
     made = answer(tool_calls=(CALL,), reasoning="because", finish_reason="tool_calls")
-    again = entry(made).response()
+    again = entry(made, returned=None).response()
     assert (again.cached, again.cost_usd, again.raw, again.trace) == (True, Decimal(0), None, None)
     assert (again.degraded, again.warnings) == ((), ())
     again.cached, again.cost_usd = made.cached, made.cost_usd
@@ -370,7 +387,8 @@ def test_an_answer_says_that_it_was_cached_and_cost_nothing() -> None:
 
 def test_warnings_trace_and_raw_of_the_first_call_are_not_kept() -> None:
     kept = entry(answer(warnings=("lowered",), raw=object()))
-    assert kept.response().warnings == ()
+    assert kept._replace(returned=None).response().warnings == ()
+    assert kept._replace(returned=None).response().raw is None
     assert Entry.decode(kept.encode()) == kept
 
 
@@ -393,6 +411,23 @@ def test_each_caller_gets_an_answer_of_his_own() -> None:
     assert kept == before
 
 
+def test_what_a_wrapped_function_returned_is_raw_again() -> None:
+    kept = entry(answer(text="", raw={"a": [1]}), returned=pack({"a": [1]}))
+    first, second = kept.response().raw, Entry.decode(kept.encode()).response().raw  # type: ignore[union-attr]
+    assert first == second == {"a": [1]}
+    first["a"].append(2)
+    assert kept.response().raw == second == {"a": [1]}
+
+
+def test_what_cannot_be_made_here_is_told() -> None:
+    kept = entry(returned=Returned("openai.types.gone:Answer", b'["validate",{},null]\n{"words": "secret"}'))
+    assert Entry.decode(kept.encode()) == kept
+    with pytest.raises(ValueError, match="cannot be read back") as caught:
+        kept.response()
+    assert caught.value.__cause__ is None
+    assert "secret" not in str(caught.value)
+
+
 def test_data_is_read_only_where_it_was_before() -> None:
     assert entry(answer(text="[1]", parsed=[1])).response({"type": "json_object"}).parsed == [1]
     assert entry(answer(text="[1]")).response({"type": "json_object"}).parsed is None
@@ -402,6 +437,7 @@ def test_data_is_read_only_where_it_was_before() -> None:
 def test_neither_prompt_nor_answer_in_a_repr() -> None:
     assert "Blue" not in repr(entry())
     assert "request" not in repr(entry())
+    assert "words" not in repr(Returned("text", b"words"))
 
 
 def test_the_size_is_about_what_it_takes() -> None:
@@ -411,6 +447,8 @@ def test_the_size_is_about_what_it_takes() -> None:
         entry(text="é" * 2000),
         entry(text="\U0001f600" * 500),
         entry(tool_calls=(CALL,) * 20),
+        entry(returned=None),
+        entry(returned=Returned("openai.types.chat.chat_completion:ChatCompletion", b"x" * 5000)),
         entry(depends=tuple((f"doc:{n}", "ab" * 16) for n in range(30)), tags=tuple(map(str, range(30)))),
     ):
         written = kept.encode()
@@ -498,3 +536,37 @@ def test_whole_answers_are_kept_and_come_back(response: Response, request_: Requ
 @pytest.mark.parametrize(("response", "request_"), NOT_KEPT.values(), ids=NOT_KEPT.keys())
 def test_others_are_not_kept(response: Response, request_: Request | None) -> None:
     assert not storable(response, request_)
+
+
+def wrapped(raw: object, **changes: Any) -> Response:
+    return answer(**({"text": "", "raw": raw, "tier": None, "model": None} | changes))
+
+
+def choice(reason: str) -> dict[str, Any]:
+    return {"choices": [{"finish_reason": reason, "message": {"content": "Blue."}}]}
+
+
+def test_what_was_returned_stands_in_for_the_text() -> None:
+    response = wrapped(choice("stop"))
+    assert storable(response, asked(), returned=pack(response.raw))
+    assert not storable(response, asked())
+    empty = wrapped("")
+    assert storable(empty, asked(), returned=pack(""))
+
+
+NOT_KEPT_WRAPPED: dict[str, tuple[Response, Request]] = {
+    "cut, by its own word": (wrapped(choice("length")), asked()),
+    "filtered, by its own word": (wrapped(choice("content_filter")), asked()),
+    "an attempt cut": (wrapped("Blue.", finish_reason="length"), asked()),
+    "stale": (wrapped("Blue.", degraded=("stale",)), asked()),
+    "cached already": (wrapped("Blue.", cached=True), asked()),
+    "usage of its own": (wrapped("Blue.", usage={"input_tokens": 5}), asked()),
+    "tool calls that are missing": (wrapped("Blue.", finish_reason="tool_calls"), asked()),
+    "several choices": (wrapped("Blue."), asked(extra={"openai": {"n": 2}})),
+    "data that nobody asked for": (wrapped("Blue.", parsed=[1]), asked()),
+}
+
+
+@pytest.mark.parametrize(("response", "request_"), NOT_KEPT_WRAPPED.values(), ids=NOT_KEPT_WRAPPED.keys())
+def test_other_wrapped_answers_are_not_kept(response: Response, request_: Request) -> None:
+    assert not storable(response, request_, returned=pack(response.raw))

@@ -19,7 +19,9 @@ from pydantic import BaseModel, Field
 
 from tierllm import Request
 from tierllm.caching.key import DEEPEST, MOST_PARTS, Key, key_of
-from tierllm.routing.ask import NO_PROMPT, ask
+from tierllm.providers.openai_chat import request_fields
+from tierllm.routing.ask import NO_PROMPT, OPTIONS, PARAMS, ask
+from tierllm.types import Call
 
 USER = {"role": "user", "content": "hi"}
 
@@ -165,6 +167,13 @@ EQUAL: dict[str, tuple[Request, Request]] = {
         params(response_format=answer_class(**AS_BEFORE)),
     ),
     "objects that hold the same": (params(x=Person(name="a")), params(x=Person(name="a"))),
+    "fallback given": (ask("hi", {"fallback": True}), ask("hi", {})),
+    "priority 0": (ask("hi", {"priority": 0}), ask("hi", {})),
+    "no tags": (ask("hi", {"tags": []}), ask("hi", {})),
+    "no labels": (ask("hi", {"require": set()}), ask("hi", {})),
+    "no extra": (ask("hi", {"extra": {}}), ask("hi", {})),
+    "an empty extra for a vendor": (ask("hi", {"extra": {"openai": {}}}), ask("hi", {})),
+    "every option None": (ask("hi", dict.fromkeys(OPTIONS)), ask("hi", {})),
     "another user": (request(user="ann"), request(user="bob")),
     "another session": (request(session="s1"), request(session="s2")),
     "another plan": (request(plan="free"), request(plan="pro")),
@@ -341,6 +350,14 @@ DIFFERENT: dict[str, tuple[Request, Request]] = {
     "a class and an object of it": (params(x=Person), params(x=Person(name="a"))),
     "objects that hold other things": (params(x=Person(name="a")), params(x=Person(name="b"))),
     "objects of which more was given": (params(x=Person(name="a", age=None)), params(x=Person(name="a"))),
+    "another schema": (
+        params(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"a": 1}}}),
+        params(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"a": 2}}}),
+    ),
+    "a vendor's option None and left out": (
+        ask("hi", {"extra": {"openai": {"verbosity": None}}}),
+        ask("hi", {}),
+    ),
     "an object and a mapping": (params(x=Person(name="a", age=1)), params(x={"name": "a", "age": 1})),
 }
 
@@ -362,6 +379,122 @@ def test_tenants_share_nothing() -> None:
     found = {key(asked, scope).digest for scope in ("acme", "globex", "", "shared", "acme\x00", "4:acme")}
     assert len(found) == 6
     assert key(said("bhi"), "a") != key(said("hi"), "ab")
+
+
+GIVEN: dict[str, tuple[Any, Any]] = {
+    "max_tokens": (10, 11),
+    "temperature": (0, 0.5),
+    "top_p": (0.5, 1),
+    "stop": (["a"], ["b"]),
+    "seed": (1, 2),
+    "tools": ([tool("find")], [tool("lose")]),
+    "tool_choice": ("auto", {"type": "function", "function": {"name": "find"}}),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "json_object"}, Answer),
+    "reasoning_effort": ("low", "high"),
+    "presence_penalty": (0, 1),
+    "frequency_penalty": (0, 1),
+    "logit_bias": ({}, {"5": 1}),
+    "logprobs": (True, False),
+    "top_logprobs": (0, 5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS))
+def test_every_parameter_that_a_call_takes_is_in_the_key(name: str) -> None:
+    one, other = GIVEN[name]
+    keys = {key(ask("hi", given)).canonical for given in ({}, {name: one}, {name: other})}
+    assert len(keys) == 3
+
+
+ALIKE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({name: value}, {})
+    for name, value in (
+        *((name, None) for name in sorted(PARAMS)),
+        *(("tools", []), ("stop", []), ("stop", ""), ("logit_bias", {}), ("logprobs", False)),
+        *(("parallel_tool_calls", True), ("tool_choice", "auto"), ("response_format", {"type": "text"})),
+        *(("temperature", 1), ("top_p", 1), ("presence_penalty", 0), ("frequency_penalty", 0.0)),
+        *(("top_logprobs", 0), ("seed", 0), ("max_tokens", 256), ("reasoning_effort", "medium")),
+        *(("extra", {}), ("extra", {"openai": {}}), ("extra", {"openai": {"verbosity": None}})),
+        *(("tags", []), ("require", set()), ("fallback", True), ("priority", 0), ("user", None)),
+    )
+] + [
+    ({"temperature": 1}, {"temperature": 1.0}),
+    ({"stop": "a"}, {"stop": ["a"]}),
+    ({"stop": ("a", "b")}, {"stop": ["a", "b"]}),
+    ({"tools": (tool(),)}, {"tools": [tool()]}),
+    ({"extra": {"openai": {"n": 1}}}, {}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE, ids=lambda options: ",".join(options) or "none")
+def test_keys_are_equal_just_where_the_vendor_is_sent_the_same(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    def sent(options: dict[str, Any]) -> Any:
+        return listed(
+            request_fields(Call(ask("hi", options)), "openai", known=PARAMS, max_tokens_param="max_tokens")
+        )
+
+    assert (key(ask("hi", one)) == key(ask("hi", other))) is (sent(one) == sent(other))
+
+
+def listed(value: Any) -> Any:
+    """Tuples as lists, which is how both are sent."""
+    if isinstance(value, dict):
+        return {name: listed(inner) for name, inner in value.items()}
+    return [listed(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+# -- what else the answer depends on -----------------------------------------------------
+
+OTHERS = ({"role": "user", "content": "h*"},)
+
+
+def test_messages_that_were_put_in_their_place_count_too() -> None:
+    asked = said("hi")
+    plain = key(asked)
+    assert key(asked, messages=None) == key(asked, messages=asked.messages) == plain
+    other = key(asked, messages=OTHERS)
+    assert other.canonical.startswith(plain.canonical)
+    assert other == key(asked, messages=({"content": "h*", "role": "user"},))
+    found = {
+        plain,
+        other,
+        key(said("ho"), messages=OTHERS),
+        key(asked, messages=()),
+        key(asked, messages=OTHERS * 2),
+        key(request(*OTHERS), messages=asked.messages),
+        key(request(*asked.messages, *OTHERS)),
+        key(asked, also=list(OTHERS)),
+        key(asked, messages=OTHERS, also=list(OTHERS)),
+    }
+    assert len(found) == 9
+
+
+def test_whatever_else_it_depends_on_counts_too() -> None:
+    asked = said("hi")
+    assert key(asked, also=None) == key(asked)
+    assert key(asked, also=("f", {"a": 1, "b": 2.0})) == key(asked, also=["f", {"b": 2, "a": 1}])
+    assert key(asked, also=Person(name="a")) == key(asked, also=Person(name="a"))
+    values = ("", "f", "g", 0, 1, False, True, [], {}, [None], ["f", 1], ["f", "1"], ["f1"], b"f", Person)
+    found = {key(asked, also=value) for value in values}
+    assert len(found | {key(asked)}) == len(values) + 1
+
+
+def test_what_else_that_has_no_form_makes_no_key() -> None:
+    asked = said("hi")
+    for value in NO_KEY.values():
+        assert key_of(asked, scope="a", also=value) is None
+        assert key_of(asked, scope="a", also=["f", value]) is None
+        assert key_of(asked, scope="a", messages=({"role": "user", "content": value},)) is None
+    assert key_of(asked, scope="a", messages=(Hostile(),)) is None
+
+
+def test_a_call_that_shows_no_prompt_has_no_key_whatever_else_is_told() -> None:
+    silent = ask(NO_PROMPT, {})
+    assert key_of(silent, scope="a", also="f") is None
+    assert key_of(silent, scope="a", messages=OTHERS) is None
 
 
 # -- no key ---------------------------------------------------------------------------
@@ -630,6 +763,20 @@ def places(value: Any) -> list[Request]:
 def test_any_two_values_have_the_same_key_just_where_they_are_the_same(one: Any, other: Any) -> None:
     for first, second in zip(places(one), places(other), strict=True):
         assert (key(first) == key(second)) is same(one, other)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(VALUES, max_size=2), VALUES, st.lists(VALUES, max_size=2), VALUES)
+def test_any_two_calls_have_the_same_key_just_where_all_they_depend_on_is_the_same(
+    one: list[Any], also: Any, other: list[Any], other_also: Any
+) -> None:
+    def messages(contents: list[Any]) -> tuple[Mapping[str, Any], ...]:
+        return tuple({"role": "user", "content": content} for content in contents)
+
+    first = key(said("hi"), messages=messages(one), also=also)
+    second = key(said("hi"), messages=messages(other), also=other_also)
+    assert (first == second) is (same(one, other) and same(also, other_also))
+    assert key(said("hi"), also=one) != key(said("hi"), messages=messages(one))
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..providers.parsing import parsed
 from ..types import Response, ToolCall, Usage
+from .returned import Returned, unpack
 from .written import read, write
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry"]
 
-ENTRY_BYTES, CALL_BYTES = 800, 120
-"""What an entry takes in memory besides its texts, and each of its tool calls."""
+ENTRY_BYTES, CALL_BYTES, RETURNED_BYTES = 850, 120, 80
+"""What an entry takes in memory besides its texts, each of its tool calls, and what was returned."""
 
 
 class Entry(NamedTuple):
@@ -25,7 +26,9 @@ class Entry(NamedTuple):
     ``canonical`` is the request it answers, ``fingerprint`` says who made it. Times are seconds since
     1970: until ``fresh_until`` it is served as it is, until ``stale_until`` as an old one. ``latency_s``
     and ``cost_usd`` are what it took to make. ``depends`` are names and hashes of the contents that it
-    rests on. ``structured``: the text was read as what ``response_format`` asked for.
+    rests on. ``structured``: the text was read as what ``response_format`` asked for. ``generation`` is
+    the number of the last notice of invalidation that was known when the call began; ``returned`` is
+    what a wrapped function returned.
     """
 
     canonical: bytes
@@ -48,6 +51,8 @@ class Entry(NamedTuple):
     depends: tuple[tuple[str, str], ...]
     tags: tuple[str, ...]
     tenant: str | None
+    generation: int
+    returned: Returned | None
 
     @classmethod
     def of(
@@ -63,6 +68,8 @@ class Entry(NamedTuple):
         depends: tuple[tuple[str, str], ...] = (),
         tags: tuple[str, ...] = (),
         tenant: str | None = None,
+        generation: int = 0,
+        returned: Returned | None = None,
     ) -> Entry:
         """What is kept of ``response``, which has to be ``storable``."""
         return cls(
@@ -86,12 +93,15 @@ class Entry(NamedTuple):
             depends,
             tags,
             tenant,
+            generation,
+            returned,
         )
 
     def response(self, response_format: object = None) -> Response:
         """A response of its own for each caller, ``cached``, and free: what it cost was paid before.
 
-        ``response_format`` is that of the call, for ``parsed``.
+        ``response_format`` is that of the call, for ``parsed``. What a wrapped function returned is its
+        ``raw``; raises ``ValueError`` where that cannot be made here.
         """
         return Response(
             text=self.text,
@@ -106,6 +116,7 @@ class Entry(NamedTuple):
             model=self.model,
             cached=True,
             request_id=self.request_id,
+            raw=None if self.returned is None else unpack(self.returned),
         )
 
     @property
@@ -120,6 +131,8 @@ class Entry(NamedTuple):
             size += 120 + getsizeof(document) + getsizeof(content_hash)
         for tag in self.tags:
             size += 8 + getsizeof(tag)
+        if self.returned is not None:
+            size += RETURNED_BYTES + getsizeof(self.returned.kind) + getsizeof(self.returned.data)
         return size
 
     def encode(self) -> bytes:

@@ -7,6 +7,7 @@ a hit.
     s<characters>:text   i<hex>;  r<hex>;   T  F  N      text, whole and other numbers, true, false, none
     b<bytes>:latin-1     l<items>:…         d<pairs>:…   bytes, lists, mappings in the order of their names
     c name schema        o name all given                a pydantic class; an object of one
+    m messages           a value                         at the end: those sent instead; what else counts
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ..types import Request
+    from ..types import Message, Request
 
 __all__ = ["Key", "blake2b_256", "key_of"]
 
@@ -50,6 +51,8 @@ def key_of(
     request: Request,
     *,
     scope: str,
+    messages: tuple[Message, ...] | None = None,
+    also: object = None,
     hasher: Callable[[bytes], bytes] = blake2b_256,
     schemas: Schemas | None = None,
 ) -> Key | None:
@@ -64,17 +67,22 @@ def key_of(
     a key are requests that show no prompt, and those with anything else in them than plain data: an
     object of an unknown class, a number that is none (NaN), a value that holds itself. Never raises.
 
+    ``messages`` are those that a policy put in place of the request's own: they count too. ``also`` is
+    whatever else the answer depends on: the name of a wrapped function, and its arguments.
+
     ``schemas`` remembers the schemas of classes, which take pydantic long to make: hand in the same
     ``WeakKeyDictionary`` each time; threads may share it.
     """
     try:
-        canonical = _canonical(request, scope, schemas)
+        canonical = _canonical(request, scope, messages, also, schemas)
     except Exception:  # mappings and objects of the caller's own may raise anything
         return None
     return None if canonical is None else Key(hasher(canonical), canonical)
 
 
-def _canonical(request: Request, scope: str, schemas: Schemas | None) -> bytes | None:
+def _canonical(
+    request: Request, scope: str, sent: tuple[Message, ...] | None, also: object, schemas: Schemas | None
+) -> bytes | None:
     messages = request.messages
     if not messages:  # a wrapped call that shows no prompt: all of its calls would look alike
         return None
@@ -91,6 +99,12 @@ def _canonical(request: Request, scope: str, schemas: Schemas | None) -> bytes |
             _write(options, out, 1, schemas)
         else:
             out.append("d0:")
+    if sent is not None and sent is not messages:
+        out.append("m")
+        _write(sent, out, 0, schemas)
+    if also is not None:
+        out.append("a")
+        _write(also, out, 1, schemas)
     # lone surrogates have a form of their own, so that two of them are not taken for one emoji
     return "".join(out).encode("utf-8", "surrogatepass")
 

@@ -8,21 +8,27 @@ from typing import Any
 
 from ..providers.parsing import parsed
 from ..types import Request, Response, ToolCall, Usage
+from .returned import Returned, complete
 from .written import COMPLETE
 
 __all__ = ["storable"]
 
 
-def storable(response: Response, request: Request | None = None) -> bool:
+def storable(response: Response, request: Request | None = None, *, returned: Returned | None = None) -> bool:
     """Whether ``response`` is one to be kept: complete, unfiltered, undegraded, and all there.
 
     Not all there is one that needs the vendor's own object: with neither text nor tool calls, or where
     the ``request`` asked for what only that object has (several choices, log probabilities, sound).
+
+    ``returned`` is what a wrapped function returned, packed: it stands in for the text, and its original,
+    the response's ``raw``, must not say that it was cut.
     """
     reason, calls = response.finish_reason, response.tool_calls
     if response.cached or response.degraded or reason not in COMPLETE:
         return False
-    if not (response.text or calls) or (reason == "tool_calls" and not calls):
+    if returned is not None and not complete(response.raw):
+        return False
+    if not (response.text or calls or returned) or (reason == "tool_calls" and not calls):
         return False
     if not _is_plain(response):
         return False

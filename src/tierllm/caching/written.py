@@ -1,8 +1,9 @@
 """The form in which entries lie in files and in Redis.
 
-    "tle1" | "j" or "z" | CRC-32 of what follows | 3 lengths | JSON | text | reasoning | canonical
+    "tle2" | "j" or "z" | CRC-32 of what follows | 4 lengths |
+    JSON | text | reasoning | what was returned | canonical
 
-The three texts stay out of the JSON, whose escapes would cost more than all the rest. ``z`` stands for
+These four stay out of the JSON, whose escapes would cost more than all the rest. ``z`` stands for
 zlib over everything after the CRC, which is there to find damage, not to prove who wrote it: an entry
 is read as a stranger's, whatever its CRC says.
 """
@@ -17,6 +18,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..types import ToolCall, Usage
+from .returned import Returned
 
 if TYPE_CHECKING:
     from .entry import Entry
@@ -26,7 +28,7 @@ __all__ = ["COMPLETE", "read", "write"]
 COMPLETE = ("stop", "tool_calls")
 """How an answer ends that is whole: no other is kept, nor served."""
 
-MAGIC = b"tle1"
+MAGIC = b"tle2"
 """The last character is the version: an entry of another one is not read."""
 
 HEADER = struct.Struct(">4scI")
@@ -39,25 +41,26 @@ MOST_BYTES = 64 * 2**20
 
 _WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 _READER = json.JSONDecoder()
-_LENGTHS = struct.Struct(">III")
+_LENGTHS = struct.Struct(">IIII")
 
 _TEXT, _MAYBE_TEXT, _NUMBER = (str,), (str, type(None)), (float, int)
-_LIST, _MAYBE_LIST, _BOOL = (list,), (list, type(None)), (bool,)
+_LIST, _MAYBE_LIST, _BOOL, _COUNT = (list,), (list, type(None)), (bool,), (int,)
 _KINDS = (
     *(_TEXT, _TEXT, _TEXT, _MAYBE_TEXT),  # fingerprint, tier, deployment, model
     *(_NUMBER, _NUMBER, _NUMBER),  # made_at, fresh_until, stale_until
     *(_LIST, _TEXT),  # tool_calls, finish_reason
     *(_MAYBE_LIST, _MAYBE_TEXT, _MAYBE_TEXT, _NUMBER),  # usage, cost_usd, request_id, latency_s
     *(_BOOL, _LIST, _LIST, _MAYBE_TEXT),  # structured, depends, tags, tenant
+    *(_COUNT, _MAYBE_TEXT),  # generation, kind of what was returned
 )
-_CALL_KINDS = ((int,), _MAYBE_TEXT, _MAYBE_TEXT, _TEXT)
-_USAGE_KINDS = (*[(int,)] * 5, _MAYBE_TEXT, _BOOL)
+_CALL_KINDS = (_COUNT, _MAYBE_TEXT, _MAYBE_TEXT, _TEXT)
+_USAGE_KINDS = (*[_COUNT] * 5, _MAYBE_TEXT, _BOOL)
 _PAIR_KINDS = (_TEXT, _TEXT)
 
 
 def write(entry: Entry) -> bytes:
     """Raises ``ValueError`` for what is not plain data."""
-    usage = entry.usage
+    usage, returned = entry.usage, entry.returned
     try:
         plain = [
             entry.fingerprint.hex(),
@@ -77,14 +80,17 @@ def write(entry: Entry) -> bytes:
             entry.depends,
             entry.tags,
             entry.tenant,
+            entry.generation,
+            None if returned is None else returned.kind,
         ]
         written = _WRITER.encode(plain).encode("utf-8", "surrogatepass")
         text = entry.text.encode("utf-8", "surrogatepass")
         reasoning = entry.reasoning.encode("utf-8", "surrogatepass")
-    except (TypeError, AttributeError) as exc:
+        value = b"" if returned is None else returned.data
+        lengths = _LENGTHS.pack(len(written), len(text), len(reasoning), len(value))
+        body = b"".join((lengths, written, text, reasoning, value, entry.canonical))
+    except (TypeError, AttributeError, struct.error) as exc:
         raise ValueError("the answer holds more than plain data, and cannot be kept") from exc
-    lengths = _LENGTHS.pack(len(written), len(text), len(reasoning))
-    body = b"".join((lengths, written, text, reasoning, entry.canonical))
     packed = b"j"
     if ZLIB_FROM_BYTES <= len(body) <= MOST_BYTES:
         packed, body = b"z", zlib.compress(body, 1)
@@ -105,7 +111,8 @@ def read(data: bytes) -> tuple[object, ...]:
     lengths = _LENGTHS.unpack_from(body)
     after_json = _LENGTHS.size + lengths[0]
     after_text = after_json + lengths[1]
-    end = after_text + lengths[2]
+    after_reasoning = after_text + lengths[2]
+    end = after_reasoning + lengths[3]
     if len(body) < end:
         raise ValueError
     written = body[_LENGTHS.size : after_json].decode("utf-8", "surrogatepass")
@@ -115,8 +122,8 @@ def read(data: bytes) -> tuple[object, ...]:
     _check(plain, _KINDS)
     made_by, tier, deployment, model, made_at, fresh_until, stale_until, *rest = plain
     calls, finish_reason, usage, cost, request_id, latency_s, *rest = rest
-    structured, depends, tags, tenant = rest
-    if finish_reason not in COMPLETE:
+    structured, depends, tags, tenant, generation, kind = rest
+    if finish_reason not in COMPLETE or generation < 0 or (kind is None and lengths[3]):
         raise ValueError
     return (
         body[end:],
@@ -128,7 +135,7 @@ def read(data: bytes) -> tuple[object, ...]:
         _finite(fresh_until),
         _finite(stale_until),
         body[after_json:after_text].decode("utf-8", "surrogatepass"),
-        body[after_text:end].decode("utf-8", "surrogatepass"),
+        body[after_text:after_reasoning].decode("utf-8", "surrogatepass"),
         tuple([ToolCall(*_check(call, _CALL_KINDS)) for call in calls]),
         finish_reason,
         None if usage is None else _used(*_check(usage, _USAGE_KINDS)),
@@ -139,6 +146,8 @@ def read(data: bytes) -> tuple[object, ...]:
         tuple([(pair[0], pair[1]) for pair in depends if _check(pair, _PAIR_KINDS)]),
         tuple(_check(tags, [_TEXT] * len(tags))),
         tenant,
+        generation,
+        None if kind is None else Returned(kind, body[after_reasoning:end]),
     )
 
 
