@@ -18,6 +18,7 @@
     │   └── StreamInterruptedError       broken after text was delivered; see .partial
     ├── RejectedError                    refused by tierllm; the provider was not called
     │   ├── BudgetExceededError
+    │   ├── CacheMissError               cache="only", and nothing was there
     │   ├── CircuitOpenError
     │   ├── NotConfirmedError            confirm= said no to the estimate
     │   ├── RequestTooLargeError
@@ -45,6 +46,7 @@ __all__ = [
     "AllTiersFailedError",
     "AuthenticationError",
     "BudgetExceededError",
+    "CacheMissError",
     "CircuitOpenError",
     "ClientClosedError",
     "ConfigError",
@@ -189,7 +191,12 @@ class StreamInterruptedError(ProviderError):
 
 
 class RejectedError(TierLLMError):
-    """tierllm refused the call; the provider was not called and nothing was spent."""
+    """tierllm refused the call; the provider was not called and nothing was spent.
+
+    ``personal``: for what this caller may do or pay; another with the same question might be served.
+    """
+
+    personal = False
 
     def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -204,6 +211,8 @@ class BudgetExceededError(RejectedError):
     comes back at the latest (seconds since 1970; ``None``: never), ``retry_after_s`` the same from now.
     ``steps_down`` says whether a cheaper place may be tried in its stead.
     """
+
+    personal = True
 
     def __init__(
         self,
@@ -228,6 +237,10 @@ class BudgetExceededError(RejectedError):
         self.limit = limit
         self.resets_at = resets_at
         self.steps_down = steps_down
+
+
+class CacheMissError(RejectedError):
+    """A call with ``cache="only"`` found nothing in the cache."""
 
 
 class CircuitOpenError(RejectedError):
@@ -264,6 +277,8 @@ class RequestTooLargeError(RejectedError):
 
 class NotConfirmedError(RejectedError):
     """``confirm=`` was shown the estimate and did not agree. ``estimate`` is what it was shown."""
+
+    personal = True
 
     def __init__(self, message: str = "", *, estimate: Estimate | None = None) -> None:
         super().__init__(message)

@@ -29,6 +29,8 @@ __all__ = [
     "BudgetPace",
     "BudgetRefused",
     "BudgetWarning",
+    "CacheDamaged",
+    "CacheRefreshed",
     "CallFinished",
     "CallSettled",
     "Event",
@@ -193,6 +195,25 @@ class PriceUnknown(Event):
     tier: str
     deployment: str
     model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRefreshed(Event):
+    """An old cached answer was made anew, behind the back of the call that it was served to.
+
+    ``error`` is the kind of the error where that failed; the old answer then stays until its time is over.
+    """
+
+    trace_id: str
+    tier: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDamaged(Event):
+    """A layer of the cache held what is no entry: it was thrown out, and counts as missed."""
+
+    layer: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tierllm import Deployment, Tier, TieredClient
+from tierllm import Deployment, ResultCache, Tier, TieredClient
 from tierllm.testing import Fail, FakeProvider
 
 
@@ -72,3 +72,34 @@ def test_async(client: TieredClient) -> None:
             gc.enable()
 
     assert asyncio.run(calls()) == 0
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("deadline_s", [None, 60], ids=["led inline", "led apart"])
+def test_with_a_cache(fake: FakeProvider, streaming: bool, deadline_s: float | None) -> None:
+    client = TieredClient([Tier("gold", [Deployment("g", fake)])], cache=ResultCache(), deadline_s=deadline_s)
+
+    def call(prompt: str) -> None:
+        if not streaming:
+            client.complete(prompt)
+            return
+        with client.stream(prompt) as stream:
+            for _ in stream:
+                pass
+
+    def settled() -> None:
+        while client.status()["in_flight"]:  # a flight's own thread ends a moment later
+            pass
+
+    call("kept")
+    settled()
+    while gc.collect():
+        pass
+    gc.disable()
+    try:
+        for prompt in ("kept", "new", "newer", "kept"):
+            call(prompt)
+            settled()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

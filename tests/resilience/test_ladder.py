@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client.forms import Form, World, every_form
-from tierllm import Request, Response, Route, TieredClient, tiered
+from tierllm import Call, Request, Response, Route, TieredClient, tiered
 from tierllm.errors import (
     AllTiersFailedError,
     ConfigError,
@@ -309,9 +309,9 @@ def test_as_a_stream_it_comes_in_pieces_like_any_other() -> None:
 
 
 def test_rungs_alone() -> None:
-    request = Request(messages=())
-    assert StaleAnswer(lambda r: None)(request) is None
-    stale = StaleAnswer(lambda r: "old")(request)
+    call = Call(Request(messages=()))
+    assert StaleAnswer(lambda r: None)(call) is None
+    stale = StaleAnswer(lambda r: "old")(call)
     assert stale is not None
     assert (stale.text, stale.cached) == ("old", True)
     assert ThrottledError("full").retry_after_s is None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..cost.ledger import UsageLedger
     from ..cost.ledger_summary import UsageLine
     from ..cost.treasury import Treasury
+    from ..pipeline.provider import Provider
     from ..pipeline.ready import ReadyCall
     from ..resilience.quotes import Quotes
     from ..types import Request
@@ -38,7 +39,7 @@ class Accounts:
     _wall: Callable[[], float]
     _numbers: Iterator[int]
 
-    def ready(self, request: Request) -> ReadyCall:
+    def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
         raise NotImplementedError
 
     def estimate(

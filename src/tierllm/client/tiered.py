@@ -17,27 +17,27 @@ from ..cost.confirm import Confirm
 from ..cost.estimator import CostEstimator
 from ..cost.prices import PriceBook
 from ..cost.runs import active_runs
-from ..cost.tokens import BIG
 from ..cost.treasury import Treasury
 from ..errors import ConfigError, RejectedError, TierLLMError, UsageError
 from ..events import CallFinished, Listener, emitter
 from ..pipeline.compose import compose
-from ..pipeline.effects import Blocking
 from ..pipeline.fork import renew_after_fork
 from ..pipeline.host import Host
 from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
 from ..pipeline.scope import Scope
 from ..resilience.assembly import Assembly
 from ..resilience.fallback import FallbackChain
-from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer
+from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer, StaleEntry
 from ..resilience.quotes import Quotes
 from ..resilience.retry import Retry, RetryBudget
+from ..resilience.sized import Sized
 from ..resilience.window import may_be_large
 from ..routing.ask import FOREVER_S, CallOptions, ask, check_dollars
 from ..routing.plan import Plan, plan
 from ..routing.tier import Tier, check_rules
 from ..types import Call, Candidate, Message, Request, Response, Timeouts, Trace, length_of
 from .accounts import Accounts
+from .cached import Cached
 from .checks import (
     check_money,
     check_options,
@@ -52,12 +52,13 @@ from .checks import (
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from ..caching import ResultCache
     from ..config import Config
     from ..cost.budget import Budget
     from ..cost.estimate import Estimate
     from ..cost.ledger import UsageLedger
     from ..pipeline.clock import Clock
-    from ..pipeline.effects import Flow, Handler, Policy
+    from ..pipeline.effects import Flow, Policy
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..stores import Store
@@ -69,7 +70,7 @@ T = TypeVar("T")
 PLANS_KEPT = 1024
 
 
-class TieredClient(Accounts):
+class TieredClient(Accounts, Cached):
     """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
 
     ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
@@ -79,7 +80,7 @@ class TieredClient(Accounts):
     bounds all retrying together. When every tier is out, ``stale(request)`` and ``simple_reply``
     are asked for an answer before the error is raised. ``policies`` go outermost around each call.
     ``clock`` and ``rng`` make time and chance the caller's. ``deadline_s`` is the default for calls
-    that name none.
+    that name none. ``cache`` keeps answers; clients may share one, and the last to close closes it.
 
     ``budgets`` limit what is spent, on accounts in ``store`` (in memory unless given). ``ledger`` keeps
     a row for every call: a ``UsageLedger``, a path, or ``False`` for none; left out, a client with
@@ -102,6 +103,7 @@ class TieredClient(Accounts):
         deadline_s: float | None = None,
         stale: Callable[[Request], Response | str | None] | None = None,
         simple_reply: Any = None,
+        cache: ResultCache | None = None,
         budgets: Sequence[Budget] = (),
         store: Store | None = None,
         ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
@@ -162,18 +164,25 @@ class TieredClient(Accounts):
             prices=prices,
         )
         self._lines = {tier.name: assembly.line(tier) for tier in self.tiers}
-        rungs: list[Rung] = []
+        caching = self._caching = self._with_cache(cache)
+        rungs: list[Rung] = [] if caching is None else [StaleEntry(caching)]
         if stale is not None:
             rungs.append(StaleAnswer(stale))
         if simple_reply is not None:
             rungs.append(SimpleReply(simple_reply))
         outer: list[Policy] = [Ladder(rungs)] if rungs else []
+        outer += policies
+        if caching is not None:
+            outer.append(caching)
         self._quotes = Quotes(self._lines, self._estimator)
         self._confirms = confirm is not None or confirm_over_usd is not None
         asking = Confirm(self._quotes.of, self._quotes.dearest_usd, confirm, over_usd)
-        self._handler = compose([*outer, *policies, self.fallback], self._enter)
-        self._careful = compose([*outer, self._sized, asking, *policies, self.fallback], self._enter)
+        self._sized = Sized(self._lines)
+        self._handler = compose([*outer, self.fallback], self._enter)
+        self._careful = compose([*outer, self._sized, asking, self.fallback], self._enter)
         check_treasury(self._treasury, ledger)
+        if caching is not None:
+            caching.cache.attach(self, self._emit)
         renew_after_fork(self)
 
     @classmethod
@@ -243,6 +252,8 @@ class TieredClient(Accounts):
             call.caps = treasury.caps_of(request, self)
             if treasury.steers(call.caps):
                 self._steer(call, trace)
+        if self._caching is not None:
+            call.lookup = self._caching.lookup(request)
         if may_be_large(length_of(request.messages), request.params):
             call.sizes = {}
         return ReadyCall(call, self._observed, scope, self._host)
@@ -290,7 +301,7 @@ class TieredClient(Accounts):
         try:
             request = call.request
             asks = self._confirms or request.confirm or request.confirm_over_usd is not None
-            careful = asks or self._heavy(call)
+            careful = asks or (call.sizes is not None and self._sized.heavy(call))
             response = await (self._careful if careful else self._handler)(call)
             if not isinstance(response, Response):
                 raise UsageError(f"a policy returned {type(response).__name__}, not a Response")
@@ -321,35 +332,16 @@ class TieredClient(Accounts):
             response.trace = trace
             return response
         finally:
-            for cap in call.caps:
-                cap.close()
+            if call.caps and (self._caching is None or self._caching.over(call)):
+                for cap in call.caps:
+                    cap.close()
             trace.duration_s = self.clock() - call.begun_at
             if self._emit is not None:
                 self._emit(CallFinished(trace=trace))
 
     def _enter(self, call: Call, /) -> Flow[Response]:
-        return self._lines[call.tier].handler(call)
-
-    async def _sized(self, call: Call, call_next: Handler) -> Response:
-        """A very long prompt is counted off the event loop, before places ask how long it is."""
-        if self._heavy(call):
-            assert call.plan is not None
-            for tier in call.plan.tiers:
-                for line in self._lines[tier].lines:
-                    question = line.window.question(call)
-                    if question is not None:
-                        await Blocking(question)
-        return await call_next(call)
-
-    def _heavy(self, call: Call) -> bool:
-        """Whether counting its tokens would hold up an event loop: it is long, or a tokenizer not loaded."""
-        plan = call.plan
-        if call.sizes is None or plan is None:
-            return False
-        if length_of(call.request.messages) > BIG:
-            return True
-        lines = (line for tier in plan.tiers for line in self._lines[tier].lines)
-        return any(not line.place.tokens.loaded and line.window.question(call) is not None for line in lines)
+        handler = self._lines[call.tier].handler
+        return handler(call) if call.lookup is None else self._caching.enter(call, handler)  # type: ignore[union-attr]
 
     # -- watching --------------------------------------------------------------
 
@@ -360,6 +352,7 @@ class TieredClient(Accounts):
             "in_flight": len(self._host.live),
             "retry_budget": self._budget.status(),
             "budgets": self._treasury.status(),
+            "cache": None if self._caching is None else self._caching.cache.status(),
             "tiers": {name: line.status() for name, line in self._lines.items()},
         }
 
@@ -370,6 +363,8 @@ class TieredClient(Accounts):
         self._host.close()
         with ExitStack() as all_of_them:  # one that fails must not save the others
             all_of_them.callback(self._treasury.close)
+            if self._caching is not None:
+                all_of_them.callback(self._caching.cache.close, self)
             for provider in self._providers():
                 all_of_them.callback(provider.close)
 
@@ -379,6 +374,8 @@ class TieredClient(Accounts):
         await self._host.drained()
         async with AsyncExitStack() as all_of_them:
             all_of_them.push_async_callback(self._treasury.aclose)
+            if self._caching is not None:
+                all_of_them.push_async_callback(self._caching.cache.aclose, self)
             for provider in self._providers():
                 all_of_them.push_async_callback(provider.aclose)
 
@@ -404,6 +401,8 @@ class TieredClient(Accounts):
         self._host.renew()
         self._budget.renew()
         self._treasury.renew()
+        if self._caching is not None:
+            self._caching.renew()
         for line in self._lines.values():
             line.renew()
         for provider in self._providers():

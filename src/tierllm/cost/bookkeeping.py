@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..events import CallSettled, Event, PriceUnknown
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Bookkeeper"]
 
 log = logging.getLogger("tierllm")
+
+NO_DOLLARS = Decimal(0)
 
 
 class Bookkeeper:
@@ -101,12 +104,45 @@ class Bookkeeper:
         )
         self._write(purchase, entry)
 
+    def cached(self, call: Call, response: Response, saved_usd: Decimal | None) -> None:
+        """An answer was there already; made for this call it would have cost ``saved_usd``."""
+        if self.ledger is None and not call.caps:
+            return
+        request, trace, usage = call.request, call.trace, response.usage
+        counted = {} if usage is None else _reported(None, usage)
+        entry = Entry(
+            **{
+                **counted,
+                "id": self._new_id(),
+                "trace_id": "" if trace is None else trace.id,
+                "at": self.wall(),
+                "outcome": "cached",
+                "user": request.user,
+                "tenant": request.tenant,
+                "plan": request.plan,
+                "tags": request.tags,
+                "route": request.route,
+                "run": _runs_of(call),
+                "tier": response.tier or "",
+                "deployment": response.deployment or "",
+                "model": response.model or "",
+                "cost_usd": NO_DOLLARS,
+                "list_usd": saved_usd,
+                "cached": True,
+                "request_id": response.request_id,
+            }
+        )
+        self._post(call, entry)
+
+    def _new_id(self) -> str:
+        return f"{self._prefix}-{next(self._numbers):x}"
+
     def _entry(self, purchase: Purchase, **more: Any) -> Entry:
         place, request, trace = purchase.place, purchase.call.request, purchase.call.trace
         expected = purchase.expected
         cost = None if expected is None else expected.cost_usd
         return Entry(
-            id=f"{self._prefix}-{next(self._numbers):x}",
+            id=self._new_id(),
             trace_id="" if trace is None else trace.id,
             at=self.wall(),
             user=request.user,
@@ -125,12 +161,15 @@ class Bookkeeper:
         )
 
     def _write(self, purchase: Purchase, entry: Entry) -> None:
-        for run in {cap.run: None for cap in purchase.call.caps if cap.run is not None}:
+        self._post(purchase.call, entry)
+        if self.emit is not None and entry.outcome != "refused":
+            self.emit(CallSettled(entry=entry))
+
+    def _post(self, call: Call, entry: Entry) -> None:
+        for run in {cap.run: None for cap in call.caps if cap.run is not None}:
             run.book(entry)
         if self.ledger is not None and self.ledger.post(entry):
             self.soon(self.ledger.flush)
-        if self.emit is not None and entry.outcome != "refused":
-            self.emit(CallSettled(entry=entry))
 
     def learn(self, purchase: Purchase, response: Response) -> None:
         """Let the estimator know what an answer was like."""

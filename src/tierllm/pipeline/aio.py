@@ -339,7 +339,7 @@ class _SpawnedTask:
 
 def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
     """Start ``effect.flow`` in a task of its own, with a deadline of its own."""
-    scope = Scope(host.clock, parent.deadline_at)
+    scope = effect.scope or Scope(host.clock, parent.deadline_at)
     tape = effect.tape
     flow = AsyncRun(effect.flow, scope, host, streaming=tape is not None)
 

@@ -211,13 +211,17 @@ class Spawned(Protocol):
 
 
 class Spawn(Effect[Spawned]):
-    """Start a flow that outlives this call; what it says goes onto ``tape``, if one is given."""
+    """Start a flow that outlives this call; what it says goes onto ``tape``, if one is given.
 
-    __slots__ = ("flow", "tape")
+    ``scope`` is the flow's own, where its maker has to know it; else it has one with this call's deadline.
+    """
 
-    def __init__(self, flow: Flow[Response], tape: Tape | None = None) -> None:
+    __slots__ = ("flow", "scope", "tape")
+
+    def __init__(self, flow: Flow[Response], tape: Tape | None = None, scope: Scope | None = None) -> None:
         self.flow = flow
         self.tape = tape
+        self.scope = scope
 
 
 class Follow(Effect["Response"]):

@@ -45,6 +45,7 @@ class ReadyCall:
 
     def run(self) -> Response:
         """Wait for the whole answer in this thread."""
+        self.call.driven = "sync"
         try:
             self.host.begin(self.scope)
             return run(self.flow(), self.scope, self.host)
@@ -57,6 +58,7 @@ class ReadyCall:
         """Wait for the whole answer in this task."""
         from .aio import arun
 
+        self.call.driven = "async"
         try:
             self.host.begin(self.scope)
             return await arun(self.flow(), self.scope, self.host)
@@ -90,6 +92,7 @@ class ResponseStream:
         ready = self._ready
         if self._run is not None:
             raise UsageError("this stream has been used: ask for a new one")
+        ready.call.driven = "stream"
         ready.begin_now()
         self._run = SyncRun(ready.flow(), ready.scope, ready.host, streaming=True)
         self._chunks = self._deliver(self._run)
@@ -157,6 +160,7 @@ class AsyncResponseStream:
         ready = self._ready
         if self._run is not None:
             raise UsageError("this stream has been used: ask for a new one")
+        ready.call.driven = "stream"
         ready.begin_now()
         self._run = AsyncRun(ready.flow(), ready.scope, ready.host, streaming=True)
         return self

@@ -341,7 +341,7 @@ class _SpawnedThread:
 
 def spawn(host: Host, parent: Scope, effect: Spawn) -> Spawned:
     """Start ``effect.flow`` in a thread of its own, with a deadline of its own."""
-    scope = Scope(host.clock, parent.deadline_at)
+    scope = effect.scope or Scope(host.clock, parent.deadline_at)
     flow = SyncRun(effect.flow, scope, host, streaming=effect.tape is not None)
     spawned = _SpawnedThread(flow, effect.tape)
     try:

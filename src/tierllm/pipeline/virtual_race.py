@@ -151,7 +151,7 @@ class _SpawnedRun:
 def spawn(parent: VirtualRun, effect: Spawn) -> _SpawnedRun:
     """Start ``effect.flow`` as a run of its own, with a deadline of its own."""
     world, host, tape = parent.world, parent.host, effect.tape
-    scope = Scope(world.clock, parent.scope.deadline_at)
+    scope = effect.scope or Scope(world.clock, parent.scope.deadline_at)
 
     def ended(run: VirtualRun) -> None:
         host.end(scope)

@@ -25,6 +25,9 @@ class BaseProvider:
 
     name = "provider"
     waits = True
+    origin: str = ""
+    """What its answers depend on beside ``name`` and model: an address, a file, a function. A cached answer
+    counts only while this is the same."""
     vendor: str | None = None
     """Who serves the models, as price lists have it; ``None``: the one of that ``name``."""
     takes_max_tokens = True

@@ -12,6 +12,7 @@ from ..pipeline.waiting import forbid_in_event_loop
 from .answers import Answer, achunks_of, awhole, chunks_of, is_pending, whole
 from .base import BaseProvider
 from .crossing import OwnLoop, OwnThread, within
+from .identity import identity
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
@@ -53,6 +54,7 @@ class Function(BaseProvider):
     ) -> None:
         self.name = name or _name_of(fn)
         self._ask = _binding(fn, self.name)
+        self.origin = _origin(fn, afn)
         self.takes_max_tokens = _heeds(fn) and (afn is None or _heeds(afn))
         self._needs_loop = _is_async(fn)
         self._blocking = afn is None and not self._needs_loop
@@ -215,3 +217,16 @@ def _offer(what: str, call: Call, scope: Invocation, name: str) -> Any:
     if what == "options":
         return call.options(name)
     return {"model": call.model, "params": call.params, "scope": scope}[what]
+
+
+def _origin(*fns: Callable[..., Any] | None) -> str:
+    """The functions' code: an object's own state is not in it."""
+    return repr([None if fn is None else _told(identity(fn)) for fn in fns])
+
+
+def _told(part: object) -> object:
+    if isinstance(part, list | tuple):
+        return [_told(each) for each in part]
+    if isinstance(part, dict):
+        return {name: _told(each) for name, each in part.items()}
+    return part if isinstance(part, str | bytes | int | float | None) else type(part).__qualname__

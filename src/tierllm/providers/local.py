@@ -74,6 +74,7 @@ class Local(BaseProvider):
         self.name = name
         self._seed = seed
         self._path = None if model_path is None else Path(model_path).expanduser()
+        self.origin = f"{self._path} seed={seed} n_ctx={n_ctx}"
         self._sizes = (n_ctx, n_threads, n_parallel)
         self._model: Model | None = None
 

@@ -78,7 +78,9 @@ class Clients:
         self._home: asyncio.AbstractEventLoop | None = None
         own = given or given_async
         where = own.base_url if own is not None else settings["base_url"] or os.environ.get("OPENAI_BASE_URL")
-        self.host = urlsplit(str(where)).hostname if where else "api.openai.com"
+        parts = urlsplit(str(where or "https://api.openai.com/v1"))
+        self.host = parts.hostname
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self.official = f".{self.host}".endswith(".openai.com")
         self._elsewhere = bool(settings["base_url"]) and not self.official
         self.renew()

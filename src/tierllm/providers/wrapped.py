@@ -17,6 +17,7 @@ from ..errors import (
 )
 from ..types import Chunk, Response, Route, Usage
 from .base import BaseProvider
+from .identity import identity
 from .translate import translate
 
 if TYPE_CHECKING:
@@ -116,9 +117,14 @@ class WrappedCall(BaseProvider):
         self.args = args
         self.kwargs = kwargs or {}
         self.waits = not signature.is_async
+        self.streams = signature.streams
         self.began = False
         self.takes_route = self.takes_max_tokens = signature.takes_route
         self._failures = _Failures(retry_on)
+
+    def asks(self) -> list[object]:
+        """All that its answer depends on beside the prompt, as far as can be told."""
+        return [identity(self.fn), list(self.args), dict(self.kwargs)]
 
     def _call(self, call: Call, scope: Invocation) -> Any:
         if not self.takes_route:

@@ -119,8 +119,8 @@ class DeploymentLine:
             retry.held_s = self.held_s
             retry.too_slow_for = lambda left_s: self.pace.too_slow_for(left_s, self.clock())
             self.handler = compose([retry], self._recorded)
-        self._base: Mapping[str, Any] = self._fitted({})
-        self.window = Window(self.place, tier, deployment, self._fitted)
+        self._base: Mapping[str, Any] = self.params_for({})
+        self.window = Window(self.place, tier, deployment, self.params_for)
 
     # -- before ----------------------------------------------------------------
 
@@ -191,10 +191,11 @@ class DeploymentLine:
         request = call.request
         if self.tier.prompt is not None:
             fit.messages = self.tier.worded(request.messages)
-        fit.params = self._fitted(request.params) if request.params else dict(self._base)
+        fit.params = self.params_for(request.params) if request.params else dict(self._base)
         return fit
 
-    def _fitted(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    def params_for(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters that are sent where these were asked for."""
         params = {**self.tier.defaults, **self.deployment.params, **asked}
         self.tier.ceilings.apply(params)
         for name in self.deployment.drop:

@@ -40,6 +40,8 @@ RAISED_THEMSELVES = (BudgetExceededError, ThrottledError, RequestTooLargeError)
 class NotInTime(RejectedError):
     """No place can answer before the deadline. Told to the caller as ``DeadlineExceededError``."""
 
+    personal = True
+
 
 class FallbackChain:
     """Tries the admissible tiers in turn, best first, until one answers.

@@ -21,9 +21,10 @@ from ..pipeline.effects import Blocking, Handler
 from ..types import Request, Response
 
 if TYPE_CHECKING:
+    from ..caching.policy import Caching
     from ..types import Call
 
-__all__ = ["Ladder", "Rung", "SimpleReply", "StaleAnswer"]
+__all__ = ["Ladder", "Rung", "SimpleReply", "StaleAnswer", "StaleEntry"]
 
 log = logging.getLogger("tierllm")
 
@@ -31,11 +32,15 @@ WHEN_ALL_IS_OUT = (AllTiersFailedError, DeadlineExceededError, ThrottledError, C
 
 
 class Rung(Protocol):
-    """One step of the ladder: an answer, or ``None`` to leave it to the next."""
+    """One step of the ladder: an answer, or ``None`` to leave it to the next.
+
+    ``knows_origin``: the rung itself has seen to it that the call may have its answers.
+    """
 
     name: str
+    knows_origin: bool
 
-    def __call__(self, request: Request, /) -> Response | None: ...
+    def __call__(self, call: Call, /) -> Response | None: ...
 
 
 class Ladder:
@@ -63,12 +68,12 @@ class Ladder:
     async def _answer(self, call: Call) -> Response | None:
         for rung in self.rungs:
             try:
-                answer = await Blocking(_asking(rung, call.request))
+                answer = await Blocking(_asking(rung, call))
             except Exception as error:
                 # the application's own code, and its message may quote the prompt: log the kind only
                 log.error("the ladder's rung %r raised %s", rung.name, type(error).__name__)
                 continue
-            if answer is None or not _admissible(answer, call):
+            if answer is None or not (rung.knows_origin or _admissible(answer, call)):
                 continue
             if rung.name not in answer.degraded:
                 answer.degraded = (*answer.degraded, rung.name)
@@ -78,8 +83,8 @@ class Ladder:
         return None
 
 
-def _asking(rung: Rung, request: Request) -> Callable[[], Response | None]:
-    return lambda: rung(request)
+def _asking(rung: Rung, call: Call) -> Callable[[], Response | None]:
+    return lambda: rung(call)
 
 
 def _admissible(answer: Response, call: Call) -> bool:
@@ -95,16 +100,30 @@ def _admissible(answer: Response, call: Call) -> bool:
     return answer.tier is None or call.plan is None or answer.tier in call.plan.tiers
 
 
+class StaleEntry:
+    """What the client's cache kept of an earlier answer, past its time."""
+
+    name = "stale"
+    knows_origin = True
+
+    def __init__(self, caching: Caching) -> None:
+        self.caching = caching
+
+    def __call__(self, call: Call, /) -> Response | None:
+        return self.caching.rung(call)
+
+
 class StaleAnswer:
     """An old cached answer, from ``lookup(request)``: a response, a text, or ``None``."""
 
     name = "stale"
+    knows_origin = False
 
     def __init__(self, lookup: Callable[[Request], Response | str | None]) -> None:
         self.lookup = lookup
 
-    def __call__(self, request: Request, /) -> Response | None:
-        answer = _as_response(self.lookup(request), "the stale answer")
+    def __call__(self, call: Call, /) -> Response | None:
+        answer = _as_response(self.lookup(call.request), "the stale answer")
         if answer is not None:
             answer.cached = True
         return answer
@@ -118,13 +137,14 @@ class SimpleReply:
     """
 
     name = "simple_reply"
+    knows_origin = False
 
     def __init__(self, reply: Any) -> None:
         _checked(reply, "simple_reply")
         self.reply = reply
 
-    def __call__(self, request: Request, /) -> Response | None:
-        found = self.reply
+    def __call__(self, call: Call, /) -> Response | None:
+        request, found = call.request, self.reply
         for key in (request.route, request.language):
             if isinstance(found, Mapping):
                 found = found.get(key, found.get("*"))

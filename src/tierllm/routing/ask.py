@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
+from ..caching.contents import LONGEST_TTL_S, hash_of
 from ..errors import ConfigError, UnknownOptionError
 from ..types import Message, Request
 
@@ -54,6 +55,11 @@ class CallOptions(TypedDict, total=False):
     **What it may cost.** ``max_cost_usd`` is the most that all its attempts may cost together. Where
     it may cost more than ``confirm_over_usd``, ``confirm(estimate)`` is asked first.
 
+    **From a cache.** ``cache`` is ``"off"``, ``"auto"`` (unless the temperature is above 0), ``"always"``,
+    ``"refresh"`` (ask again, and keep that) or ``"only"`` (or else ``CacheMissError``); left out: what the
+    cache's ``default`` says. The answer is fresh for ``cache_ttl_s``. ``depends_on={"doc:42": text}``
+    makes it valid for just this content (or its SHA-256, or a version number).
+
     **What the model gets.** All from ``max_tokens`` on, within the tier's ceilings. ``extra`` holds
     further options by provider name: ``{"openai": {"verbosity": "low"}}``.
     """
@@ -72,6 +78,9 @@ class CallOptions(TypedDict, total=False):
     max_cost_usd: Decimal | float | int | str
     confirm: Callable[[Estimate], object]
     confirm_over_usd: Decimal | float | int | str
+    cache: Literal["auto", "always", "refresh", "only", "off"] | None
+    cache_ttl_s: float
+    depends_on: Mapping[str, str | bytes | int]
     route: str | None
     language: str | None
     extra: Mapping[str, Mapping[str, Any]]
@@ -128,6 +137,8 @@ KINDS: dict[str, type] = {
 NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping)
 FOREVER_S = 4e6
 """46 days: as long as every platform's timers can wait."""
+
+CACHE_MODES = ("auto", "always", "refresh", "only", "off")
 
 NAMES = frozenset({"sla", "user", "tenant", "plan", "session", "min_tier", "route", "language"})
 OPTIONS = frozenset(CallOptions.__annotations__)
@@ -254,6 +265,18 @@ def _checked(name: str, value: Any) -> Any:
             return float(min(value, FOREVER_S))
         case "max_cost_usd" | "confirm_over_usd":
             return check_dollars(name, value)
+        case "cache":
+            if value not in CACHE_MODES:
+                raise ConfigError(f"cache={value!r}: one of {', '.join(CACHE_MODES)}")
+            return value
+        case "cache_ttl_s":
+            if not _number(value) or not 0 <= value <= LONGEST_TTL_S:
+                raise ConfigError(f"cache_ttl_s={value!r}: give seconds, from 0 to a year")
+            return float(value)
+        case "depends_on":
+            if not isinstance(value, Mapping):
+                raise ConfigError('depends_on: give contents by document, such as {"doc:42": text}')
+            return tuple(sorted((name, hash_of(name, content)) for name, content in value.items()))
         case "confirm":
             if not callable(value):
                 raise ConfigError(f"confirm={value!r}: give a function of the estimate")

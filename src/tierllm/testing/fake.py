@@ -63,6 +63,7 @@ class FakeProvider(PlayedProvider):
         if answer is not None and not callable(answer):
             raise ConfigError(f"FakeProvider(answer={answer!r}): give a function of the call")
         self.name = name
+        self.origin = f"seed={seed}"
         self.journal = Journal(journal_size)
         self.calls = 0
         self.in_flight = 0

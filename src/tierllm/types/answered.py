@@ -101,8 +101,9 @@ class Response:
     ``finish_reason`` is ``"stop"``, ``"length"``, ``"tool_calls"``, ``"content_filter"`` or the
     vendor's own word. ``cost_usd`` is ``None`` where no price is known. ``degraded`` names what was
     taken away from this answer beyond its tier: ``("stale",)`` for an old cached one,
-    ``("simple_reply",)`` for the application's own. ``raw`` is the vendor's object. ``request_id``
-    is the vendor's id, ``trace.id`` tierllm's.
+    ``("simple_reply",)`` for the application's own. ``cached``: it was not made for this call, which
+    pays nothing for it; ``age_s`` seconds ago, where it had been kept. ``raw`` is the vendor's object.
+    ``request_id`` is the vendor's id, ``trace.id`` tierllm's.
     """
 
     text: str = ""
@@ -116,6 +117,7 @@ class Response:
     deployment: str | None = None
     model: str | None = None
     cached: bool = False
+    age_s: float | None = None
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     request_id: str | None = None
@@ -162,6 +164,7 @@ class Response:
         twin.deployment = self.deployment
         twin.model = self.model
         twin.cached = self.cached
+        twin.age_s = self.age_s
         twin.degraded = self.degraded
         twin.warnings = self.warnings
         twin.request_id = self.request_id

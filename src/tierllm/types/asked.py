@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from decimal import Decimal
 
+    from ..caching.lookup import Lookup
     from ..cost.estimate import Estimate
     from ..cost.runs import Cap
     from ..pipeline.provider import Provider
@@ -44,7 +45,9 @@ class Request:
     ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
     (a decorated function's name), ``language`` the language of a simple reply. ``max_cost_usd`` is what
     the call may cost at most, all attempts together; ``confirm`` is asked where it may cost more than
-    ``confirm_over_usd``. A call that is not ``repeatable`` reaches a provider once at most.
+    ``confirm_over_usd``. ``cache`` says what a cache may do for it, ``cache_ttl_s`` for how long its
+    answer is fresh; ``depends_on`` names documents with hashes of the contents that it rests on. A call
+    that is not ``repeatable`` reaches a provider once at most.
     """
 
     messages: tuple[Message, ...]
@@ -65,6 +68,9 @@ class Request:
     max_cost_usd: Decimal | None = None
     confirm: Callable[[Estimate], Any] | None = None
     confirm_over_usd: Decimal | None = None
+    cache: str | None = None
+    cache_ttl_s: float | None = None
+    depends_on: tuple[tuple[str, str], ...] = ()
     params: Mapping[str, Any] = _NOTHING
     extra: Mapping[str, Mapping[str, Any]] = _NOTHING
 
@@ -118,6 +124,8 @@ class Call:
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
     open, ``min_window`` a context window that has proven too small. ``caps`` are the budgets of this
     very call, ``sizes`` what is known so far of the input's tokens (kept for large requests only).
+    ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
+    (both for whole answers), ``"stream"``, or ``""`` where nobody said.
     ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
     for longer has failed, even where the caller's deadline cuts it off first. ``progress`` is set by
     the driver when the provider is called.
@@ -129,6 +137,8 @@ class Call:
         "begun_at",
         "caps",
         "deployment",
+        "driven",
+        "lookup",
         "messages",
         "min_window",
         "model",
@@ -174,6 +184,8 @@ class Call:
         self.begun_at = 0.0
         self.caps: tuple[Cap, ...] = ()
         self.sizes: dict[str, int] | None = None
+        self.driven = ""
+        self.lookup: Lookup | None = None
         self.min_window = 0
         self.patience_s = math.inf
         self.attempt = 0
@@ -199,6 +211,8 @@ class Call:
         twin.begun_at = self.begun_at
         twin.caps = self.caps
         twin.sizes = self.sizes
+        twin.driven = self.driven
+        twin.lookup = self.lookup
         twin.min_window = self.min_window
         twin.patience_s = self.patience_s
         twin.attempt = 0

@@ -67,7 +67,10 @@ class Trace:
     """The account of one call: what was asked, considered, tried and served, and how long it took.
 
     ``asked`` is the tier the caller named, ``granted`` where the call was allowed to start,
-    ``served`` where the answer came from. ``to_dict()`` is plain data for JSON, without prompt text.
+    ``served`` where the answer came from. ``cache`` says what the cache did: ``"hit"`` (found in
+    ``cache_layer``), ``"stale"`` (an old answer), ``"joined"`` (the attempts are those of the call whose
+    trace is ``led_by``), ``"miss"``, ``"off"`` (it does not apply to this call), or ``None``: there is
+    none. ``to_dict()`` is plain data for JSON, without prompt text.
     """
 
     id: str
@@ -85,6 +88,9 @@ class Trace:
     waits: list[Waited] = field(default_factory=list)
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    cache: str | None = None
+    cache_layer: str | None = None
+    led_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without prompt text."""
@@ -106,4 +112,7 @@ class Trace:
             "waits": [{"kind": w.kind, "where": w.where, "seconds": round(w.seconds, 6)} for w in self.waits],
             "degraded": list(self.degraded),
             "warnings": list(self.warnings),
+            "cache": self.cache,
+            "cache_layer": self.cache_layer,
+            "led_by": self.led_by,
         }

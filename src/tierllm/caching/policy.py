@@ -1,0 +1,284 @@
+"""What the cache does to a call that comes to a client: answers it, if it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CacheMissError
+from ..pipeline.effects import Blocking, Handler
+from ..types import Response, length_of
+from .flown import Flown
+from .key import key_of
+from .lookup import Lookup
+from .returned import unpack
+from .stack import Found
+
+if TYPE_CHECKING:
+    import random
+
+    from ..events import Event
+    from ..pipeline.effects import Flow
+    from ..pipeline.host import Host
+    from ..types import Call, Request
+    from .entry import Entry
+    from .origins import Origins
+    from .result_cache import ResultCache
+
+__all__ = ["Caching"]
+
+LARGE = 100_000
+"""Characters from which a key is made off the event loop."""
+
+
+class Caching:
+    """A ``ResultCache`` at work in one client.
+
+    Client level: ``__call__`` answers from the cache. Tier level: ``enter`` makes one flight of identical
+    calls, and keeps what it brings. ``lines`` are the tiers' handlers, ``renewed`` makes the same
+    call once more, for a refresh that nobody waits for; ``paid`` books an answer that cost nothing.
+    """
+
+    def __init__(
+        self,
+        cache: ResultCache,
+        origins: Origins,
+        *,
+        host: Host,
+        wall: Callable[[], float],
+        rng: random.Random,
+        emit: Callable[[Event], None] | None,
+        lines: Callable[[str], Handler],
+        renewed: Callable[[Call], Call],
+        paid: Callable[[Call, Response, Decimal | None], None],
+    ) -> None:
+        self.cache = cache
+        self.origins = origins
+        self.host = host
+        self.wall = wall
+        self.rng = rng
+        self.emit = emit
+        self.lines = lines
+        self.renewed = renewed
+        self.paid = paid
+        self._stack, self._boards, self._counts = cache.stack, cache.boards, cache.counts
+        self._flown = Flown(self)
+
+    def renew(self) -> None:
+        """After a fork."""
+        self._flown.renew()
+
+    def lookup(self, request: Request) -> Lookup | None:
+        """What a call begins with; ``None``: the cache has nothing to do with it."""
+        mode = request.cache or self.cache.default
+        return None if mode == "off" else Lookup(mode)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        look, trace = call.lookup, call.trace
+        applies = look is not None and await self._keyed(call, look)
+        if look is None or not applies:
+            if look is not None:
+                self._counts.count("bypassed")
+                if look.mode == "only":
+                    raise CacheMissError('cache="only": the cache does not apply to this call')
+            if trace is not None:
+                trace.cache = "off"
+            return await call_next(call)
+        if look.mode != "refresh":
+            answer = await self._answered(call, look)
+            if answer is not None:
+                return answer
+            if look.mode == "only":
+                raise CacheMissError('cache="only": the cache has no answer to this call')
+        else:
+            self._counts.count("misses")
+        if trace is not None:
+            trace.cache = "miss"
+        return await call_next(call)
+
+    def enter(self, call: Call, handler: Handler) -> Flow[Response]:
+        """A call comes to a tier, whose line is ``handler``."""
+        look = call.lookup
+        if look is None or look.key is None or not self._cool(call.tier, look, call.request):
+            return handler(call)
+        return self._flown(call, look, handler)
+
+    def over(self, call: Call) -> bool:
+        """The call has ended. False: a flight that it founded goes on, and closes its budgets."""
+        look = call.lookup
+        going_on = 0 if look is None else sum(self._flown.flights.outlives(each) for each in look.flights)
+        if look is not None:
+            look.flights = ()  # they refer to the call
+        return not going_on
+
+    # -- the key ---------------------------------------------------------------------
+
+    async def _keyed(self, call: Call, look: Lookup) -> bool:
+        """Whether the cache applies to the call; it then has a key, and a slot."""
+        request, plan = call.request, call.plan
+        assert plan is not None
+        if not request.repeatable or getattr(call.target, "streams", False):
+            return False
+        if not self._cool(plan.tiers[0], look, request):
+            return False
+        if call.sizes is not None and length_of(call.messages) > LARGE:
+            look.key = await Blocking(lambda: self._key(call))
+        else:
+            look.key = self._key(call)
+        if look.key is None:
+            return False
+        look.slot = look.key.digest
+        if self._boards.behind:
+            await Blocking(self._boards.catch_up)
+        look.generation = self._boards.notices.number
+        if request.depends_on and self._boards.notices.outdated(request.depends_on, self.tenant(request)):
+            look.key = None
+        return look.key is not None
+
+    def _cool(self, tier: str, look: Lookup, request: Request) -> bool:
+        """Whether the temperature is low enough that an answer may be given again."""
+        return look.mode == "always" or not self.origins.is_warm(tier, request)
+
+    def _key(self, call: Call) -> Any:
+        """Of the request; and of which labels answers need, and which contents they rest on."""
+        request, plan = call.request, call.plan
+        assert plan is not None
+        also: list[Any] = []
+        if request.require:
+            also.append(["require", sorted(request.require)])
+        if request.depends_on:
+            also.append(["depends_on", request.depends_on])
+        if not self.cache.serve_higher:
+            also.append(["tier", plan.tiers[0]])
+        if call.target is not None:  # a wrapped function
+            asks = getattr(call.target, "asks", None)
+            also.append(["call", call.target if asks is None else asks()])
+        return key_of(
+            request,
+            scope=self.cache.scope_of(request),
+            messages=call.messages,
+            also=also or None,
+            hasher=self.cache.hasher,
+            schemas=self.cache.schemas,
+        )
+
+    def tenant(self, request: Request) -> str | None:
+        """Whose an answer is; nobody's where all share."""
+        return None if self.cache.scope == "shared" else request.tenant
+
+    # -- answers ---------------------------------------------------------------------
+
+    async def _answered(self, call: Call, look: Lookup) -> Response | None:
+        """The answer that was kept, if there is one which this call may have now."""
+        assert call.plan is not None
+        granted = call.plan.tiers[0]
+        found = self.peek(look)
+        if self.cache.mode == "observe":
+            found = self.usable(found, call, granted) or self.usable(await self.find(look), call, granted)
+            self._counts.count("misses" if found is None else "would_hit")
+            return None
+        served = None if found is None else await self._served(found, call, look, granted)
+        if served is None and self._stack.is_deep:
+            found = await self.find(look)
+            served = None if found is None else await self._served(found, call, look, granted)
+        if served is None:
+            self._counts.count("misses")
+        return served
+
+    def peek(self, look: Lookup) -> Found | None:
+        """An entry from where no waiting is needed."""
+        assert look.key is not None
+        if self._boards.behind:
+            return None
+        return self._stack.peek(look.slot, look.key.canonical, self.wall())
+
+    async def find(self, look: Lookup) -> Found | None:
+        """An entry from further down."""
+        assert look.key is not None
+        found = await self._stack.find(look.slot, look.key.canonical, self.wall(), self.host.soon)
+        look.generation = max(look.generation, self._boards.notices.number)  # nobody has been called yet
+        return found
+
+    async def _served(self, found: Found, call: Call, look: Lookup, granted: str) -> Response | None:
+        entry = found.entry
+        if self.origins.maker(entry, call.request) is None or not _can_be_made(entry):
+            return None
+        if not self._good_enough(entry.tier, granted):
+            look.spare = found  # of a lower tier: for when the call has come down to it
+            return None
+        now = self.wall()
+        if now < entry.fresh_until:
+            return self.hit(found, call, "hit", now)
+        look.spare = found
+        if now >= entry.fresh_until + self.cache.stale_while_revalidate_s:
+            return None
+        if entry.tier == granted:
+            await self._flown.refresh(call, look, granted)
+        return self.hit(found, call, "stale", now)
+
+    def _good_enough(self, tier: str, wanted: str) -> bool:
+        return tier == wanted or (self.cache.serve_higher and self.origins.above(tier, wanted))
+
+    def usable(self, found: Found | None, call: Call, tier: str) -> Found | None:
+        """``found``, where it is fresh, and what ``tier`` would answer, or better."""
+        if found is None or self.wall() >= found.entry.fresh_until:
+            return None
+        if self.origins.maker(found.entry, call.request) is None or not _can_be_made(found.entry):
+            return None
+        return found if self._good_enough(found.entry.tier, tier) else None
+
+    async def still_valid(self, found: Found, look: Lookup) -> bool:
+        """Whether nothing has been heard of ``found`` since it was read."""
+        if self._boards.behind and not await Blocking(self._boards.catch_up):
+            return False
+        return self._boards.notices.allow(found.entry, look.slot)
+
+    def hit(self, found: Found, call: Call, how: str, now: float, *, missed: bool = False) -> Response:
+        """The kept answer, as this call's own; told to all who keep accounts.
+
+        ``missed``: it has been counted as a miss, which it was at first.
+        """
+        entry = found.entry
+        wanted = None
+        if entry.structured:
+            maker = self.origins.place(entry.tier, entry.deployment)
+            asked = call.request.params
+            wanted = (asked if maker is None else maker.params(asked)).get("response_format")
+        response = entry.response(wanted)
+        response.age_s = max(0.0, now - entry.made_at)
+        if call.trace is not None:
+            call.trace.cache = how
+            call.trace.cache_layer = found.layer
+        self._counts.hit(found.layer, how, entry.cost_usd, entry.latency_s, missed)
+        self.paid(call, response, entry.cost_usd)
+        return response
+
+    def rung(self, call: Call) -> Response | None:
+        """When all tiers are out: an old answer, of a tier that the call may come to."""
+        look, plan = call.lookup, call.plan
+        if look is None or look.spare is None or plan is None:
+            return None
+        entry, now = look.spare.entry, self.wall()
+        if entry.tier not in plan.tiers and not self._good_enough(entry.tier, plan.tiers[0]):
+            return None
+        if now >= entry.fresh_until + self.cache.stale_if_error_s:
+            return None
+        if self.origins.maker(entry, call.request) is None:
+            return None
+        if self._boards.behind and not self._boards.catch_up():
+            return None
+        if not self._boards.notices.allow(entry, look.slot):
+            return None
+        return self.hit(look.spare, call, "stale", now, missed=True)
+
+
+def _can_be_made(entry: Entry) -> bool:
+    """Whether what a wrapped function returned can be made again in this process."""
+    if entry.returned is None:
+        return True
+    try:
+        unpack(entry.returned)
+    except ValueError:  # its SDK is not loaded yet: the call itself will do that
+        return False
+    return True
