@@ -100,7 +100,7 @@ def _client(file: str) -> TieredClient:
     for name, source in config.used().items():  # prices are found as for those that they stand in for
         nobody[name] = fake = FakeProvider(name=name)
         fake.vendor, fake.free = source.vendor(name), source.free
-    return TieredClient(**config.arguments(providers=nobody, store=None, ledger=False))
+    return TieredClient(**config.arguments(providers=nobody, store=None, cache=None, ledger=False))
 
 
 def _of_tiers(client: TieredClient, arguments: argparse.Namespace, asked: Asked) -> Mapping[str, Estimate]:

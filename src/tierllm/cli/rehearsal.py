@@ -130,6 +130,7 @@ class Rehearsal:
             rng=Random(0),
             budgets=(),
             store=None,
+            cache=None,  # all its calls are alike
             ledger=False,
             listeners=[self._heard],
         )

@@ -97,7 +97,7 @@ def check_treasury(treasury: Treasury, given: object) -> None:
 
 def close_made(arguments: Mapping[str, Any], overrides: Container[str]) -> None:
     """Close what was opened for a client that was refused, and is not the caller's."""
-    for name in ("store", "ledger"):
+    for name in ("store", "cache", "ledger"):
         made = None if name in overrides else arguments.get(name)
         if made:
             made.close()

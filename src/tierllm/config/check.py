@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from . import rules_of_fallback, rules_of_money, rules_of_time, rules_of_use
+from . import rules_of_cache, rules_of_fallback, rules_of_money, rules_of_time, rules_of_use
+from .addresses import addresses
 from .finding import Finding, warning
 from .providers import spoken_of
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-RULES = (*rules_of_fallback.RULES, *rules_of_time.RULES, *rules_of_use.RULES, *rules_of_money.RULES)
+RULES = (
+    *rules_of_fallback.RULES,
+    *rules_of_time.RULES,
+    *rules_of_use.RULES,
+    *rules_of_money.RULES,
+    *rules_of_cache.RULES,
+)
 
 
 def check(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -36,8 +43,6 @@ def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Findin
                     f"{spoken_of(variable)} is not set here",
                     "set it where the client is built",
                 )
-    for variable in config.store.variables if config.store is not None else ():
+    for key, variable in addresses(config):
         if not environ.get(variable):
-            yield warning(
-                "store.url_env", f"{spoken_of(variable)} is not set here", "set it where the client is built"
-            )
+            yield warning(key, f"{spoken_of(variable)} is not set here", "set it where the client is built")

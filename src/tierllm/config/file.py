@@ -13,6 +13,8 @@ from pydantic_core import InitErrorDetails
 
 from ..errors import ConfigError
 from ..types import Timeouts
+from .addresses import without_address
+from .cache import CacheTable, misnamed
 from .finding import Finding, Loc, did_you_mean, dotted, told
 from .finding import error as wrong
 from .money import BudgetTable, LedgerTable, PricesTable, StoreTable, twins
@@ -62,6 +64,7 @@ class Config(Table):
     budgets: list[BudgetTable] = Field(default_factory=list)
     store: StoreTable | None = None
     ledger: OrOff[LedgerTable] | None = None
+    cache: CacheTable | None = None
     prices: PricesTable | None = None
     providers: dict[str, ProviderTable] = Field(default_factory=dict)
     tiers: list[TierTable]
@@ -102,6 +105,11 @@ class Config(Table):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigError(told("the configuration", problems(error, data, cls))) from None
+
+    @property
+    def base(self) -> Path:
+        """What relative paths in it are relative to."""
+        return self._base
 
     # -- what holds for a deployment -------------------------------------------
 
@@ -157,15 +165,13 @@ class Config(Table):
         """What ``TieredClient`` is to be made with. ``providers`` stand in for those of these names.
 
         ``overrides`` are keywords of the client that replace what the file says; what they replace is
-        not built. Makes the store's directory and the ledger's file, where there are to be some.
+        not built. Makes the directories of store and cache and the ledger's file, where there are to be some.
 
         Raises ``ConfigError`` for a name that the file does not have, and for every environment
         variable that is not set.
         """
         given = dict(providers or {})
-        wrong = [*self._not_here(given), *self._missing(given)]
-        if "store" not in overrides:
-            wrong += self._no_address()
+        wrong = [*self._not_here(given), *self._missing(given), *without_address(self, overrides)]
         if not wrong and not {"tiers", "budgets", "prices"} & overrides.keys():
             wrong += unpriced(self, given)
         if wrong:
@@ -190,9 +196,20 @@ class Config(Table):
             self._put(settings, name, lambda table: table.build())
         if self.budgets:
             settings.setdefault("budgets", [table.build() for table in self.budgets])
-        wall = settings.get("clock", time.monotonic)  # as the client has it
-        wall = time.time if wall is time.monotonic else wall
-        self._put(settings, "ledger", lambda table: table.build(self._base, wall))  # last: it opens a file
+        clock = settings.get("clock", time.monotonic)
+        wall = time.time if clock is time.monotonic else clock  # as the client has it
+        opened: dict[str, Callable[[Any], object]] = {
+            "cache": lambda table: table.opened(self._base, os.environ, clock=clock, wall=wall),
+            "ledger": lambda table: table.build(self._base, wall),  # last: it opens a file
+        }
+        try:
+            for name, build in opened.items():
+                self._put(settings, name, build)
+        except BaseException:
+            for name in {"store", "cache"} & settings.keys() - overrides.keys():
+                if settings[name] is not None:
+                    settings[name].close()
+            raise
         return settings
 
     def _put(self, settings: dict[str, Any], name: str, build: Callable[[Any], object]) -> None:
@@ -235,12 +252,6 @@ class Config(Table):
                     problem = f"{spoken_of(variable)} is not set"
                     yield wrong(f"providers.{name}.api_key_env", problem, "put the key in there")
 
-    def _no_address(self) -> Iterator[Finding]:
-        for variable in self.store.variables if self.store is not None else ():
-            if not os.environ.get(variable):
-                problem = f"{spoken_of(variable)} is not set"
-                yield wrong("store.url_env", problem, "put the address in there: redis://host:6379/0")
-
     # -- what the tables cannot see by themselves ------------------------------
 
     @model_validator(mode="after")
@@ -272,6 +283,7 @@ class Config(Table):
                 remedy = 'add a [store] of kind "disk" or "redis"'
                 yield named((*loc, "breaker", "shared"), "there is no store to share them in", remedy)
         yield from twins(self.budgets)
+        yield from misnamed(self)
 
     def _unknown_provider(self, deployment: DeploymentTable, loc: Loc) -> Iterator[InitErrorDetails]:
         known = [*self.providers, *(kind for kind in KINDS if kind not in self.providers)]

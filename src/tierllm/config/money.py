@@ -10,25 +10,24 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field
 from pydantic_core import InitErrorDetails
 
 from ..cost.budget import Budget
 from ..cost.ledger import UsageLedger
 from ..cost.prices import PriceBook
 from ..errors import ConfigError
+from .addresses import Addressed, Namespace, Patience, Pause
 from .sections import PriceTable
-from .table import Count, Money, Name, PathName, Rule, Seconds, Table, named, secret_in, variable
+from .table import Count, Money, Name, PathName, Rule, Seconds, Table, named
 
 if TYPE_CHECKING:
     from ..stores import Store
 
 __all__ = [
     "STORES",
-    "URLS_GO",
     "BudgetTable",
     "DiskTable",
     "LedgerTable",
@@ -36,44 +35,12 @@ __all__ = [
     "PricesTable",
     "RedisTable",
     "StoreTable",
+    "placed",
     "twins",
 ]
 
-URLS_GO = "a password comes from the environment only: put the whole address into the variable of url_env"
 STORES = ("memory", "disk", "redis")
 Lease = Annotated[float, Field(gt=0, le=86_400)]
-Patience = Annotated[float, Field(gt=0, le=3_600)]
-
-QUERY = frozenset(
-    {"db", "protocol", "client_name", "max_connections", "health_check_interval"}
-    | {"socket_timeout", "socket_connect_timeout", "socket_keepalive"}
-    | {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"}
-    | {"ssl_check_hostname", "ssl_min_version", "ssl_ciphers"}
-)
-"""What may stand behind the question mark of an address."""
-
-
-def _variable(name: str) -> str:
-    return variable(name, "REDIS_URL")
-
-
-def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        secret = parts.username is not None or parts.password is not None or secret_in(url)
-        options = parse_qsl(parts.query, keep_blank_values=True)
-        number = "0" if parts.scheme == "unix" else parts.path.strip("/") or "0"
-        good = url.startswith(("redis://", "rediss://", "unix://")) and parts.port != 0
-    except ValueError:  # such as a port that there is not
-        secret, good, number, options = False, False, "0", []
-    if secret:
-        raise ValueError(f"should hold no password; {URLS_GO}")
-    numbers = [number, *(value for name, value in options if name == "db")]
-    if not good or not all(n.isascii() and n.isdigit() for n in numbers):
-        raise ValueError("should be an address such as redis://localhost:6379/0")
-    if not QUERY.issuperset(name for name, _ in options):
-        raise ValueError("should have no other options than those of Redis connections, such as ssl_ca_certs")
-    return url
 
 
 class BudgetTable(Rule):
@@ -148,32 +115,17 @@ class DiskTable(Kept):
         return DiskStore(placed(base, self.directory), **self.keywords("directory"))
 
 
-class RedisTable(Kept):
-    """The server's address: as it stands here, or in an environment variable."""
-
+class RedisTable(Addressed, Kept):
     kind: Literal["redis"]
-    url: Annotated[str, AfterValidator(_address)] | None = None
-    url_env: Annotated[str, AfterValidator(_variable)] | None = None
-    namespace: Annotated[str, Field(pattern=r"^[^{}]+$")] = "tierllm"
+    namespace: Namespace = "tierllm"
     lease_s: Lease = 60.0
     timeout_s: Patience = 0.05
-    retry_s: Annotated[float, Field(ge=0, le=86_400)] = 1.0
-
-    @model_validator(mode="after")
-    def _one_address(self) -> Self:
-        if self.url is not None and self.url_env is not None:
-            raise ValueError("give url or url_env, not both")
-        return self
-
-    @property
-    def variables(self) -> list[str]:
-        return [] if self.url is not None else [self.url_env or "REDIS_URL"]
+    retry_s: Pause = 1.0
 
     def build(self, base: Path, environ: Mapping[str, str]) -> Store:
         from ..stores import RedisStore
 
-        url = self.url or environ[self.variables[0]]
-        return RedisStore(url, **self.keywords("url", "url_env"))
+        return RedisStore(self.address(environ), **self.keywords("url", "url_env"))
 
 
 StoreTable = Annotated[MemoryTable | DiskTable | RedisTable, Field(discriminator="kind")]

@@ -8,9 +8,11 @@ from functools import reduce
 from operator import getitem
 from typing import TYPE_CHECKING, Any, get_args
 
+from .addresses import URLS_GO
+from .cache import LAYERS
 from .finding import Finding, Loc, did_you_mean, dotted
 from .finding import error as wrong
-from .money import STORES, URLS_GO
+from .money import STORES
 from .providers import KINDS
 from .table import KEYS_GO, SECRETS, Table
 
@@ -24,11 +26,16 @@ REMEDIES = {
     ("list_type", "tiers"): "write [[tiers]]",
     ("list_type", "deployments"): "write [[tiers.deployments]]",
     ("list_type", "budgets"): "write [[budgets]]",
+    ("list_type", "layers"): "write [[cache.layers]]",
+    ("model_type", "cache"): "leave it out for none",
     ("model_type", "breaker"): "write false for none",
     ("model_type", "ledger"): "write ledger = false for none",
     ("model_type", "retry"): "write false for none",
     ("model_type", "fallback"): "write true or false, or content_filter and mode in a table",
 }
+KNOWN = {"store": STORES, "cache": LAYERS}
+"""Kinds in tables of these names; elsewhere they are providers'."""
+
 REFUSED = re.compile(
     r"Value error, (?:\w+\((?:…, )?(\w+)=.*?\)|(\w+)=…): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL
 )
@@ -64,11 +71,11 @@ def _finding(detail: ErrorDetails, loc: Loc, data: Any, model: type[Table]) -> F
     key, name = dotted(loc), str(loc[-1]) if loc else ""
     match detail["type"]:
         case "extra_forbidden" if SECRETS.fullmatch(name):
-            return wrong(key, "a key has no place in this file", URLS_GO if loc[0] == "store" else KEYS_GO)
+            return wrong(key, "a key has no place in this file", URLS_GO if loc[0] in KNOWN else KEYS_GO)
         case "extra_forbidden":
             return wrong(key, "there is no such key", did_you_mean(name, _keys_at(loc, model)))
         case "union_tag_invalid" | "union_tag_not_found":
-            known = STORES if loc[0] == "store" else tuple(KINDS)
+            known = KNOWN.get(str(loc[0]), tuple(KINDS))
             kinds = str(detail["ctx"].get("expected_tags", ", ".join(map(repr, known))))
             return wrong(f"{key}.kind", f"should be one of {kinds}")
         case "named":  # said by this package, with a remedy
