@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from tierllm import AllTiersFailedError
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 STORIES = {
@@ -54,6 +56,30 @@ STORIES = {
         "ada  5 calls, 1 refused, $0.0570; $0.0462 left today",
         "bo   4 calls, 0 refused, $0.0432; $1.0000 left today",
         "free gold   4 calls  $0.0553",
+    ],
+    "knowledge_bot.py": [
+        "-- each question is paid for once",
+        "When do you open on Sunday?  On Sunday we open at eleven.                   calls 1, $0.0003",
+        "What does shipping cost?     Shipping costs 20 dollars.                     calls 1",
+        "Until when can I return it?  Bought things can be returned within 30 days.  calls 1",
+        "-- ten minutes later",
+        "On Sunday we open at eleven.                   calls 0, $0.0000  601 s old",
+        "Shipping costs 20 dollars.                     calls 0, $0.0000  600 s old",
+        "Bought things can be returned within 30 days.  calls 0, $0.0000  600 s old",
+        "-- twenty at once ask something new",
+        "answers 20, calls 1, paid 1: A llama is sent by train.",
+        "-- shipping becomes dearer",
+        "On Sunday we open at eleven.                   calls 0",
+        "Shipping costs 25 dollars.                     calls 1, $0.0003  made now",
+        "Bought things can be returned within 30 days.  calls 0",
+        "-- two hours later the vendor is down",
+        "On Sunday we open at eleven.                   calls 3, $0.0000  7802 s old stale",
+        "Shipping costs 25 dollars.                     calls 0, $0.0000  7200 s old stale",
+        "Bought things can be returned within 30 days.  calls 0, $0.0000  7801 s old stale",
+        "-- but not where the document has changed since",
+        "When do you open on Sunday?  AllTiersFailedError",
+        "-- hits {'memory': 8}, of them stale 3; joined 19",
+        "misses 6, hit rate 82%, saved $0.0079",
     ],
     "outage.py": [
         "-- all is well",
@@ -190,3 +216,64 @@ def test_the_agent_stays_within_its_budget(hard_usd: str, monkeypatch: pytest.Mo
     notes, missing, spent = asyncio.run(main())
     assert spent <= Decimal(hard_usd)
     assert notes + missing == len(agent.SOURCES)
+
+
+QUESTIONS = ("When do you open on Sunday?", "What does shipping cost?", "Until when can I return it?")
+
+
+def test_a_document_that_changes_takes_its_own_answers_along_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bot = loaded("knowledge_bot", monkeypatch)
+    bot.publish("hours", "We open at nine.")
+    bot.publish("shipping", "Shipping costs 20 dollars.")
+    bot.publish("returns", "Bought things can be returned within 30 days.")
+
+    async def asked() -> tuple[list[str], int]:
+        before = bot.vendor.calls
+        answers = [(await bot.ask(question)).text for question in QUESTIONS]
+        return answers, bot.vendor.calls - before
+
+    async def main() -> None:
+        first = ["We open at nine.", "Shipping costs 20 dollars.", bot.texts[bot.current["returns"]]]
+        assert await asked() == (first, 3)
+        assert await asked() == (first, 0)
+        bot.publish("shipping", "Shipping costs 25 dollars.")
+        second = [first[0], "Shipping costs 25 dollars.", first[2]]
+        assert await asked() == (second, 1)
+        bot.publish("shipping", "Shipping costs 20 dollars.")  # as it was: so is the answer
+        assert await asked() == (first, 0)
+        answers = await asyncio.gather(*(bot.ask("What else does shipping cost?") for _ in range(20)))
+        assert len({answer.text for answer in answers}) == 1
+        assert sum(answer.cost_usd > 0 for answer in answers) == 1
+        await bot.client.aclose()
+
+    asyncio.run(main())
+    stats = bot.cache.stats()
+    assert (sum(stats.hits.values()), stats.joined, stats.misses) == (3 + 2 + 3, 19, 3 + 1 + 1)
+
+
+def test_in_an_outage_the_bot_gives_old_answers_and_says_so_but_no_outdated_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bot = loaded("knowledge_bot", monkeypatch)
+    bot.publish("hours", "We open at nine.")
+
+    async def main() -> None:
+        answer = await bot.ask(QUESTIONS[0])
+        assert answer.degraded == ()
+        bot.vendor.down()
+        assert (await bot.ask(QUESTIONS[0])).degraded == ()  # fresh: nobody has to be asked
+        bot.clock.advance(7200)
+        old = await bot.ask(QUESTIONS[0])
+        assert (old.text, old.degraded, old.cached) == (answer.text, ("stale",), True)
+        assert 7200 <= old.age_s < 7210
+        bot.publish("hours", "We open at ten.")
+        with pytest.raises(AllTiersFailedError):
+            await bot.ask(QUESTIONS[0])
+        bot.vendor.up()
+        bot.clock.advance(60)
+        assert (await bot.ask(QUESTIONS[0])).text == "We open at ten."
+        await bot.client.aclose()
+
+    asyncio.run(main())
