@@ -598,7 +598,7 @@ def test_only_what_is_certainly_dead_is_dead(
 def test_who_comes_second_between_a_look_and_a_claim_does_not_get_it(open_one: Open, now: Now) -> None:
     layer = open_one()
     assert layer.claim(A, b"first", 60)
-    assert not layer._do(lambda rows: disk_claims.claim(rows, A, b"second", 60, now.s, None))
+    assert not layer._do(lambda rows: disk_claims.claim(rows, A, b"second", 60, lambda: now.s, None))
     assert not layer.claim(A, b"second", 60)
     assert layer.claim(A, b"first", 60)
 

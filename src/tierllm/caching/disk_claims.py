@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,11 @@ def claimed_by(rows: Rows, slot: bytes, now: float, here: Process | None) -> byt
     return None  # nobody of ours
 
 
-def claim(rows: Rows, slot: bytes, owner: bytes, lease_s: float, now: float, here: Process | None) -> bool:
+def claim(
+    rows: Rows, slot: bytes, owner: bytes, lease_s: float, clock: Callable[[], float], here: Process | None
+) -> bool:
     with rows.transact():
+        now = clock()  # in here: one read before may be earlier than a claim that was waited for
         if claimed_by(rows, slot, now, here) not in (None, owner):
             return False
         value = json.dumps([owner.hex(), *(here or ())]).encode("ascii")

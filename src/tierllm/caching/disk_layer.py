@@ -195,7 +195,7 @@ class DiskLayer(Layer):
         if holder not in (None, owner):  # not worth a write
             return False
         return self._do(
-            lambda rows: claims.claim(rows, slot, owner, lease_s, self._wall_clock(), here), writes=True
+            lambda rows: claims.claim(rows, slot, owner, lease_s, self._wall_clock, here), writes=True
         )
 
     def release(self, slot: bytes, owner: bytes) -> None:

@@ -64,7 +64,7 @@ class Flown:
             spare is not None
             and spare.entry.tier == call.tier
             and now < spare.entry.fresh_until
-            and self._cache.boards.notices.allow(spare.entry, look.slot)
+            and await caching.still_valid(spare, look)
         ):
             return caching.hit(spare, call, "hit", now, missed=True)
         if self._cache.mode == "observe" or not self._cache.one_flight:
@@ -203,7 +203,8 @@ class Flown:
                 return found
             if look.mode == "renew":
                 raise FlightLost
-            await Sleep(pause_s)
+            left_s = flight.scope.remaining_s()  # up to the deadline it may come
+            await Sleep(pause_s if left_s is None or left_s > pause_s else max(left_s / 2, LOOK_AGAIN_S))
             waited_s += pause_s
             pause_s = min(pause_s * 1.5, LOOK_AGAIN_AT_MOST_S)
         return None
@@ -261,6 +262,10 @@ class Flown:
             or response.warnings
             or not storable(response, request, returned=look.returned)
             or cache.boards.notices.outdated(request.depends_on, tenant)
+            or not cache.boards.notices.allow(
+                Begun(look.generation, tenant, request.tags, request.depends_on), look.slot
+            )
+            or (look.mode != "refresh" and self._has_better(call, look, response))
         ):
             self._counts.count("not_kept")
             return
@@ -284,6 +289,13 @@ class Flown:
         )
         await cache.stack.keep(look.slot, entry, now, soon)
         self._counts.count("kept")
+
+    def _has_better(self, call: Call, look: Lookup, response: Response) -> bool:
+        """Whether a higher tier has answered meanwhile, for those who may come to it."""
+        caching, tier = self._caching, response.tier
+        assert tier is not None
+        found = caching.usable(caching.peek(look), call, tier)
+        return found is not None and found.entry.tier != tier
 
     # -- following -----------------------------------------------------------------------
 

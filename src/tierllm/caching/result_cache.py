@@ -97,6 +97,14 @@ class ResultCache:
         ):
             if chosen not in allowed:
                 raise ConfigError(f"ResultCache({option}={chosen!r}): one of {', '.join(allowed)}")
+        for option, switch in (("serve_higher", serve_higher), ("one_flight", one_flight)):
+            if not isinstance(switch, bool):
+                raise ConfigError(f"ResultCache({option}={switch!r}): give True or False")
+        for option, function in (("hasher", hasher), ("wall_clock", wall_clock)):
+            if not callable(function):
+                raise ConfigError(f"ResultCache({option}={function!r}): give a function")
+        if not isinstance(hasher(b""), bytes) or not hasher(b""):
+            raise ConfigError("ResultCache(hasher=...): give a function from bytes to bytes")
         if not callable(scope) and scope not in SCOPES:
             raise ConfigError(
                 f"ResultCache(scope={scope!r}): one of {', '.join(SCOPES)}, or a function of the request"

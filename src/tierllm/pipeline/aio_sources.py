@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .run import past_deadline
 from .scope import Cancelled, Invocation
 from .tape import TapeHead
 
@@ -188,7 +187,7 @@ class TapeReader(TapeHead):
             left = self.scope.remaining_s()
             if left is not None:
                 if left <= 0:
-                    raise past_deadline("following another call")
+                    raise self.late()
                 timer = loop.call_later(left, rouse)
             await woken
         finally:

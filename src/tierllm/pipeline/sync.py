@@ -298,7 +298,7 @@ class _TapeReader(TapeHead):
             forbid_in_event_loop("following another call")
             left = scope.remaining_s()
             if left is not None and left <= 0:
-                raise past_deadline("following another call")
+                raise self.late()
             woken.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
             scope.check()
         finally:

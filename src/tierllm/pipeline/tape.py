@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import ProviderError, StreamInterruptedError, copied
+from ..errors import DeadlineExceededError, ProviderError, StreamInterruptedError, copied
 from ..types import Response
+from .run import past_deadline
 
 if TYPE_CHECKING:
     from ..types import Chunk
@@ -132,12 +133,26 @@ class TapeHead:
         except FlightLost:
             if not (self._live and self.seen):
                 raise  # whoever follows may start over: nobody has heard anything yet
-            text = "".join(chunk.text for chunk in tape.chunks)
             raise StreamInterruptedError(
-                "the call that this one followed was cancelled", partial=Response(text=text)
+                "the call that this one followed was cancelled", partial=self._partial()
             ) from None
+        except DeadlineExceededError as error:
+            error.partial = self._partial()  # the flow's own is what it has said, not what was heard here
+            raise
         except StreamInterruptedError as error:
             if self._live or not isinstance(error.__cause__, ProviderError):
                 raise
             raise copied(error.__cause__) from None  # this reader has passed nothing on to anyone
         return True
+
+    def late(self) -> DeadlineExceededError:
+        """The error for a reader whose own deadline has passed."""
+        error = past_deadline("following another call")
+        error.partial = self._partial()
+        return error
+
+    def _partial(self) -> Response | None:
+        """What its consumer has seen."""
+        if not (self._live and self.seen):
+            return None
+        return Response(text="".join(chunk.text for chunk in self.tape.chunks[: self.seen]))

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import DeadlineExceededError, UsageError
 from . import virtual_race
 from .effects import Blocking, Follow, Gather, Grant, Invoke, Race, Sleep, Spawn, Ticket, Wait
 from .host import Host
@@ -394,8 +394,8 @@ class VirtualRun(Run):
                 return
             try:
                 span = self.patience(None, "following another call")
-            except Exception as error:
-                self.throw(ticket, error)
+            except DeadlineExceededError:
+                self.throw(ticket, head.late())
                 return
             if span is not None:
                 world.after(span, look)
