@@ -73,8 +73,8 @@ class Claims:
             return
         try:
             layer.release(slot, owner)
-        except StoreUnavailableError:
-            pass  # it lapses
+        except (StoreUnavailableError, ValueError):
+            pass  # it lapses; the layer may be closed by now
         except Exception:
             log_failure(f"a claim in the cache's layer {layer.name} could not be given back")
 

@@ -18,7 +18,7 @@ from ..stores.disk_place import Place
 from ..stores.trouble import Health
 from .disk_board import DiskBoard
 from .disk_database import DiskDatabase
-from .layer import MOST_TTL_S, Board, Layer, LayerStats, Notice, check_set, checked_ttl
+from .layer import MOST_TTL_S, Board, Layer, LayerStats, Notice, check_set, checked_name, checked_ttl
 from .memory_layer import checked_quotas
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class DiskLayer(Layer):
         max_bytes: int = 2**30,
         quotas: Mapping[str, float] | None = None,
         ttl_s: float | None = None,
+        name: str = "disk",
         timeout_s: float = 0.5,
         retry_s: float = 5.0,
         clock: Clock = time.monotonic,
@@ -88,6 +89,7 @@ class DiskLayer(Layer):
             raise ConfigError(f"DiskLayer(directory={directory!r}): give the path of a directory")
         self.max_bytes = max_bytes
         self.ttl_s = checked_ttl(ttl_s, "DiskLayer")
+        self.name = checked_name(name, "DiskLayer")
         self.quotas = checked_quotas(quotas, "DiskLayer")
         self._wall_clock = wall_clock
         outer = Path(directory).expanduser().absolute()
@@ -97,12 +99,12 @@ class DiskLayer(Layer):
                 each.prepare()
         except OSError:
             pass  # said by the first use, as trouble that may pass
-        self.name = f"disk {outer}"
-        self._reading = Health(self.name, self._tell, retry_s=retry_s, clock=clock)
-        self._writing = Health(self.name, self._tell, retry_s=retry_s, clock=clock)
-        posting = Health(self.name, self._tell, retry_s=retry_s, clock=clock)
+        told = f"disk {outer}"
+        self._reading = Health(told, self._tell, retry_s=retry_s, clock=clock)
+        self._writing = Health(told, self._tell, retry_s=retry_s, clock=clock)
+        posting = Health(told, self._tell, retry_s=retry_s, clock=clock)
         self._board = DiskBoard(place, posting, wall_clock)
-        self._database = DiskDatabase(self.name, place, max_bytes, self.quotas, self._board.begin)
+        self._database = DiskDatabase(told, place, max_bytes, self.quotas, self._board.begin)
         self._process: tuple[Process | None] | None = None
         self._directory = outer
         self._count_anew()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from ..stores.disk_shelf import Shelf
 
-__all__ = ["ROW_BYTES", "Made", "Room"]
+__all__ = ["PROVEN", "ROW_BYTES", "Made", "Room", "is_on_probation"]
 
 ROW_BYTES = 160
 """What an entry takes in the database beside its slot, its data and its group: measured, in the mean."""
@@ -15,13 +16,39 @@ ROW_BYTES = 160
 IS_CLAIM = "(key >= x'633a' AND key < x'633b')"
 """They end with their time; their place in the queue is the last one, so that nobody passes them by."""
 
+PROVEN = 1e12
+"""Places in the main queue are times above this one; those below are on probation."""
+
+SMALL = 10
+"""Those on probation go first while they have one in so many bytes."""
+
+MOST_MARKS = 50_000
+"""So many keys are remembered to have been asked for, and so many to have gone."""
+
 MOST_SPARED = 16
 """So many are spared in one step because they were asked for: it keeps everybody waiting meanwhile."""
 
-_VICTIM = "SELECT rowid, key, expire_time, tag, size FROM Cache {} ORDER BY access_time LIMIT 1"
+_VICTIM = "SELECT rowid, tag, size, access_time, key, expire_time FROM Cache {} ORDER BY access_time LIMIT 1"
 _FIRST_OF_ALL, _FIRST_OF_GROUP = _VICTIM.format(f"WHERE NOT {IS_CLAIM}"), _VICTIM.format("WHERE tag = ?")
+_PROVEN_OF_ALL = _VICTIM.format(f"WHERE access_time >= {PROVEN} AND NOT {IS_CLAIM}")
+_PROVEN_OF_GROUP = _VICTIM.format(f"WHERE tag = ? AND access_time >= {PROVEN}")
 
-_Row = tuple[int, object, object, object, object]
+_ALL = 0
+"""All groups together, in the books of probation: no group has a number for its name."""
+
+_BOOKS = (
+    "SELECT (SELECT total(bytes) FROM Probation WHERE tag = ?1),"
+    " (SELECT total(bytes) FROM Groups WHERE tag = ?1)"
+)
+_BOOKED = "ON CONFLICT (tag) DO UPDATE SET bytes = bytes + excluded.bytes"
+_BOOKS_BEGIN = (
+    "CREATE TABLE Probation (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
+    # in a database of before there was a main queue
+    "INSERT INTO Probation SELECT tag, CAST(bytes AS INTEGER) FROM Groups WHERE typeof(tag) = 'blob'",
+    f"INSERT INTO Probation SELECT {_ALL}, CAST(total(bytes) AS INTEGER) FROM Groups",
+)
+
+_Row = tuple[int, object, object, object, object, object]
 
 
 class Made(NamedTuple):
@@ -32,21 +59,58 @@ class Made(NamedTuple):
     expired: int = 0
 
 
-class Room:
-    """The pages of a database, and the bytes that each group's rows take of them.
+class Marks:
+    """Remembers keys by their hashes: the last ``most`` at most, and of those above half of that all.
 
-    Each group's bytes are in a table of the database's own, changed with the rows in one transaction.
-    Without ``quotas`` the first come go first. With them, shares are of what all rows take: pages that
-    are half full count for nobody. To be used within a transaction. ``asked_for`` holds hashes of keys.
+    With ``most_bytes``: no more of them than have so many bytes together.
     """
 
-    def __init__(
-        self, shelf: Shelf, most_pages: int, page_size: int, quotas: Mapping[str, float], asked_for: set[int]
-    ) -> None:
+    __slots__ = ("_bytes", "_half", "_half_bytes", "_new", "_old")
+
+    def __init__(self, most: int, most_bytes: float = math.inf) -> None:
+        self._half, self._half_bytes = most // 2, most_bytes / 2
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+        self._bytes = 0
+
+    def add(self, key: object, size: int = 0) -> None:
+        if len(self._new) >= self._half or self._bytes > self._half_bytes:
+            self._old, self._new, self._bytes = self._new, set(), 0
+        self._new.add(hash(key))
+        self._bytes += size
+
+    def take(self, key: object) -> bool:
+        """Whether ``key`` is remembered; not any more, then."""
+        mark = hash(key)
+        known = mark in self._new or mark in self._old
+        if known:
+            self._new.discard(mark)
+            self._old.discard(mark)
+        return known
+
+
+class Room:
+    """The pages of a database, the bytes that each group's rows take of them, and who goes first.
+
+    S3-FIFO, as in memory (Yang et al., *FIFO queues are all you need for cache eviction*, SOSP 2023): new
+    rows are on probation, and go first while those on probation have about a tenth of the room. One that
+    this process was asked for when its turn comes goes on to the main queue, where being asked for buys one
+    more round each time (CLOCK: Corbató, *A paging experiment with the Multics system*, 1968). What went
+    from probation is remembered for a while, in this process; if it comes back, the main queue has it at
+    once. A hit itself writes nothing.
+
+    Each group's bytes, and those on probation, are in tables of the database's own, changed with the rows in
+    one transaction. With ``quotas``, shares are of what all rows take (pages that are half full count
+    for nobody), and each group has queues of its own. To be used within a transaction.
+    """
+
+    def __init__(self, shelf: Shelf, most_pages: int, page_size: int, quotas: Mapping[str, float]) -> None:
+        self.asked_for = Marks(MOST_MARKS)
         self._shelf = shelf
         self._most_pages = most_pages
         self._page_size = page_size
-        self._asked_for = asked_for
+        self._bytes = most_pages * page_size
+        self._went = Marks(MOST_MARKS, self._bytes)
         self._quotas: dict[bytes | None, float] = {
             name.encode("utf-8", "surrogatepass"): share for name, share in quotas.items()
         }
@@ -58,75 +122,106 @@ class Room:
         shelf.rows("CREATE INDEX IF NOT EXISTS Cache_queues ON Cache (tag, access_time)")
         shelf.rows("CREATE TABLE IF NOT EXISTS Groups (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL)")
         shelf.rows("CREATE INDEX IF NOT EXISTS Groups_bytes ON Groups (bytes)")
+        with shelf.transact():
+            if not shelf.rows("SELECT 1 FROM sqlite_master WHERE name = 'Probation'"):
+                for statement in _BOOKS_BEGIN:
+                    shelf.rows(statement)
 
     def used_pages(self) -> int:
         ((pages,),) = self._shelf.rows("PRAGMA page_count")
         ((free,),) = self._shelf.rows("PRAGMA freelist_count")
         return int(pages - free)
 
-    @property
-    def is_shared_out(self) -> bool:
-        return bool(self._quotas)
+    def fits(self, size: int) -> bool:
+        """Whether there is room for a row of ``size`` bytes, so that the database never grows."""
+        # a page for the rest of the row in the tree, and one each for the indices to grow
+        return self.used_pages() <= self._most_pages - size // (self._page_size - 8) - 8
 
-    def takes(self, tag: bytes, size: int) -> None:
-        """A row of ``tag`` was added."""
-        self._shelf.rows(
-            "INSERT INTO Groups VALUES (?, ?) ON CONFLICT (tag) DO UPDATE SET bytes = bytes + excluded.bytes",
-            (tag, size),
-        )
+    # -- books -----------------------------------------------------------------------
 
-    def delete(self, number: int, tag: object, size: object) -> None:
+    def takes(self, tag: bytes, size: int, at: float) -> None:
+        """A row of ``tag`` was added, with its place in the queue."""
+        self._shelf.rows(f"INSERT INTO Groups VALUES (?, ?) {_BOOKED}", (tag, size))
+        if is_on_probation(at):
+            statement = f"INSERT INTO Probation VALUES (?1, ?2), ({_ALL}, ?2) {_BOOKED}"
+            self._shelf.rows(statement, (tag, size))
+
+    def delete(self, number: int, tag: object, size: object, at: object) -> None:
         """Delete the row of this ``number``."""
         self._shelf.rows("DELETE FROM Cache WHERE rowid = ?", (number,))
-        self.gives(tag, size)
+        self.gives(tag, size, at)
 
-    def gives(self, tag: object, size: object) -> None:
+    def gives(self, tag: object, size: object, at: object) -> None:
         """A row was deleted. What it says may be a lie: a group that has no rows is found out later."""
         if type(size) is int and size:
             self._shelf.rows("UPDATE Groups SET bytes = bytes - ? WHERE tag = ?", (size, tag))
             self._shelf.rows("DELETE FROM Groups WHERE tag = ? AND bytes <= 0", (tag,))
+            if is_on_probation(at):
+                self._end_probation(tag, size)
+
+    def move(self, number: int, tag: object, size: object, at: object, to: float) -> None:
+        """Give the row of this ``number`` another place in the queue."""
+        self._shelf.rows("UPDATE Cache SET access_time = ? WHERE rowid = ?", (to, number))
+        if type(size) is int and is_on_probation(at) != is_on_probation(to):
+            self._end_probation(tag, -size if is_on_probation(to) else size)
+
+    def _end_probation(self, tag: object, size: int) -> None:
+        self._shelf.rows(f"UPDATE Probation SET bytes = bytes - ? WHERE tag IN (?, {_ALL})", (size, tag))
+        self._shelf.rows("DELETE FROM Probation WHERE tag = ? AND bytes <= 0", (tag,))
+
+    # -- room ------------------------------------------------------------------------
+
+    def came_back(self, key: bytes) -> bool:
+        """Whether ``key`` went not long ago, without having been asked for."""
+        return self._went.take(key)
 
     def make(self, size: int, tag: bytes | None, now: float) -> Made:
-        """Room for a row of ``tag``, so that the database never grows; ``None``: it is no entry.
-
-        What goes leaves pages, and they are used again. In its queue those that this process was asked
-        for get one more round; a hit itself writes nothing (CLOCK: Corbató, *A paging experiment with
-        the Multics system*, 1968).
-        """
-        # a page for the rest of the row in the tree, and one each for the indices to grow
-        most = self._most_pages - size // (self._page_size - 8) - 8
-        if self.used_pages() <= most:
+        """Room for a row of ``tag``; what goes leaves pages that are used again. ``None``: it is no entry."""
+        if self.fits(size):
             return Made(True)
         if self._quotas and tag is not None and not self._can_have(size, tag):
             return Made(False)
         evicted = expired = spared = 0
-        while self.used_pages() > most:
+        while not self.fits(size):
             row = self._next_to_go(size, tag)
             if row is None:
                 return Made(tag is None or not self._quotas, evicted, expired)
-            number, key, expires_at, of, its_size = row
-            mark = hash(key)
-            if mark in self._asked_for and spared < MOST_SPARED:
-                spared += 1
-                self._asked_for.discard(mark)
-                self._shelf.rows("UPDATE Cache SET access_time = ? WHERE rowid = ?", (now, number))
-                continue
-            self.delete(number, of, its_size)
+            number, of, its_size, at, key, expires_at = row
             if type(expires_at) is float and expires_at <= now:
                 expired += 1
+            elif spared < MOST_SPARED and self.asked_for.take(key):
+                spared += 1
+                self.move(number, of, its_size, at, PROVEN + now)
+                continue
             else:
                 evicted += 1
+                if type(its_size) is int and is_on_probation(at):
+                    self._went.add(key, its_size)
+            self.delete(number, of, its_size, at)
         return Made(True, evicted, expired)
 
     def _next_to_go(self, size: int, tag: bytes | None) -> _Row | None:
         if not self._quotas:
-            return self._one(_FIRST_OF_ALL)
+            return self._first(_FIRST_OF_ALL, _PROVEN_OF_ALL, _ALL)
         while (group := self._loser(size, tag)) is not None:
-            row = self._one(_FIRST_OF_GROUP, group)
+            row = self._first(_FIRST_OF_GROUP, _PROVEN_OF_GROUP, group, group)
             if row is not None:
                 return row
             self._shelf.rows("DELETE FROM Groups WHERE tag = ?", (group,))  # its bytes were not right
         return None
+
+    def _first(self, of_both: str, of_proven: str, of: object, *values: object) -> _Row | None:
+        """Whose turn it is in the queues ``of`` all, or of one group. Books that are not right are mended."""
+        ((on_probation, whole),) = self._shelf.rows(_BOOKS, (of,))
+        if of == _ALL:
+            whole = self._bytes
+        few = on_probation * SMALL < whole
+        row = self._one(of_proven, *values) if few else None
+        if row is None:
+            row = self._one(of_both, *values)  # those on probation come first
+            if row is not None and few == is_on_probation(row[3]):
+                self._shelf.rows("INSERT OR REPLACE INTO Probation VALUES (?, ?)", (of, whole if few else 0))
+        return row
 
     def _one(self, statement: str, *values: object) -> _Row | None:
         found = self._shelf.rows(statement, values)
@@ -172,3 +267,8 @@ class Room:
             return loser
         found = self._shelf.rows(self._largest, tuple(self._quotas))
         return found[0][0] if found else None
+
+
+def is_on_probation(at: object) -> bool:
+    """Whether the queue's place ``at`` is there. As SQLite sorts: nothing comes first, a text last."""
+    return at is None or (isinstance(at, float | int) and at < PROVEN)

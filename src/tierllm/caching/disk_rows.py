@@ -1,7 +1,7 @@
 """The entries of the disk layer, as rows of diskcache's table.
 
 Of its columns ``tag`` is the group, ``size`` the bytes that the row takes, ``access_time`` the place in the
-queue of those to go, and ``access_count`` the CRC-32 of slot and data: SQLite does not notice when a bit of
+queues of those to go, and ``access_count`` the CRC-32 of slot and data: SQLite does not notice when a bit of
 a value falls over.
 """
 
@@ -14,7 +14,7 @@ from diskcache.core import MODE_RAW
 
 from ..stores.disk_place import Place
 from ..stores.disk_shelf import Damaged, Shelf
-from .disk_room import IS_CLAIM, ROW_BYTES, Made, Room
+from .disk_room import IS_CLAIM, PROVEN, ROW_BYTES, Made, Room, is_on_probation
 
 __all__ = ["CLAIM", "SLOT", "Rows"]
 
@@ -31,9 +31,6 @@ ENTRY = 16
 
 EXPIRED_AT_ONCE = 10
 """So many rows whose time is over go with each that is set."""
-
-MOST_ASKED_FOR = 50_000
-"""So many are remembered to have been asked for."""
 
 NEVER = 9e18
 """The place in the queue of what does not go for want of room."""
@@ -53,9 +50,14 @@ _KEEP = (
     " access_count = excluded.access_count, tag = excluded.tag, size = excluded.size,"
     " mode = excluded.mode, filename = NULL, value = excluded.value"
 )
-_TAKES = "SELECT tag, size FROM Cache WHERE key = ? AND raw = 1"
-_EXPIRED = "SELECT rowid, tag, size, key FROM Cache WHERE expire_time < ? ORDER BY expire_time LIMIT ?"
-_CLEARED = "SELECT rowid, tag, size FROM Cache WHERE {} rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
+_BOOKED = "SELECT rowid, tag, size, access_time FROM Cache WHERE key = ? AND raw = 1"
+_EXPIRED = (
+    "SELECT rowid, tag, size, access_time, key FROM Cache WHERE expire_time < ? AND key IS NOT ?"
+    " ORDER BY expire_time LIMIT ?"
+)
+_CLEARED = (
+    "SELECT rowid, tag, size, access_time FROM Cache WHERE {} rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
+)
 _ALL, _OF_GROUP = (
     _CLEARED.format(f"NOT {IS_CLAIM} AND"),
     _CLEARED.format("tag = ? AND"),
@@ -72,14 +74,13 @@ class Rows(Shelf):
 
     def __init__(self, place: Place, max_bytes: int, quotas: Mapping[str, float]) -> None:
         super().__init__(place)
-        self._asked_for: set[int] = set()
         journal_bytes = min(MOST_JOURNAL_BYTES, max_bytes // JOURNAL)
         most_pages = (max_bytes - journal_bytes) // self._page_size
         self.most_entry_bytes = min(MOST_ENTRY_BYTES, max_bytes // ENTRY)
         try:
             self.rows(f"PRAGMA journal_size_limit = {journal_bytes}")
             self.rows(f"PRAGMA wal_autocheckpoint = {max(1, journal_bytes // 2 // self._page_size)}")
-            self._room = Room(self, most_pages, self._page_size, quotas, self._asked_for)
+            self._room = Room(self, most_pages, self._page_size, quotas)
         except BaseException:
             self.close()
             raise
@@ -108,27 +109,28 @@ class Rows(Shelf):
         if not set_at <= now < expires_at:
             return None
         if ask:
-            if len(self._asked_for) >= MOST_ASKED_FOR:
-                self._asked_for.clear()
-            self._asked_for.add(hash(key))
+            self._room.asked_for.add(key)
         return data
 
     def keep(self, slot: bytes, data: bytes, ttl_s: float, group: str, now: float) -> Made:
-        """Within a transaction."""
-        expired = self._sweep(now)
+        """Within a transaction. What is set again while it is here was asked for, wherever that was."""
         key, tag = SLOT + slot, group.encode("utf-8", "surrogatepass")
         size = ROW_BYTES + 2 * (len(key) + len(tag)) + len(data)
-        if self._room.is_shared_out:
-            self.delete_row(key)  # it gives its room first, and is gone if there is no other
+        before = self.rows(_BOOKED, (key,))
+        proven = bool(before)
+        expired = self._sweep(now, key)
+        if before and not self._room.fits(size):
+            self._room.delete(*before.pop())  # it gives its room first, and is gone if there is no other
         made = self._room.make(size, tag, now)
         if made.room:
+            proven = self._room.came_back(key) or proven
+            at = PROVEN + now if proven else now
             crc = zlib.crc32(data, zlib.crc32(slot))
-            before = self.rows(_TAKES, (key,))
-            self.rows(_KEEP, (key, now, now + ttl_s, now, crc, tag, size, MODE_RAW, data))
-            if before != [(tag, size)]:
-                self._room.takes(tag, size)  # first: an empty group is forgotten
-                for of, its_size in before:
-                    self._room.gives(of, its_size)
+            self.rows(_KEEP, (key, now, now + ttl_s, at, crc, tag, size, MODE_RAW, data))
+            if [each[1:3] for each in before] != [(tag, size)] or is_on_probation(before[0][3]):
+                self._room.takes(tag, size, at)  # first: an empty group is forgotten
+                for _, *booked in before:
+                    self._room.gives(*booked)
         return Made(made.room, made.evicted, made.expired + expired)
 
     def forget(self, slot: bytes) -> None:
@@ -175,21 +177,22 @@ class Rows(Shelf):
 
     def delete_row(self, key: bytes) -> None:
         """Within a transaction."""
-        for row in self.rows("SELECT rowid, tag, size FROM Cache WHERE key = ? AND raw = 1", (key,)):
+        for row in self.rows(_BOOKED, (key,)):
             self._room.delete(*row)
 
     def set_aside(self, key: bytes) -> None:
         with self.transact():
             aside = b"damaged:" + key
             self.delete_row(aside)
+            for row in self.rows(_BOOKED, (key,)):
+                # first to go: it takes room that is not its own, and its place in the queue may be a lie
+                self._room.move(*row, 0.0)
             super().set_aside(key)
-            # first to go: it takes room that is not its own, and its place in the queue may be a lie
-            self.rows("UPDATE Cache SET access_time = 0.0 WHERE key = ? AND raw = 1", (aside,))
 
-    def _sweep(self, now: float) -> int:
-        """How many entries went because their time is over."""
+    def _sweep(self, now: float, spared: bytes | None = None) -> int:
+        """How many entries went because their time is over; not the one under ``spared``."""
         expired = 0
-        for number, tag, size, key in self.rows(_EXPIRED, (now, EXPIRED_AT_ONCE)):
-            self._room.delete(number, tag, size)
+        for number, tag, size, at, key in self.rows(_EXPIRED, (now, spared, EXPIRED_AT_ONCE)):
+            self._room.delete(number, tag, size, at)
             expired += not (type(key) is bytes and key.startswith(CLAIM))
         return expired

@@ -15,7 +15,16 @@ from ..errors import ConfigError
 from ..events import Event
 from ..pipeline.fork import renew_after_fork
 
-__all__ = ["MOST_NOTICES", "Board", "Layer", "LayerStats", "Notice", "check_set", "checked_ttl"]
+__all__ = [
+    "MOST_NOTICES",
+    "Board",
+    "Layer",
+    "LayerStats",
+    "Notice",
+    "check_set",
+    "checked_name",
+    "checked_ttl",
+]
 
 MOST_TTL_S = 3.2e9
 """A century. Above it a number is no time to live, but a mistake."""
@@ -166,6 +175,13 @@ class Layer:
     @abstractmethod
     def renew(self) -> None:
         """After a fork: locks, connections and counts of the parent are not this process's."""
+
+
+def checked_name(name: str, who: str) -> str:
+    """Raise ``ConfigError`` for what is no name."""
+    if type(name) is not str or not name:
+        raise ConfigError(f"{who}(name={name!r}): give a name, or leave it out")
+    return name
 
 
 def checked_ttl(ttl_s: float | None, who: str) -> float | None:

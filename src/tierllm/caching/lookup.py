@@ -19,16 +19,29 @@ class Lookup:
 
     ``slot`` is where its answer would be kept, ``generation`` the last notice known when it began,
     ``spare`` an entry that may not be served now: it is of a lower tier, or old. ``returned`` is what a
-    wrapped function returned.
+    wrapped function returned. ``altered``: the call was made smaller on its way, so that its answer is
+    not what was asked for. ``up_to_date``: the boards had been read when it began.
     """
 
-    __slots__ = ("flights", "generation", "key", "mode", "returned", "slot", "spare")
+    __slots__ = (
+        "altered",
+        "flights",
+        "generation",
+        "key",
+        "mode",
+        "returned",
+        "slot",
+        "spare",
+        "up_to_date",
+    )
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.key: Key | None = None
         self.slot = b""
         self.generation = 0
+        self.altered = False
+        self.up_to_date = False
         self.spare: Found | None = None
         self.returned: Returned | None = None
         self.flights: tuple[Flight, ...] = ()

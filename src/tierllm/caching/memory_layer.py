@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import ConfigError
 from .admission import MOST_HITS, Kept, Share
-from .layer import Layer, LayerStats, check_set, checked_ttl
+from .layer import Layer, LayerStats, check_set, checked_name, checked_ttl
 
 __all__ = ["MemoryLayer"]
 
@@ -43,7 +43,6 @@ class MemoryLayer(Layer):
     that make no sense.
     """
 
-    name = "memory"
     inline = True
     shared = False
 
@@ -54,6 +53,7 @@ class MemoryLayer(Layer):
         max_entries: int = 10_000,
         quotas: Mapping[str, float] | None = None,
         ttl_s: float | None = None,
+        name: str = "memory",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if type(max_bytes) is not int or max_bytes < LEAST_BYTES:
@@ -67,6 +67,7 @@ class MemoryLayer(Layer):
         self.max_bytes = max_bytes
         self.max_entries = max_entries
         self.ttl_s = checked_ttl(ttl_s, "MemoryLayer")
+        self.name = checked_name(name, "MemoryLayer")
         self.quotas = checked_quotas(quotas, "MemoryLayer")
         self._clock = clock
         self._lock = threading.Lock()

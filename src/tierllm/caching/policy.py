@@ -12,6 +12,8 @@ from ..types import Response, length_of
 from .flown import Flown
 from .key import key_of
 from .lookup import Lookup
+from .notices import Begun
+from .renewal import Renewal
 from .returned import unpack
 from .stack import Found
 
@@ -64,10 +66,12 @@ class Caching:
         self.paid = paid
         self._stack, self._boards, self._counts = cache.stack, cache.boards, cache.counts
         self._flown = Flown(self)
+        self._renewal = Renewal(self, self._flown)
 
     def renew(self) -> None:
         """After a fork."""
         self._flown.renew()
+        self._renewal.renew()
 
     def lookup(self, request: Request) -> Lookup | None:
         """What a call begins with; ``None``: the cache has nothing to do with it."""
@@ -83,7 +87,7 @@ class Caching:
                 if look.mode == "only":
                     raise CacheMissError('cache="only": the cache does not apply to this call')
             if trace is not None:
-                trace.cache = "off"
+                trace.cache = "off" if look is None else "bypassed"
             return await call_next(call)
         if look.mode != "refresh":
             answer = await self._answered(call, look)
@@ -129,8 +133,7 @@ class Caching:
         if look.key is None:
             return False
         look.slot = look.key.digest
-        if self._boards.behind:
-            await Blocking(self._boards.catch_up)
+        look.up_to_date = not self._boards.behind or await Blocking(self._boards.catch_up)
         look.generation = self._boards.notices.number
         if request.depends_on and self._boards.notices.outdated(request.depends_on, self.tenant(request)):
             look.key = None
@@ -172,8 +175,10 @@ class Caching:
     async def _answered(self, call: Call, look: Lookup) -> Response | None:
         """The answer that was kept, if there is one which this call may have now."""
         assert call.plan is not None
-        granted = call.plan.tiers[0]
-        found = self.peek(look)
+        assert look.key is not None
+        granted, found = call.plan.tiers[0], None
+        if look.up_to_date:  # nothing was awaited since then: not worth asking the boards again
+            found = self._stack.peek(look.slot, look.key.canonical, self.wall())
         if self.cache.mode == "observe":
             found = self.usable(found, call, granted) or self.usable(await self.find(look), call, granted)
             self._counts.count("misses" if found is None else "would_hit")
@@ -202,7 +207,7 @@ class Caching:
 
     async def _served(self, found: Found, call: Call, look: Lookup, granted: str) -> Response | None:
         entry = found.entry
-        if self.origins.maker(entry, call.request) is None or not _can_be_made(entry):
+        if not self._may_have(entry, call.request):
             return None
         if not self._good_enough(entry.tier, granted):
             look.spare = found  # of a lower tier: for when the call has come down to it
@@ -213,8 +218,7 @@ class Caching:
         look.spare = found
         if now >= entry.fresh_until + self.cache.stale_while_revalidate_s:
             return None
-        if entry.tier == granted:
-            await self._flown.refresh(call, look, granted)
+        await self._renewal.refresh(call, look, granted)
         return self.hit(found, call, "stale", now)
 
     def _good_enough(self, tier: str, wanted: str) -> bool:
@@ -224,9 +228,23 @@ class Caching:
         """``found``, where it is fresh, and what ``tier`` would answer, or better."""
         if found is None or self.wall() >= found.entry.fresh_until:
             return None
-        if self.origins.maker(found.entry, call.request) is None or not _can_be_made(found.entry):
+        if not self._may_have(found.entry, call.request):
             return None
         return found if self._good_enough(found.entry.tier, tier) else None
+
+    def _may_have(self, entry: Entry, request: Request) -> bool:
+        """Whether its maker could serve the request today, and nothing is invalid of what the request names.
+
+        That may be more than the one named that the answer was made for: other tags, another tenant.
+        """
+        if self.origins.maker(entry, request) is None:
+            return False
+        notices = self._boards.notices
+        if entry.generation < notices.number:
+            asked = Begun(entry.generation, request.tenant, request.tags, request.depends_on)
+            if not notices.allow(asked, b""):
+                return False
+        return _can_be_made(entry)
 
     async def still_valid(self, found: Found, look: Lookup) -> bool:
         """Whether nothing has been heard of ``found`` since it was read."""
@@ -264,11 +282,9 @@ class Caching:
             return None
         if now >= entry.fresh_until + self.cache.stale_if_error_s:
             return None
-        if self.origins.maker(entry, call.request) is None:
-            return None
         if self._boards.behind and not self._boards.catch_up():
             return None
-        if not self._boards.notices.allow(entry, look.slot):
+        if not self._boards.notices.allow(entry, look.slot) or not self._may_have(entry, call.request):
             return None
         return self.hit(look.spare, call, "stale", now, missed=True)
 

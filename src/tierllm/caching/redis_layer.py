@@ -14,7 +14,7 @@ from ..pipeline.clock import Clock
 from ..stores.redis_clients import Clients
 from ..stores.redis_trips import Ask, Trips
 from ..stores.trouble import Health
-from .layer import Board, Layer, LayerStats, Notice, check_set, checked_ttl
+from .layer import Board, Layer, LayerStats, Notice, check_set, checked_name, checked_ttl
 from .memory_layer import checked_quotas
 from .redis_board import Mget, RedisBoard
 from .redis_board_scripts import CLAIM, RELEASE
@@ -70,8 +70,6 @@ class RedisLayer(Layer):
     Raises ``ConfigError`` where settings make no sense, or if the ``redis`` extra is missing.
     """
 
-    name = "redis"
-
     def __init__(
         self,
         url: str | None = None,
@@ -81,6 +79,7 @@ class RedisLayer(Layer):
         max_bytes: int = 256 * 2**20,
         quotas: Mapping[str, float] | None = None,
         ttl_s: float | None = None,
+        name: str = "redis",
         timeout_s: float = 0.05,
         retry_s: float = 1.0,
         clock: Clock = time.monotonic,
@@ -99,6 +98,7 @@ class RedisLayer(Layer):
             raise ConfigError("RedisLayer: timeout_s must be above 0, and retry_s not below 0; both finite")
         self.max_bytes = max_bytes
         self.ttl_s = checked_ttl(ttl_s, "RedisLayer")
+        self.name = checked_name(name, "RedisLayer")
         self.quotas = checked_quotas(quotas, "RedisLayer")
         self._clients = Clients(url, client, timeout_s, who="RedisLayer")
         self._base = f"{{{namespace}}}:cache".encode()

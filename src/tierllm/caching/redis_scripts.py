@@ -4,12 +4,20 @@ Keys, all under the hash tag ``{namespace}`` so that they share one slot of a cl
 
     {ns}:cache:entry:<slot>    what is kept, with its time to live
     {ns}:cache:expiry          sorted set: slot → when its time is over, in the server's microseconds
-    {ns}:cache:group:<group>   sorted set: slot → its turn to go, the least first
+    {ns}:cache:group:<group>   sorted set: slot → since when it waits for its turn to go, in the server's
+                               microseconds; MAIN more in the main part
     {ns}:cache:groups          sorted set: group → its bytes, less those that it is guaranteed
     {ns}:cache:about           hash: s<slot> → its bytes and its group; t → all bytes;
                                l<group> → what it is guaranteed
+    {ns}:cache:gone            string: marks of those that went from probation, two bytes each
 
 and those of the board and of claims: see ``redis_board_scripts``.
+
+Who goes is as in S3-FIFO (Yang et al., *FIFO queues are all you need for cache eviction*, SOSP 2023;
+``admission`` has it for memory): a new entry is on probation, and while one in so many of its group's
+entries is, those on probation go first, so that keys that come once only push out each other. One that was
+asked for when its turn comes, or is set again while it is here or soon after it went, gets into the main
+part, where being asked for buys one more round.
 
 The index lives as long as the longest of the entries. Where a part of it was lost (the server made
 room, somebody deleted keys), the rest is put in order as it is met, or everything is forgotten.
@@ -33,10 +41,20 @@ MOST_EVICTED = 1000
 MOST_SPARED = 20
 """So many entries are spared in one set because they were asked for."""
 
+PROBATION = 10
+"""One in so many entries of a group is on probation, if not more are."""
+
+LEAST_MARKS = 64
+
+MOST_MARKS = 2**20
+"""Of those that went: two bytes each, in one string."""
+
 INDEX = f"""
 local SWEPT, CLEARED, MOST, SPARED = {SWEPT_AT_ONCE}, {CLEARED_AT_ONCE}, {MOST_EVICTED}, {MOST_SPARED}
+local MAIN = 2 ^ 52  -- above all times, and exact in a double with any of them
 local base = ARGV[1]
 local ABOUT, EXPIRY, GROUPS = base .. ':about', base .. ':expiry', base .. ':groups'
+local GONE = base .. ':gone'
 
 local function text(number)
   return string.format('%.0f', number)
@@ -69,8 +87,39 @@ local function drop(slot)
 end
 """
 
+TURNS = f"""
+local PROBATION, LEAST_MARKS, MOST_MARKS = {PROBATION}, {LEAST_MARKS}, {MOST_MARKS}
+
+-- Where the mark of a slot is among those that went, and the mark. There are one or two places for
+-- each entry, and the latest mark takes the place: most are found until as many others went.
+local function mark_of(slot)
+  local entries, marks = redis.call('ZCARD', EXPIRY), LEAST_MARKS
+  while marks < entries and marks < MOST_MARKS do marks = 2 * marks end
+  local hash = redis.sha1hex(slot)
+  local mark = string.char(tonumber(string.sub(hash, 9, 10), 16), tonumber(string.sub(hash, 11, 12), 16))
+  return 2 * (tonumber(string.sub(hash, 1, 8), 16) % marks), mark
+end
+
+local function went_lately(slot)
+  local at, mark = mark_of(slot)
+  return redis.pcall('GETRANGE', GONE, at, at + 1) == mark
+end
+
+-- Whose turn it is in a queue, and its score. ``new`` is the one for which room is made, if it is there.
+local function next_of(queue, new)
+  local on_probation = redis.call('ZCOUNT', queue, '-inf', '(' .. text(MAIN))
+  local entries = redis.call('ZCARD', queue)
+  local waiting, main = on_probation, entries - on_probation
+  if new == 'probation' then waiting = waiting - 1 elseif new == 'main' then main = main - 1 end
+  local at = (waiting * PROBATION > entries or main == 0) and 0 or on_probation
+  local found = redis.call('ZRANGE', queue, at, at, 'WITHSCORES')
+  return found[1], tonumber(found[2])
+end
+"""
+
 KEEP = Script(
     INDEX,
+    TURNS,
     """
 -- KEYS: the entry; ARGV: base, slot, data, time to live in ms, group, its bytes, bytes that the group is
 -- guaranteed, bound of all bytes
@@ -81,7 +130,7 @@ local now, queue = now_us(), base .. ':group:' .. group
 
 -- Changes nothing, but a server without room refuses it; after another write it would refuse nothing.
 local refused = redis.pcall('SETRANGE', KEYS[1], 0, '')
-drop(slot)
+local part = (drop(slot) > 0 or went_lately(slot)) and 'main' or 'probation'
 local over = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', text(now), 'LIMIT', 0, SWEPT)
 for _, each in ipairs(over) do drop(each) end
 if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then return {0, 0, #over} end
@@ -90,7 +139,7 @@ if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then re
 redis.call('HSET', ABOUT, 's' .. slot, ARGV[6] .. ' ' .. group)
 local total = redis.call('HINCRBY', ABOUT, 't', ARGV[6])
 redis.call('ZADD', EXPIRY, text(now + 1000 * life), slot)
-redis.call('ZADD', queue, text(now + SPARED + 1), slot)
+redis.call('ZADD', queue, text(now + SPARED + 1 + (part == 'main' and MAIN or 0)), slot)
 local change = size
 local before = tonumber(redis.call('HGET', ABOUT, 'l' .. group) or '0') or 0
 if before ~= least then
@@ -102,13 +151,12 @@ for _, key in ipairs({ABOUT, EXPIRY, GROUPS, queue}) do
   if redis.call('PTTL', key) < life + 1000 then redis.call('PEXPIRE', key, text(life + 60000)) end
 end
 
-local evicted, spared = 0, 0
+local evicted, spared, marked = 0, 0, false
 for turn = 1, MOST do
   if total <= bound then break end
   local loser = redis.call('ZREVRANGE', GROUPS, 0, 0)[1]
   local from = base .. ':group:' .. loser
-  local found = redis.call('ZRANGE', from, 0, 0, 'WITHSCORES')
-  local victim = found[1]
+  local victim, since = next_of(from, loser == group and part)
   if not victim then
     redis.call('ZREM', GROUPS, loser)
   elseif victim == slot then
@@ -125,18 +173,26 @@ for turn = 1, MOST do
     end
     break
   else
+    local on_probation = since < MAIN
+    if not on_probation then since = since - MAIN end
     local idle = spared < SPARED and redis.pcall('OBJECT', 'IDLETIME', base .. ':entry:' .. victim)
     -- both clocks of the server tell whole seconds
-    if type(idle) == 'number' and now - tonumber(found[2]) > (idle + 1.5) * 1000000 then
+    if type(idle) == 'number' and now - since > (idle + 1.5) * 1000000 then
       spared = spared + 1
-      redis.call('ZADD', from, text(now + spared), victim)
+      redis.call('ZADD', from, text(MAIN + now + spared), victim)
     else
       redis.call('ZREM', from, victim)
+      if on_probation then
+        local at, mark = mark_of(victim)
+        redis.pcall('SETRANGE', GONE, at, mark)
+        marked = true
+      end
       total = total - drop(victim)
       evicted = evicted + 1
     end
   end
 end
+if marked and redis.call('PTTL', GONE) < life + 1000 then redis.call('PEXPIRE', GONE, text(life + 60000)) end
 if total > bound then
   drop(slot)
   return {0, evicted, #over}
@@ -164,7 +220,7 @@ for _, slot in ipairs(slots) do
   drop(slot)
   redis.call('ZREM', from, slot)
 end
-if redis.call('EXISTS', EXPIRY) == 0 then redis.call('DEL', ABOUT, GROUPS) end
+if redis.call('EXISTS', EXPIRY) == 0 then redis.call('DEL', ABOUT, GROUPS, GONE) end
 return {#slots}
 """,
 )

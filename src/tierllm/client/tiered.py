@@ -18,7 +18,7 @@ from ..cost.estimator import CostEstimator
 from ..cost.prices import PriceBook
 from ..cost.runs import active_runs
 from ..cost.treasury import Treasury
-from ..errors import ConfigError, RejectedError, TierLLMError, UsageError
+from ..errors import CacheMissError, ConfigError, RejectedError, TierLLMError, UsageError
 from ..events import CallFinished, Listener, emitter
 from ..pipeline.compose import compose
 from ..pipeline.fork import renew_after_fork
@@ -254,6 +254,8 @@ class TieredClient(Accounts, Cached):
                 self._steer(call, trace)
         if self._caching is not None:
             call.lookup = self._caching.lookup(request)
+        elif request.cache == "only":
+            raise CacheMissError('cache="only": this client has no cache')
         if may_be_large(length_of(request.messages), request.params):
             call.sizes = {}
         return ReadyCall(call, self._observed, scope, self._host)

@@ -262,6 +262,8 @@ class Spending:
         self.treasury.books.ended(purchase, bill, response, error)
         if response is not None and isinstance(bill, Usage) and not bill.estimated and purchase.price:
             response.cost_usd = purchase.price.cost_usd(bill)
+        if purchase.clamped and purchase.call.lookup is not None:
+            purchase.call.lookup.altered = True
         if response is not None and purchase.warnings:
             response.warnings = (*response.warnings, *purchase.warnings)
 

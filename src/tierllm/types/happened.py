@@ -69,8 +69,8 @@ class Trace:
     ``asked`` is the tier the caller named, ``granted`` where the call was allowed to start,
     ``served`` where the answer came from. ``cache`` says what the cache did: ``"hit"`` (found in
     ``cache_layer``), ``"stale"`` (an old answer), ``"joined"`` (the attempts are those of the call whose
-    trace is ``led_by``), ``"miss"``, ``"off"`` (it does not apply to this call), or ``None``: there is
-    none. ``to_dict()`` is plain data for JSON, without prompt text.
+    trace is ``led_by``), ``"miss"``, ``"bypassed"`` (it does not apply to this call), ``"off"``, or
+    ``None``: there is none. ``to_dict()`` is plain data for JSON, without prompt text.
     """
 
     id: str

@@ -1,0 +1,93 @@
+"""Which answers are kept, and for how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .entry import Entry
+from .notices import Begun
+from .returned import pack
+from .storable import storable
+
+if TYPE_CHECKING:
+    from ..pipeline.effects import Handler
+    from ..types import Call, Response
+    from .lookup import Lookup
+    from .policy import Caching
+    from .stack import Soon
+
+__all__ = ["Keeping"]
+
+
+class Keeping:
+    """Asks a tier, and puts what it says into the layers."""
+
+    def __init__(self, caching: Caching) -> None:
+        self._caching = caching
+        self._cache = caching.cache
+        self._counts = caching.cache.counts
+
+    async def asked(self, call: Call, look: Lookup, handler: Handler, soon: Soon) -> Response:
+        """What the tier says; it is kept, unless the tier's prompt said other words meanwhile.
+
+        ``soon`` does what nobody waits for.
+        """
+        origins, request = self._caching.origins, call.request
+        before = origins.wording(call.tier, request)
+        response = await handler(call)
+        changed = before != origins.wording(call.tier, request)
+        await self._keep(call, look, response, soon, changed=changed)
+        return response
+
+    async def _keep(self, call: Call, look: Lookup, response: Response, soon: Soon, *, changed: bool) -> None:
+        caching, cache, request = self._caching, self._cache, call.request
+        origin = caching.origins.place(response.tier, response.deployment)
+        made_by = None if origin is None else origin.fingerprint(request)
+        tenant = caching.tenant(request)
+        look.returned = pack(response.raw) if call.target is not None else None
+        if (
+            made_by is None
+            or changed
+            or look.key is None
+            or look.altered
+            or not storable(response, request, returned=look.returned)
+            or cache.boards.notices.outdated(request.depends_on, tenant)
+            or not cache.boards.notices.allow(
+                Begun(look.generation, tenant, request.tags, request.depends_on), look.slot
+            )
+            or (look.mode != "refresh" and self._has_better(call, look, response))
+        ):
+            self._counts.count("not_kept")
+            return
+        now = caching.wall()
+        ttl_s = cache.ttl_of(response.tier) if request.cache_ttl_s is None else request.cache_ttl_s
+        fresh_until = now + ttl_s * (1 - cache.jitter * caching.rng.random())
+        stale_s = max(cache.stale_while_revalidate_s, cache.stale_if_error_s)
+        entry = Entry.of(
+            response,
+            look.key,
+            fingerprint=made_by,
+            made_at=now,
+            fresh_until=fresh_until,
+            stale_until=fresh_until + stale_s,
+            latency_s=_latency_s(call),
+            depends=request.depends_on,
+            tags=request.tags,
+            tenant=tenant,
+            generation=look.generation,
+            returned=look.returned,
+        )
+        await cache.stack.keep(look.slot, entry, now, soon)
+        self._counts.count("kept")
+
+    def _has_better(self, call: Call, look: Lookup, response: Response) -> bool:
+        """Whether a higher tier has answered meanwhile, for those who may come to it."""
+        caching, tier = self._caching, response.tier
+        assert tier is not None
+        found = caching.usable(caching.peek(look), call, tier)
+        return found is not None and found.entry.tier != tier
+
+
+def _latency_s(call: Call) -> float:
+    attempts = [] if call.trace is None else call.trace.attempts
+    return attempts[-1].latency_s if attempts else 0.0
