@@ -256,7 +256,19 @@ def test_an_old_answer_of_a_higher_tier_is_served_to_a_lower_one() -> None:
     world.call(sla="gold")
     world.pass_s(110)
     assert world.how(sla="bronze") == "stale"
-    world.pass_s(50)
+    world.pass_s(1)
+    assert world.models() == ["g", "b"]  # made anew by the tier that asked, at its own expense
+    assert world.call(sla="bronze").ok.tier == "bronze"
+    assert world.how(sla="bronze") == "hit"
+    assert world.how(sla="gold") == "miss"
+
+
+def test_an_old_answer_of_a_higher_tier_has_its_end() -> None:
+    fake = numbered()
+    tiers = [Tier("gold", [Deployment("g", fake)]), Tier("bronze", [Deployment("b", fake)])]
+    world = CachedWorld(tiers, fake=fake, cache={"ttl_s": 100, "stale_while_revalidate_s": 50})
+    world.call(sla="gold")
+    world.pass_s(160)
     assert world.how(sla="bronze") == "miss"
 
 

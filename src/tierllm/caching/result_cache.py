@@ -135,6 +135,13 @@ class ResultCache:
         ttl_s = self._ttl_s
         return ttl_s if isinstance(ttl_s, float) else ttl_s.get(tier or "", ttl_s.get("*", 0.0))
 
+    def check_tiers(self, known: Sequence[str]) -> None:
+        """Raise ``ConfigError`` where ``ttl_s`` names a tier that a client does not have."""
+        for tier in () if isinstance(self._ttl_s, float) else self._ttl_s:
+            if tier != "*" and tier not in known:
+                tiers = ", ".join(known)
+                raise ConfigError(f"ResultCache(ttl_s={{{tier!r}: ...}}): no such tier; they are {tiers}")
+
     def scope_of(self, request: Request) -> str:
         """Whose answers the request may share, told so that no two kinds of scopes are taken for one."""
         scope = self.scope
@@ -150,8 +157,8 @@ class ResultCache:
         tenant = f"tenant:{request.tenant}" if request.tenant is not None else "nobody"
         if scope == "tenant":
             return tenant
-        whose = request.user if scope == "user" else request.session
-        return tenant if whose is None else f"{scope}:{len(tenant)}:{tenant}:{whose}"  # two tenants' "u1"
+        whose = (request.user,) if scope == "user" else (request.user, request.session)
+        return tenant if whose[-1] is None else f"{scope}:{(tenant, *whose)!r}"  # two tenants' "u1"
 
     # -- invalidation ------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Cached:
 
         if not isinstance(cache, ResultCache):
             raise ConfigError(f"TieredClient(cache={type(cache).__name__}): give a ResultCache, or None")
+        cache.check_tiers(list(self._lines))
         return Caching(
             cache,
             Origins([_origin(line) for tier in self._lines.values() for line in tier.lines]),
