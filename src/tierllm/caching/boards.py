@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import StoreUnavailableError
+from ..events import log_failure
 from .layer import MOST_NOTICES, Board, Layer, Notice
 from .notices import Notices, name_of
 
@@ -24,6 +25,7 @@ class Boards:
         self._wall = wall
         self._read = [0] * len(self.layers)
         self._owed: list[list[Notice]] = [[] for _ in self.layers]
+        self._said: set[str] = set()
         self._lock = threading.Lock()
 
     def renew(self) -> None:
@@ -34,9 +36,13 @@ class Boards:
     def behind(self) -> bool:
         """Whether somebody has posted what is not known here yet. Takes about a microsecond."""
         read = self._read
-        for at, layer in enumerate(self.layers):  # noqa: SIM110 - every call asks, and ``any`` takes twice as long
-            if layer.heard() > read[at]:
-                return True
+        try:
+            for at, layer in enumerate(self.layers):  # every call asks, and ``any`` takes twice as long
+                if layer.heard() > read[at]:
+                    return True
+        except Exception:  # of an application's own layer: its entries are missed, and no call fails
+            self._complain("a layer of the cache does not say what it has heard")
+            return True
         return False
 
     @property
@@ -56,6 +62,9 @@ class Boards:
                         read[at] = layer.board(self._read[at])
                 except StoreUnavailableError:
                     caught_up = caught_up and layer.heard() <= self._read[at]
+                except Exception:
+                    caught_up = False
+                    self._complain(f"the board of the cache's layer {layer.name} could not be read")
             self._learn(read)
             return caught_up
 
@@ -67,13 +76,13 @@ class Boards:
         with self._lock:
             number = max(self.notices.number + 1, int(self._wall() * 1000))
             told = [Notice(name, number, content) for name, content in notices]
-            missed: StoreUnavailableError | None = None
+            missed: Exception | None = None
             for at, layer in enumerate(self.layers):
                 try:
                     self._settle(at)
                     number = max(number, layer.post(told))
                     told = [notice._replace(number=number) for notice in told]
-                except StoreUnavailableError as error:
+                except Exception as error:  # whatever it is, the others are to be told
                     missed = missed or error
                     self._owe(at, told)
             self.notices.learn(Board(number, 0, tuple(told)))
@@ -83,6 +92,12 @@ class Boards:
                 "as long as this process lives"
             ) from missed
         return number
+
+    def _complain(self, what: str) -> None:
+        """Once: every call comes by here."""
+        if what not in self._said:
+            self._said.add(what)
+            log_failure(what)
 
     def _owe(self, at: int, notices: Sequence[Notice]) -> None:
         """A layer is to be told later; of everything, where it has missed more than a board holds."""
@@ -106,7 +121,7 @@ class Boards:
         Not of what they say already: told again it gets a new number, and what was made since is invalid.
         """
         new = {
-            at: [notice for notice in board.notices if not self.notices.knows(notice)]
+            at: [notice for notice in _told(board) if not self.notices.knows(notice)]
             for at, board in read.items()
         }
         for at, board in read.items():
@@ -119,5 +134,11 @@ class Boards:
             if lacks:
                 try:
                     layer.post(lacks)
-                except StoreUnavailableError:
+                except Exception:
                     self._owe(other, lacks)
+
+
+def _told(board: Board) -> tuple[Notice, ...]:
+    """What a board says, its floor put into words."""
+    floor = (Notice(name_of("all"), board.floor),) if board.floor else ()
+    return (*floor, *board.notices)

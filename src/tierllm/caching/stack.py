@@ -60,6 +60,7 @@ class Stack:
         """After a fork: what waited to be written is written by the parent."""
         self._behind = threading.Semaphore(MOST_BEHIND)
         self.left_out = 0
+        self._said: set[tuple[str, type[Exception]]] = set()
 
     @property
     def is_deep(self) -> bool:
@@ -145,7 +146,8 @@ class Stack:
 
     def _failed(self, layer: Layer, error: Exception) -> None:
         """It is a miss. The layer itself has told of its trouble, if it is one of ours."""
-        if not isinstance(error, StoreUnavailableError):
+        if not isinstance(error, StoreUnavailableError) and (layer.name, type(error)) not in self._said:
+            self._said.add((layer.name, type(error)))  # every call comes by here
             log_failure(f"the cache's layer {layer.name} failed")
 
     # -- writing ---------------------------------------------------------------------
