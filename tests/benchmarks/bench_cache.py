@@ -41,6 +41,7 @@ class Ready(BaseProvider):
     """Answers at once."""
 
     name = "ready"
+    origin = ""
     waits = False
 
     def complete(self, call, scope):

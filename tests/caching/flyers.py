@@ -24,6 +24,7 @@ class Held(BaseProvider):
     """Gives a piece of its answer whenever it is let; ``failure()`` in place of the end."""
 
     name = "held"
+    origin = ""
 
     def __init__(
         self, pieces: Sequence[str] = PIECES, failure: Callable[[], Exception] | None = None

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tierllm.caching.disk_layer import DiskLayer
-from tierllm.caching.layer import Layer
-from tierllm.errors import ConfigError, StoreUnavailableError
+from tierllm.caching.layer import Layer, Notice
+from tierllm.errors import ConfigError, StoreUnavailableError, UsageError
 from tierllm.events import Event, StoreTrouble
 from tierllm.stores import DiskStore, Line, Settlement
 
@@ -801,3 +801,25 @@ def test_nothing_heavy_is_loaded_until_it_is_used() -> None:
         "assert not {'diskcache', 'sqlite3', 'pydantic', 'redis'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_read_only_it_is_looked_at_and_no_more(place: Path, layer: DiskLayer, now: Now) -> None:
+    layer.set(slot(1), b"data", ttl_s=60)
+    layer.post([Notice("doc:1", 1)])
+    seen = open_at(place, wall_clock=now, read_only=True)
+    assert seen.get(slot(1)) == b"data"
+    assert list(seen.scan()) == [(slot(1), b"data")]
+    assert (seen.stats().entries, seen.stats().bytes) == (1, layer.stats().bytes)
+    assert seen.board() == layer.board()
+    with pytest.raises(UsageError, match="read_only"):
+        seen.post([Notice("doc:2", 1)])
+    with pytest.raises(StoreUnavailableError, match="readonly"):
+        seen.set(slot(2), b"more", ttl_s=60)
+    seen.close()
+    assert layer.stats().entries == 1
+
+
+def test_read_only_there_has_to_be_one(place: Path) -> None:
+    with pytest.raises(ConfigError, match=r"read_only=True\): there is no cache in"):
+        open_at(place, read_only=True)
+    assert not place.exists()

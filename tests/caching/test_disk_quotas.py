@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from stores.ground import SPAWN
 from tierllm.caching.disk_layer import DiskLayer
+from tierllm.caching.disk_room import PROVEN
 from tierllm.errors import ConfigError
 
 MIB = 2**20
@@ -70,10 +71,17 @@ def sql(place: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def booked_rightly(place: Path) -> bool:
-    """What the groups are said to take is what their rows say, and no more."""
+    """What the groups are said to take, and to have on probation, is what their rows say, and no more."""
     booked = dict(sql(place, "SELECT tag, bytes FROM Groups"))
     rows = dict(sql(place, "SELECT tag, sum(size) FROM Cache WHERE tag IS NOT NULL GROUP BY tag"))
-    return booked == rows
+    on_probation = dict(sql(place, "SELECT tag, bytes FROM Probation WHERE bytes != 0"))
+    new = sql(
+        place,
+        "SELECT tag, sum(size) FROM Cache WHERE tag IS NOT NULL AND access_time < ? GROUP BY tag",
+        PROVEN,
+    )
+    every = on_probation.pop(0, 0)
+    return booked == rows and on_probation == dict(new) and every == sum(on_probation.values())
 
 
 def test_shares_are_known(open_with: OpenWith) -> None:
@@ -102,7 +110,7 @@ def test_a_batch_cannot_push_out_what_is_within_its_share(
     assert booked_rightly(place)
 
 
-def test_without_quotas_the_first_go_first(open_with: OpenWith) -> None:
+def test_without_quotas_nobody_is_guaranteed_anything(open_with: OpenWith) -> None:
     layer = open_with()
     gold = fill(layer, "gold", 150, 1900)
     fill(layer, "bronze", 1500, 1900)
@@ -226,6 +234,15 @@ TAMPERINGS = [
     "UPDATE Cache SET size = NULL, tag = NULL",
     "UPDATE Cache SET tag = 'gold'",
     "DROP TABLE Groups",
+    "DELETE FROM Probation",
+    "UPDATE Probation SET bytes = 1000000000",
+    "UPDATE Probation SET bytes = -1000000000",
+    "UPDATE Probation SET bytes = 'many'",
+    "UPDATE Probation SET bytes = 1e300",
+    "DROP TABLE Probation",
+    "UPDATE Cache SET access_time = 'x'",
+    "UPDATE Cache SET access_time = NULL",
+    "UPDATE Cache SET access_time = 5e12",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -17,14 +18,23 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from tierllm import Request, Response, ToolCall, Usage
+from tierllm.caching.contents import LONGEST_TTL_S
 from tierllm.caching.entry import Entry
 from tierllm.caching.key import Key
 from tierllm.caching.returned import Returned, pack
 from tierllm.caching.storable import storable
-from tierllm.caching.written import HEADER, MOST_BYTES, ZLIB_FROM_BYTES
+from tierllm.caching.written import (
+    HEADER,
+    LAST_SECOND,
+    MOST_BYTES,
+    MOST_JSON_BYTES,
+    MOST_TIMES,
+    MOST_TOKENS,
+    ZLIB_FROM_BYTES,
+)
 
 KEY = Key(b"d" * 32, b"the whole request")
 RETURNED = Returned("json", b'{"a": [1]}')
@@ -67,8 +77,8 @@ def entry(response: Response | None = None, **changes: Any) -> Entry:
 
 SURROGATES = st.text(st.characters(codec=None), max_size=20)
 MAYBE = st.none() | SURROGATES
-COUNTS = st.integers(-(2**63), 2**63 - 1)
-TIMES = st.floats(allow_nan=False, allow_infinity=False)
+COUNTS = st.integers(0, MOST_TOKENS)
+SECONDS = st.floats(0, LONGEST_TTL_S)
 DOLLARS = st.decimals(0, 10**6, allow_nan=False, allow_infinity=False, places=12) | st.sampled_from(
     [Decimal("0.10"), Decimal("0E-9"), Decimal("1E-30")]
 )
@@ -82,6 +92,14 @@ USAGES = st.none() | st.builds(
     service_tier=MAYBE,
     estimated=st.booleans(),
 )
+
+
+def lasting(kept: Entry) -> Entry:
+    """With times that follow each other."""
+    fresh_until = kept.made_at + kept.fresh_until
+    return kept._replace(fresh_until=fresh_until, stale_until=fresh_until + kept.stale_until)
+
+
 ENTRIES = st.builds(
     Entry,
     canonical=st.binary(max_size=50) | st.binary(min_size=ZLIB_FROM_BYTES, max_size=ZLIB_FROM_BYTES + 5),
@@ -89,9 +107,9 @@ ENTRIES = st.builds(
     tier=SURROGATES,
     deployment=SURROGATES,
     model=MAYBE,
-    made_at=TIMES,
-    fresh_until=TIMES,
-    stale_until=TIMES,
+    made_at=st.floats(0, LAST_SECOND),
+    fresh_until=SECONDS,
+    stale_until=SECONDS,
     text=SURROGATES | SURROGATES.map(lambda text: text * 2000),
     reasoning=SURROGATES,
     tool_calls=st.lists(st.builds(ToolCall, COUNTS, MAYBE, MAYBE, SURROGATES), max_size=3).map(tuple),
@@ -99,14 +117,14 @@ ENTRIES = st.builds(
     usage=USAGES,
     cost_usd=st.none() | DOLLARS,
     request_id=MAYBE,
-    latency_s=TIMES,
+    latency_s=SECONDS,
     structured=st.booleans(),
     depends=st.lists(st.tuples(SURROGATES, SURROGATES), max_size=3).map(tuple),
     tags=st.lists(SURROGATES, max_size=3).map(tuple),
     tenant=MAYBE,
     generation=st.integers(0, 2**63 - 1),
     returned=st.none() | st.builds(Returned, SURROGATES, st.binary(max_size=50)),
-)
+).map(lasting)
 
 
 @settings(max_examples=300, deadline=None)
@@ -247,7 +265,27 @@ NAMES = (
     *("depends", "tags", "tenant", "generation", "returned"),
 )
 STRANGE = [
-    *(None, True, 0, -1, 1.5, 2**63, 10**400, "", "x", "NaN", "1E+999999999", "-1", [], {}, {"a": 1}),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        -1e9,
+        1.5,
+        1e300,
+        1_500_000_300,
+        1_500_000_700.5,
+        2**63,
+        10**400,
+        "",
+        "x",
+        "NaN",
+        "1E+999999999",
+        "-1",
+        [],
+        {},
+        {"a": 1},
+    ),
     *(
         [None],
         [[]],
@@ -264,10 +302,10 @@ FINE: dict[str, Callable[[Any], bool]] = {
     "fingerprint": lambda v: v in ("", "9" * 10_000),
     **dict.fromkeys(("tier", "deployment"), lambda v: type(v) is str),
     **dict.fromkeys(("model", "request_id", "tenant", "returned"), lambda v: v is None or type(v) is str),
-    **dict.fromkeys(
-        ("made_at", "fresh_until", "stale_until", "latency_s"),
-        lambda v: type(v) in (int, float) and abs(v) < 2**63,
-    ),
+    "made_at": lambda v: v == 1_500_000_300,
+    "fresh_until": lambda v: v in (1_500_000_300, 1_500_000_700.5),
+    "stale_until": lambda v: v == 1_500_000_700.5,
+    "latency_s": lambda v: type(v) in (int, float) and v in (0, 1.5),
     "tool_calls": lambda v: v == [],
     "finish_reason": lambda v: v in ("stop", "tool_calls"),
     "usage": lambda v: v is None,
@@ -308,6 +346,9 @@ HOSTILE = {
     "infinity": json.dumps([*fields()[:4], math.inf, *fields()[5:]]).encode(),
     "a huge float": json.dumps([*fields()[:4], 0, *fields()[5:]]).replace(" 0,", " 1e999,", 1).encode(),
     "a huge number": b"[" + b"9" * 1_000_000 + b"]",
+    "tokens below nothing": json.dumps(fields()).replace("[5, 2, 1,", "[5, -2, 1,").encode(),
+    "more tokens than there are": json.dumps(fields()).replace("[5, 2,", f"[5, {2**63 - 1},").encode(),
+    "a call before the first": json.dumps(fields()).replace('[[0, "c1"', '[[-1, "c1"').encode(),
     "too few": json.dumps(fields()[:-1]).encode(),
     "too many": json.dumps([*fields(), None]).encode(),
     "something after it": json.dumps(fields()).encode() + b" []",
@@ -340,12 +381,44 @@ HOSTILE_BODIES = {
     "half of it": (zlib.compress(GOOD)[:-5], b"z"),
     "something after it": (zlib.compress(GOOD) + b"x", b"z"),
     "a bomb": (zlib.compress(GOOD + bytes(MOST_BYTES), 9), b"z"),
+    "a smaller bomb": (zlib.compress(GOOD + bytes(2**20), 9), b"z"),
 }
 
 
 @pytest.mark.parametrize(("body", "packed"), HOSTILE_BODIES.values(), ids=HOSTILE_BODIES.keys())
 def test_hostile_bodies_are_no_entry(body: bytes, packed: bytes) -> None:
     assert Entry.decode(sealed(body, packed=packed)) is None
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"[[]],", b'{"":0},', b"1,", b'"",'])
+def test_little_json_does_not_make_much_memory(part: bytes) -> None:
+    many = b"[" + part * (8 * 2**20 // len(part)) + b"0]"
+    noise = random.Random(1).randbytes(len(many) // MOST_TIMES)  # so that it does not become too small
+    bodies = [bodied(many, canonical=noise), bodied(json.dumps(fields()).encode(), value=many)]
+    for body in bodies:
+        tracemalloc.start()
+        for data in (sealed(body), sealed(zlib.compress(body, 9), packed=b"z")):
+            read = Entry.decode(data)
+            with contextlib.suppress(ValueError):
+                if read is not None:
+                    read._replace(returned=Returned("json", many)).response()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 15 * len(many)
+
+
+def test_what_is_written_is_read() -> None:
+    noise = "".join(map(chr, random.Random(1).choices(range(33, 126), k=MOST_JSON_BYTES)))
+    for times, kept in (
+        (1, entry(tool_calls=(ToolCall(0, "c1", "find", noise[: MOST_JSON_BYTES // 2]),))),
+        (1, entry(canonical=b"a" * 2**20)),
+        (2, entry(canonical=noise.encode() + bytes(2**20))),
+    ):
+        data = kept.encode()
+        assert len(data) * times <= kept.size + len(noise)
+        assert Entry.decode(data) == kept
+    with pytest.raises(ValueError, match="too much"):
+        entry(tags=(noise,)).encode()
 
 
 @pytest.mark.parametrize("magic", [b"tle1", b"tle3", b"TLE1", b"\x00\x00\x00\x00"])
@@ -369,7 +442,7 @@ def test_whatever_is_read_can_be_used(strange: list[Any], places: set[int]) -> N
     if read is not None:
         assert Entry.decode(read.encode()) == read
         assert len(f"{read.cost_usd or 0:f}") < 300
-        assert list(read._replace(returned=None).response().chunks())
+        assert list(read._replace(returned=None, structured=False).response().chunks())
         assert read.size > 0
 
 
@@ -431,7 +504,23 @@ def test_what_cannot_be_made_here_is_told() -> None:
 def test_data_is_read_only_where_it_was_before() -> None:
     assert entry(answer(text="[1]", parsed=[1])).response({"type": "json_object"}).parsed == [1]
     assert entry(answer(text="[1]")).response({"type": "json_object"}).parsed is None
-    assert entry(answer(text="[1]", parsed=[1])).response().parsed is None
+
+
+class Large(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _large(cls, number: int) -> int:
+        if number < 100:
+            raise ValueError("too small")
+        return number
+
+
+@pytest.mark.parametrize("wanted", [None, {"type": "text"}, Large])
+def test_data_that_cannot_be_made_for_this_call_is_told(wanted: object) -> None:
+    with pytest.raises(ValueError, match="response_format"):
+        entry(answer(text='{"number": 1}', parsed={"number": 1})).response(wanted)
 
 
 def test_neither_prompt_nor_answer_in_a_repr() -> None:
@@ -470,9 +559,8 @@ def asked(**options: Any) -> Request:
     return Request(messages=({"role": "user", "content": "hi"},), params=options, extra=extra)
 
 
-KEPT: dict[str, tuple[Response, Request | None]] = {
+KEPT: dict[str, tuple[Response, Request]] = {
     "a whole answer": (answer(), asked()),
-    "without its request": (answer(), None),
     "tool calls": (answer(text="", tool_calls=(CALL,), finish_reason="tool_calls"), asked()),
     "tool calls and text": (answer(tool_calls=(CALL,), finish_reason="tool_calls"), asked()),
     "tool calls that say stop": (answer(text="", tool_calls=(CALL,)), asked()),
@@ -489,10 +577,16 @@ KEPT: dict[str, tuple[Response, Request | None]] = {
         answer(text='{"words": []}', parsed=Found(words=[])),
         asked(response_format=Found),
     ),
+    "words where words were asked for": (answer(), asked(response_format={"type": "text"})),
+    "tool calls before data": (
+        answer(text="I look.", tool_calls=(CALL,), finish_reason="tool_calls"),
+        asked(response_format=FORMAT),
+    ),
+    "tool calls without arguments": (answer(text="", tool_calls=(ToolCall(0, "c1", "now"),)), asked()),
     "one choice": (answer(), asked(extra={"openai": {"n": 1, "modalities": ["text"]}})),
     "log probabilities turned off": (answer(), asked(logprobs=False, top_logprobs=0)),
 }
-NOT_KEPT: dict[str, tuple[Response, Request | None]] = {
+NOT_KEPT: dict[str, tuple[Response, Request]] = {
     "truncated": (answer(finish_reason="length"), asked()),
     "filtered": (answer(finish_reason="content_filter"), asked()),
     "of no known end": (answer(finish_reason=None), asked()),
@@ -508,7 +602,13 @@ NOT_KEPT: dict[str, tuple[Response, Request | None]] = {
     "log probabilities": (answer(), asked(logprobs=True)),
     "sound": (answer(), asked(extra={"openai": {"modalities": ["text", "audio"]}})),
     "data that nobody asked for": (answer(text="[1]", parsed=[1]), asked()),
-    "data without its request": (answer(text="[1]", parsed=[1]), None),
+    "data that did not come": (answer(), asked(response_format=FORMAT)),
+    "data that was cut": (answer(text='{"words": ["a'), asked(response_format=Found)),
+    "data that nobody can read": (answer(text="[" * 100_000), asked(response_format=FORMAT)),
+    "data by a vendor's option that did not come": (
+        answer(),
+        asked(extra={"local": {"response_format": FORMAT}}),
+    ),
     "data that the text does not give": (answer(text="[1]", parsed=[2]), asked(response_format=FORMAT)),
     "truth for a number": (answer(text="1", parsed=True), asked(response_format=FORMAT)),
     "data of another kind": (
@@ -522,20 +622,26 @@ NOT_KEPT: dict[str, tuple[Response, Request | None]] = {
     "tokens that are no count": (answer(usage=Usage(input_tokens=1.5)), asked()),  # type: ignore[arg-type]
     "dollars in floats": (answer(cost_usd=0.1), asked()),
     "tool calls of its own": (answer(tool_calls=({"name": "find"},)), asked()),
+    "tokens below nothing": (answer(usage=Usage(input_tokens=-1)), asked()),
+    "more tokens than there are": (answer(usage=Usage(output_tokens=2**63 - 1)), asked()),
+    "arguments that were cut": (answer(tool_calls=(ToolCall(0, "c1", "find", '{"a": '),)), asked()),
+    "arguments that nobody can read": (answer(tool_calls=(ToolCall(0, "c", "f", "[" * 100_000),)), asked()),
+    "one of two calls that was cut": (answer(tool_calls=(CALL, ToolCall(1, "c2", "find", "{"))), asked()),
+    "a call of nothing": (answer(tool_calls=(ToolCall(0, "c1", None, "{}"),)), asked()),
     "arguments that are no text": (answer(tool_calls=(ToolCall(arguments={}),)), asked()),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize(("response", "request_"), KEPT.values(), ids=KEPT.keys())
-def test_whole_answers_are_kept_and_come_back(response: Response, request_: Request | None) -> None:
-    assert storable(response, request_)
+def test_whole_answers_are_kept_and_come_back(response: Response, request_: Request) -> None:
+    assert storable(response, request_.params, request_.extra)
     kept = entry(response)
     assert Entry.decode(kept.encode()) == kept
 
 
 @pytest.mark.parametrize(("response", "request_"), NOT_KEPT.values(), ids=NOT_KEPT.keys())
-def test_others_are_not_kept(response: Response, request_: Request | None) -> None:
-    assert not storable(response, request_)
+def test_others_are_not_kept(response: Response, request_: Request) -> None:
+    assert not storable(response, request_.params, request_.extra)
 
 
 def wrapped(raw: object, **changes: Any) -> Response:
@@ -548,15 +654,14 @@ def choice(reason: str) -> dict[str, Any]:
 
 def test_what_was_returned_stands_in_for_the_text() -> None:
     response = wrapped(choice("stop"))
-    assert storable(response, asked(), returned=pack(response.raw))
-    assert not storable(response, asked())
-    empty = wrapped("")
-    assert storable(empty, asked(), returned=pack(""))
+    assert storable(response, {}, {}, returned=pack(response.raw))
+    assert not storable(response, {}, {})
 
 
 NOT_KEPT_WRAPPED: dict[str, tuple[Response, Request]] = {
     "cut, by its own word": (wrapped(choice("length")), asked()),
     "filtered, by its own word": (wrapped(choice("content_filter")), asked()),
+    **{f"empty: {empty!r}": (wrapped(empty), asked()) for empty in ("", [], {})},
     "an attempt cut": (wrapped("Blue.", finish_reason="length"), asked()),
     "stale": (wrapped("Blue.", degraded=("stale",)), asked()),
     "cached already": (wrapped("Blue.", cached=True), asked()),
@@ -569,4 +674,4 @@ NOT_KEPT_WRAPPED: dict[str, tuple[Response, Request]] = {
 
 @pytest.mark.parametrize(("response", "request_"), NOT_KEPT_WRAPPED.values(), ids=NOT_KEPT_WRAPPED.keys())
 def test_other_wrapped_answers_are_not_kept(response: Response, request_: Request) -> None:
-    assert not storable(response, request_, returned=pack(response.raw))
+    assert not storable(response, request_.params, request_.extra, returned=pack(response.raw))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,7 +17,7 @@ from weakref import WeakKeyDictionary
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from tierllm import Request
 from tierllm.caching.key import DEEPEST, MOST_PARTS, Key, key_of
@@ -147,6 +149,7 @@ EQUAL: dict[str, tuple[Request, Request]] = {
     "no options for a vendor": (request(extra={"openai": {}}), request()),
     "no parameters and none said": (request(params={}), request()),
     "tuple and list": (params(stop=("a", "b")), params(stop=["a", "b"])),
+    "one stop and a list of it": (params(stop="a"), params(stop=["a"])),
     "parts as tuple and list": (
         said([{"type": "text", "text": "x"}]),
         said(({"type": "text", "text": "x"},)),
@@ -312,7 +315,6 @@ DIFFERENT: dict[str, tuple[Request, Request]] = {
     "top_p": (params(top_p=0.2), params(top_p=0.3)),
     "seed": (params(seed=1), params(seed=2)),
     "stop": (params(stop="a"), params(stop="b")),
-    "stop as text and as list": (params(stop="a"), params(stop=["a"])),
     "tool_choice": (params(tool_choice="auto"), params(tool_choice="none")),
     "a tool's description": (params(tools=[tool(description="a")]), params(tools=[tool(description="b")])),
     "parallel_tool_calls": (params(parallel_tool_calls=True), params(parallel_tool_calls=False)),
@@ -440,8 +442,10 @@ def test_keys_are_equal_just_where_the_vendor_is_sent_the_same(
 
 
 def listed(value: Any) -> Any:
-    """Tuples as lists, which is how both are sent."""
+    """Tuples as lists, which is how both are sent; and one stop as a list of it, which says the same."""
     if isinstance(value, dict):
+        if isinstance(value.get("stop"), str):
+            value = {**value, "stop": [value["stop"]]}
         return {name: listed(inner) for name, inner in value.items()}
     return [listed(inner) for inner in value] if isinstance(value, list | tuple) else value
 
@@ -489,6 +493,51 @@ def test_what_else_that_has_no_form_makes_no_key() -> None:
         assert key_of(asked, scope="a", also=["f", value]) is None
         assert key_of(asked, scope="a", messages=({"role": "user", "content": value},)) is None
     assert key_of(asked, scope="a", messages=(Hostile(),)) is None
+
+
+def test_equal_messages_in_their_place_are_no_others() -> None:
+    asked = request({"role": "user", "content": "hi"}, {"role": "user", "content": [{"n": 1}]})
+    again = copy.deepcopy(asked.messages)
+    assert key(asked, messages=again) == key(asked)
+    again[1]["content"][0]["n"] = True  # equal, and something else
+    assert key(asked, messages=again) != key(asked)
+    nested = request({"role": "user", "content": [{"role": "user", "content": "x"}]})
+    assert key(nested, messages=({"role": "user", "content": "x"},)) != key(nested)
+
+
+class Hidden(BaseModel):
+    model_config = {"extra": "allow"}
+    shown: str = "x"
+    apart: Any = Field("x", exclude=True)
+    _private: Any = PrivateAttr("x")
+
+    @cached_property
+    def derived(self) -> str:
+        return self.shown * 2
+
+
+def hidden(words: Any = "x", **fields: Any) -> Hidden:
+    made = Hidden(**fields)
+    made._private = words
+    return made
+
+
+def test_an_object_counts_with_all_that_it_holds() -> None:
+    made = [
+        hidden(),
+        hidden("y"),
+        hidden(apart="y"),
+        hidden(shown="y"),
+        hidden(shown="x"),
+        hidden(more="x"),
+        hidden(apart=hidden("y")),
+    ]
+    keys = [key(params(x=each)) for each in made]
+    assert len(set(keys)) == len(keys)
+    assert keys == [key(params(x=each.model_copy(deep=True))) for each in made]
+    assert made[0].derived == "xx"
+    assert key(params(x=made[0])) == keys[0]
+    assert key_of(params(x=hidden(object())), scope="a") is None
 
 
 def test_a_call_that_shows_no_prompt_has_no_key_whatever_else_is_told() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from caching.kept import CachedWorld
 from client.forms import World
 from tierllm import Budget, Deployment, Price, Tier, TieredClient
+from tierllm.caching.disk_layer import DiskLayer
 from tierllm.caching.memory_layer import MemoryLayer
 from tierllm.caching.origins import Origin, Origins
 from tierllm.caching.result_cache import ResultCache
 from tierllm.errors import AllTiersFailedError
+from tierllm.pipeline.provider import Provider
+from tierllm.pipeline.scope import Invocation
+from tierllm.providers import Function, Local, OpenAI
+from tierllm.providers.base import BaseProvider
 from tierllm.testing import Fail, FakeProvider, Reply
 from tierllm.types import Call, Message, Request, Response
 
@@ -180,9 +189,66 @@ class Placed(FakeProvider):
 
 
 def tier(
-    model: str = "m", provider: FakeProvider | None = None, place: dict[str, Any] | None = None, **more: Any
+    model: str = "m", provider: Provider | None = None, place: dict[str, Any] | None = None, **more: Any
 ) -> list[Tier]:
     return [Tier("gold", [Deployment(model, provider or FakeProvider(), name="d", **(place or {}))], **more)]
+
+
+class Policed:
+    """A policy of the application's own, which says what it holds."""
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    async def __call__(self, call: Call, call_next: Callable[[Call], Awaitable[Response]]) -> Response:
+        return await call_next(call)
+
+
+class Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    async def __call__(self, call: Call, call_next: Callable[[Call], Awaitable[Response]]) -> Response:
+        return await call_next(call)
+
+
+def policy_with(words: object) -> Any:
+    async def policy(call: Call, call_next: Any) -> Any:
+        return await call_next(call) if words else None
+
+    return policy
+
+
+class Own(BaseProvider):
+    """A provider of the application's own."""
+
+    def __init__(self, words: str, origin: object = None) -> None:
+        self.words = words
+        self.origin = origin
+
+    def complete(self, call: Call, scope: Invocation) -> Response:
+        return Response(text=self.words, finish_reason="stop")
+
+
+class Alike(Own):
+    """Of another class."""
+
+
+def answering(held: Any) -> Callable[[Any], str]:
+    return lambda messages: str(held)
+
+
+class Bot:
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __call__(self, messages: Any) -> str:
+        return self.words
+
+    def ask(self, messages: Any) -> str:
+        return self.words
 
 
 CHANGES: dict[str, tuple[list[Tier], list[Tier]]] = {
@@ -202,6 +268,18 @@ CHANGES: dict[str, tuple[list[Tier], list[Tier]]] = {
     "deployment-policy": (
         tier(place={"policies": [Versioned("1")]}),
         tier(place={"policies": [Versioned("2")]}),
+    ),
+    "policy-state": (tier(policies=[Policed("a")]), tier(policies=[Policed({"a": 1})])),
+    "policy-slots": (tier(policies=[Slotted("a")]), tier(policies=[Slotted("b")])),
+    "policy-function": (tier(policies=[policy_with("a")]), tier(policies=[policy_with("b")])),
+    "policy-method": (tier(policies=[Policed("a")]), tier(policies=[Slotted("a")])),
+    "own-provider": (tier(provider=Own("a", "a")), tier(provider=Own("b", "b"))),
+    "own-settings": (tier(provider=Own("a", {"x": [1]})), tier(provider=Own("b", {"x": [2]}))),
+    "own-class": (tier(provider=Own("a", "")), tier(provider=Alike("b", ""))),
+    "function": (tier(provider=Function(answering("a"))), tier(provider=Function(answering({"a": 1})))),
+    "function-version": (
+        tier(provider=Function(Bot("a"), name="bot", version="1")),
+        tier(provider=Function(Bot("b"), name="bot", version="2")),
     ),
     "tier-name": (tier(), [Tier("platinum", [Deployment("m", FakeProvider(), name="d")])]),
     "removed": (tier(), [Tier("gold", [Deployment("m", FakeProvider(), name="e")])]),
@@ -278,10 +356,109 @@ def test_a_prompt_function_that_raises_hurts_no_other_call() -> None:
         assert how(client)[0] == "hit"
 
 
-def test_settings_that_cannot_be_written_down_keep_nothing() -> None:
-    with TieredClient(tier(place={"params": {"tool_choice": object()}}), cache=ResultCache()) as client:
-        assert [how(client)[0] for _ in range(2)] == ["miss", "miss"]
-        assert client.cache.stats().not_kept == 2
+UNKNOWN = {
+    "settings": tier(place={"params": {"tool_choice": object()}}),
+    "own provider": tier(provider=Own("a")),
+    "own provider's origin": tier(provider=Own("a", object())),
+    "callable object": tier(provider=Function(Bot("a"))),
+    "method": tier(provider=Function(Bot("a").ask)),
+    "closure": tier(provider=Function(answering(object()))),
+    "policy": tier(policies=[Policed(object())]),
+    "policy's slots": tier(policies=[Slotted(object())]),
+    "policy's method": tier(policies=[Policed("a").__call__]),
+    "policy's closure": tier(policies=[policy_with(object())]),
+    "policy's partial": tier(policies=[partial(plainly)]),
+}
+
+
+@pytest.mark.parametrize("what", [what for what in UNKNOWN if what != "policy's partial"])
+def test_who_cannot_be_told_from_others_counts_for_one_client_and_the_log_says_so(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ResultCache([MemoryLayer(), DiskLayer(tmp_path)])
+    with TieredClient(UNKNOWN[what], cache=cache) as client:
+        assert [how(client)[0] for _ in range(2)] == ["miss", "hit"]
+        with TieredClient(UNKNOWN[what], cache=cache) as another:
+            assert how(another)[0] == "miss"
+    assert len(caplog.messages) == 2
+    assert all("gold/d" in told for told in caplog.messages)
+
+
+def test_in_memory_alone_nothing_has_to_be_said_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    with TieredClient(UNKNOWN["method"], cache=ResultCache()) as client:
+        assert [how(client)[0] for _ in range(2)] == ["miss", "hit"]
+    assert not caplog.messages
+
+
+def test_who_can_be_told_from_others_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with TieredClient(UNKNOWN["policy's partial"], cache=ResultCache()) as client:
+        assert [how(client)[0] for _ in range(2)] == ["miss", "hit"]
+    assert not caplog.messages
+
+
+def place_of(**settings: Any) -> object:
+    return OpenAI(**{"api_key": "k", **settings}).origin
+
+
+def client_of(kind: Any = openai.OpenAI, **settings: Any) -> Any:
+    return kind(**{"api_key": "k", **settings})
+
+
+OPENAI = {
+    "address": {"base_url": "http://gateway/v1"},
+    "query": {"base_url": "http://gateway/v1?version=2"},
+    "organization": {"organization": "a"},
+    "project": {"project": "a"},
+    "headers": {"default_headers": {"x-config": "a"}},
+    "other headers": {"default_headers": {"x-config": "b"}},
+    "client's address": {"api_key": None, "client": client_of(base_url="http://other/v1")},
+    "client's query": {"api_key": None, "client": client_of(default_query={"api-version": "1"})},
+    "client's other query": {"api_key": None, "client": client_of(default_query={"api-version": "2"})},
+    "client's organization": {"api_key": None, "client": client_of(organization="c")},
+    "another async client": {
+        "api_key": None,
+        "client": client_of(),
+        "async_client": client_of(openai.AsyncOpenAI, base_url="http://gateway/v2"),
+    },
+    "azure": {
+        "api_key": None,
+        "client": client_of(openai.AzureOpenAI, azure_endpoint="https://my", api_version="2025-03-01"),
+    },
+    "another version of azure": {
+        "api_key": None,
+        "client": client_of(openai.AzureOpenAI, azure_endpoint="https://my", api_version="2025-04-01"),
+    },
+}
+
+
+def test_all_that_decides_who_answers_at_an_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = place_of()
+    places = [str(plain), *(str(place_of(**settings)) for settings in OPENAI.values())]
+    assert len(set(places)) == len(places)
+    assert "secret" not in str(place_of(default_headers={"authorization": "secret"}))
+    assert place_of(api_key="other") == plain  # a key that was rotated
+    assert place_of(api_key=None, client=client_of()) == plain
+    both = {"client": client_of(), "async_client": client_of(openai.AsyncOpenAI)}
+    assert place_of(api_key=None, **both) == plain
+    monkeypatch.setenv("OPENAI_ORG_ID", "a")
+    assert place_of() == place_of(organization="a") != plain
+    assert place_of(base_url="http://gateway/v1") == place_of(**OPENAI["address"])
+
+
+def test_weights_that_were_replaced_are_others(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    provider = Local(file)
+    origins = [provider.origin]
+    for content in (b"1", b"22"):
+        file.write_bytes(content)
+        os.utime(file, ns=(1, 1))
+        origins += [provider.origin, Local(file, n_threads=2).origin]
+    os.utime(file, ns=(1, 2))
+    origins += [provider.origin, Local(file, seed=1).origin]
+    (tmp_path / "link.gguf").symlink_to(file)
+    assert Local(tmp_path / "link.gguf").origin == provider.origin
+    assert len({str(each) for each in origins}) == 5
+    assert Local().origin == Local().origin
 
 
 def test_origins_know_their_rank() -> None:
@@ -322,8 +499,18 @@ def test_origins_know_their_rank() -> None:
         ({}, {"extra": {"fake": {"extra_body": {"temperature": 0.7}}}}, False),
         ({}, {"extra": {"fake": {"temperature": 0}}}, True),
         ({}, {"extra": {"fake": {"verbosity": "low"}}}, True),
+        ({"temperature": 0}, {"temperature": 0.7}, True),
+        ({"temperature": 0.2}, {"temperature": 0.7}, False),
+        ({"place": {"drop": {"temperature"}}}, {"temperature": 0.7}, True),
+        ({"place": {"drop": {"temperature"}}, "defaults": {"temperature": 0.7}}, {}, True),
+        ({"place": {"params": {"extra_body": {"temperature": 0.7}}}}, {}, False),
+        ({"place": {"params": {"extra_body": {"temperature": 0.7}}}}, {"temperature": 0}, False),
+        ({}, {"extra": {"fake": {"options": {"temperature": 0.7}}}}, False),
+        ({}, {"extra": {"fake": {"extra_body": {"options": {"temperature": 0.7}}}}}, False),
+        ({}, {"extra": {"fake": {"generation_config": {"temperature": 0.7}}}}, False),
+        ({}, {"extra": {"fake": {"options": {"temperature": 0.0}}}}, True),
     ],
-    ids=range(18),
+    ids=range(28),
 )
 def test_only_what_is_asked_for_cold_is_kept(
     settings: dict[str, Any], options: dict[str, Any], kept: bool

@@ -515,9 +515,7 @@ def test_after_a_fork_parent_and_child_go_on(tmp_path: Path) -> None:
     layers = [MemoryLayer(), DiskLayer(tmp_path / "cache", timeout_s=20)]
     with client_on(layers, fake) as client:
         assert how(client, "before") == "miss"
-        client.cache.stack._behind.acquire()
-        held = client.cache.stack._behind._cond
-        with held:  # type: ignore[attr-defined]  # as if another thread were writing behind just then
+        with client.cache.stack._done:  # as if another thread were writing behind just then
             child = os.fork()
             if not child:
                 ok = False

@@ -207,6 +207,12 @@ class Broken(FarLayer):
     def delete(self, slot: bytes) -> None:
         raise ZeroDivisionError
 
+    def claim(self, slot: bytes, owner: bytes, lease_s: float) -> bool:
+        raise AttributeError("broken")
+
+    def release(self, slot: bytes, owner: bytes) -> None:
+        raise LookupError
+
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_broken_layer_is_passed_over(inline: bool, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,8 +282,7 @@ def test_work_that_cannot_be_left_for_later_gives_its_place_back(monkeypatch: py
 
 def test_a_child_process_can_write_behind_though_its_parent_was_at_it() -> None:
     ground = Ground(FarLayer(), write="behind")
-    semaphore = ground.stack._behind
-    with semaphore._cond:  # type: ignore[attr-defined]
+    with ground.stack._done:
         ground.stack.renew()
         done = threading.Thread(target=lambda: ground.keep(entry_of()), daemon=True)
         done.start()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tierllm import TieredClient
 from tierllm.caching import DiskLayer, RedisLayer
 from tierllm.caching.entry import Entry
 from tierllm.caching.layer import Layer
+from tierllm.cli.cache_entries import as_lines
 
 SECRET = "What is our merger with Initech called?"
 TIERS = """
@@ -128,6 +131,20 @@ class TestStats:
         assert ledger["saved_usd"] == str(usage.saved_usd)
         assert usage.saved_usd > 0
         assert "2 answers from the cache, which saved $" in tierllm("cache", "stats").out
+
+    @pytest.mark.parametrize("content", [b"no ledger at all" * 1000, b""], ids=["garbled", "empty"])
+    def test_a_ledger_that_cannot_be_read_hides_no_layer(
+        self, tierllm: Command, write: Write, content: bytes
+    ) -> None:
+        path = write('[ledger]\npath = "usage.db"\n' + DISK)
+        asked(path, "a")
+        (path.parent / "usage.db").write_bytes(content)
+        ran = tierllm("cache", "stats", "--json")
+        assert ran.code == 0
+        assert json.loads(ran.out)["layers"][0]["entries"] == 1
+        assert json.loads(ran.out)["ledger"] is None
+        assert "usage.db" in ran.err
+        assert ran.err.count("\n") == 1
 
     def test_memory_alone(self, tierllm: Command, write: Write) -> None:
         write("[cache]\n")
@@ -253,6 +270,41 @@ class TestGet:
         ran = tierllm("cache", "verify", "--json")
         assert (ran.code, told(ran)["layers"][0][state]) == (0, 1)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            'model = "big"\nparams = {top_p = 0.5}',
+            'model = "big"\ndrop = ["seed"]',
+            'model = "big"\n[providers.fake]\nkind = "fake"\nseed = 7',
+        ],
+    )
+    def test_another_deployment_of_the_same_name_is_another_home(
+        self, tierllm: Command, write: Write, change: str
+    ) -> None:
+        """The client goes by all its settings, too."""
+        tiers = TIERS.replace("price =", "# price =")
+        asked(write(DISK, tiers), "hi")
+        path = write(DISK, tiers.replace('model = "big"\nprovider = "fake"', f'provider = "fake"\n{change}'))
+        assert told(tierllm("cache", "get", "hi", "--json"))["entries"][0]["state"] == "homeless"
+        with TieredClient.from_file(path) as client:
+            assert not client.complete("hi").cached
+
+    def test_nothing_that_was_kept_commands_the_terminal(self) -> None:
+        evil = "\x1b]0;evil\x07\x1b[2J\rred"
+        told = dict.fromkeys(("layer", "tier", "deployment", "model", "tenant", "text"), evil)
+        when = dict.fromkeys(("made_at", "fresh_until", "stale_until"), "then")
+        lines = as_lines(
+            {"state": "fresh", "bytes": 9, "cost_usd": None, "tags": [evil], "depends_on": {evil: evil}}
+            | told
+            | when
+            | {"text": f"{evil}\ntwo"}
+        )
+        assert lines.replace("\n", "").isprintable()
+        assert lines.endswith("red\ntwo")
+
+    def test_help_says_what_cannot_be_named(self, tierllm: Command) -> None:
+        assert "top_p, seed, stop, tools" in " ".join(tierllm("cache", "get", "--help").out.split())
+
     def test_nobody_is_called(self, tierllm: Command, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         write(DISK + "[[budgets]]\nhard_calls = 0\n", TIERS.replace('"fake"', '"openai"'))
@@ -295,9 +347,9 @@ def changed(kind: str, path: Path, how: str) -> bytes:
     now = time.time()
     match how:
         case "stale":
-            data = entry._replace(fresh_until=now - 1).encode()
+            data = entry._replace(made_at=now - 9, fresh_until=now - 1).encode()
         case "over":
-            data = entry._replace(fresh_until=now - 2, stale_until=now - 1).encode()
+            data = entry._replace(made_at=now - 9, fresh_until=now - 2, stale_until=now - 1).encode()
         case "garbled":
             data = data[:-20] + bytes(20)
         case "cut":
@@ -311,6 +363,61 @@ def changed(kind: str, path: Path, how: str) -> bytes:
     layer.set(slot, data, ttl_s=60)
     layer.close()
     return slot
+
+
+def garble_an_entry(answers: Path) -> None:
+    with closing(sqlite3.connect(answers / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET value = x'00' WHERE rowid = (SELECT min(rowid) FROM Cache)")
+
+
+class TestLooking:
+    """``stats``, ``get`` and ``verify`` change nothing, whatever they find."""
+
+    COMMANDS = (("stats",), ("get", "hi"), ("verify",))
+    DAMAGE: Mapping[str, Callable[[Path], object]] = {
+        "none": lambda answers: None,
+        "an entry": garble_an_entry,
+        "the database": lambda answers: (answers / "cache.db").write_bytes(b"none at all" * 1000),
+        "no database": lambda answers: (answers / "cache.db").unlink(),
+        "no notices": lambda answers: (answers / "notices").unlink(),
+        "the notices": lambda answers: (answers / "notices").write_bytes(b"none\n"),
+        "nothing there": lambda answers: [file.unlink() for file in answers.iterdir()],
+    }
+
+    @pytest.mark.parametrize("damage", DAMAGE)
+    @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+    def test_nothing_is_made_mended_or_moved(
+        self, tierllm: Command, write: Write, command: tuple[str, ...], damage: str
+    ) -> None:
+        path = write("[cache]\none_flight = false\n" + DISK)  # no claim is given back later on
+        asked(path, "hi", "hello")
+        answers = path.parent / "state" / "answers"
+        self.DAMAGE[damage](answers)
+        before = {file.name: file.read_bytes() for file in answers.iterdir()}
+        ran = tierllm("cache", *command, "--json")
+        assert {file.name: file.read_bytes() for file in answers.iterdir()} == before
+        assert json.loads(ran.out)
+        assert ("cannot be used" in ran.err) == (damage == "the database")
+
+    @pytest.mark.parametrize("damage", ["no notices", "the notices"])
+    def test_without_its_notices_nothing_is_valid(self, tierllm: Command, write: Write, damage: str) -> None:
+        """And so the next client finds it."""
+        path = write(DISK)
+        asked(path, "hi")
+        self.DAMAGE[damage](path.parent / "state" / "answers")
+        assert told(tierllm("cache", "get", "hi", "--json"))["entries"][0]["state"] == "invalid"
+        with TieredClient.from_file(path) as client:
+            assert not client.complete("hi").cached
+
+    def test_while_it_is_in_use(self, tierllm: Command, write: Write) -> None:
+        path = write(DISK)
+        with TieredClient.from_file(path) as client:
+            client.complete("hi")
+            assert told(tierllm("cache", "verify", "--json"))["layers"][0]["fresh"] == 1
+            client.cache.invalidate(everything=True)
+            assert told(tierllm("cache", "get", "hi", "--json"))["entries"][0]["state"] == "invalid"
+            assert client.complete("hello").cached is False
+            assert client.complete("hello").cached
 
 
 class TestVerify:
@@ -351,13 +458,13 @@ class TestVerify:
     def test_what_the_disk_layer_finds_by_itself(self, tierllm: Command, write: Write) -> None:
         path = write(DISK)
         asked(path, "a", "b")
-        database = sqlite3.connect(path.parent / "state" / "answers" / "cache.db")
-        with database:
-            database.execute("UPDATE Cache SET value = x'00' WHERE rowid = (SELECT min(rowid) FROM Cache)")
-        database.close()
+        garble_an_entry(path.parent / "state" / "answers")
         ran = tierllm("cache", "verify")
+        assert (ran.code, ran.err) == (1, "")
+        assert "1 damaged: --delete takes out what is" in ran.out
+        ran = tierllm("cache", "verify", "--delete")
         assert ran.code == 1
-        assert "1 damaged" in ran.out
+        assert "1 damaged, and taken out" in ran.out
         assert "an entry is not as it was written" in ran.err
         assert ran.err.count("\n") == 1
         assert tierllm("cache", "verify").code == 0
@@ -367,6 +474,9 @@ class TestVerify:
         asked(path, "a")
         (path.parent / "state" / "answers" / "cache.db").write_bytes(b"no database at all" * 1000)
         ran = tierllm("cache", "verify")
+        assert ran.code == 1
+        assert "file is not a database" in ran.err
+        ran = tierllm("cache", "verify", "--delete")
         assert ran.code == 1
         assert "was moved to" in ran.err
         assert tierllm("cache", "verify").code == 0
@@ -440,6 +550,13 @@ class TestInvalidate:
         assert told(tierllm("cache", "get", "hi", "--json"))["entries"][0]["state"] == "invalid"
 
 
+class Terminal(io.StringIO):
+    """With nobody who types anything."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class TestClear:
     def test_all_of_it(self, tierllm: Command, shared: Path, kind: str) -> None:
         asked(shared, "a", "b")
@@ -459,6 +576,15 @@ class TestClear:
         assert tierllm("cache", "clear").code == (1 if left else 0)
         assert "state? [y/N] " in questions[0]
         assert told(tierllm("cache", "stats", "--json"))["layers"][0]["entries"] == left
+
+    def test_an_end_of_input_is_a_no(
+        self, tierllm: Command, write: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked(write(DISK), "a")
+        monkeypatch.setattr("sys.stdin", Terminal())
+        ran = tierllm("cache", "clear")
+        assert (ran.code, ran.err) == (1, "")
+        assert told(tierllm("cache", "stats", "--json"))["layers"][0]["entries"] == 1
 
     def test_nobody_is_there_to_be_asked(self, process: Command, write: Write) -> None:
         asked(write(DISK), "a")

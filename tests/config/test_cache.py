@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -292,10 +293,18 @@ class TestLayers:
                 "cache.layers[0].url_env: should be the name of an environment variable",
             ),
             ("kind = 'redis'\nurl = 'redis://h'\nurl_env = 'X'", "cache.layers[0]: give url or url_env, not"),
-            ("kind = 'redis'\n[[cache.layers]]\nkind = 'redis'", "cache.layers[1]: this layer is there"),
+            ("kind = 'redis'\n[[cache.layers]]\nkind = 'redis'", "cache.layers[1]: there is a redis layer"),
             (
-                "kind = 'disk'\ndirectory = 'a'\n[[cache.layers]]\nkind = 'disk'\ndirectory = 'a'",
-                "cache.layers[1]: this layer is there already; take one of them out",
+                "kind = 'disk'\ndirectory = 'a'\n[[cache.layers]]\nkind = 'disk'\ndirectory = './a'",
+                "cache.layers[1]: there is a disk layer already; take one of them out",
+            ),
+            (
+                "kind = 'disk'\ndirectory = 'a'\n[[cache.layers]]\nkind = 'disk'\ndirectory = 'b'",
+                "cache.layers[1]: there is a disk layer already; take one of them out",
+            ),
+            (
+                "kind = 'redis'\nurl = 'redis://h?ssl_ca_certs=x'",
+                "cache.layers[0].url: should have no other options than such a connection takes",
             ),
         ],
     )
@@ -318,9 +327,21 @@ class TestLayers:
 
     def test_an_address_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REDIS_URL", "verysecret@host")
-        with pytest.raises(ConfigError, match="cache: RedisLayer: the url is no Redis URL") as caught:
+        with pytest.raises(
+            ConfigError,
+            match=r"cache\.layers\[0\]\.url_env: .* REDIS_URL should be an address such as",
+        ) as caught:
             config_of('[[cache.layers]]\nkind = "redis"\n').arguments()
         assert "verysecret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url", ["verysecret@host", "redis://:verysecret@h/x", "redis://verysecret@h?ssl_ciphers=x"]
+    )
+    def test_check_looks_into_the_variable(self, url: str) -> None:
+        (finding,) = doubts(config_of('[[cache.layers]]\nkind = "redis"\n'), {"REDIS_URL": url})
+        assert (finding.severity, finding.key) == ("error", "cache.layers[0].url_env")
+        assert finding.problem.startswith("the environment variable REDIS_URL should ")
+        assert "verysecret" not in str(finding)
 
 
 class TestBuilding:
@@ -339,10 +360,11 @@ class TestBuilding:
     def test_what_was_made_is_closed_where_a_later_layer_fails(
         self, write: Write, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("REDIS_URL", "nowhere")
+        monkeypatch.setenv("REDIS_URL", "redis://localhost")
+        monkeypatch.setitem(sys.modules, "redis", None)
         closed = closings(monkeypatch, DiskLayer)
         path = write(self.FULL.replace("[[tiers]]", '[[cache.layers]]\nkind = "redis"\n[[tiers]]', 1))
-        with pytest.raises(ConfigError, match="no Redis URL"):
+        with pytest.raises(ConfigError, match="not installed"):
             Config.load(path).arguments()
         assert len(closed) == 1
 

@@ -233,7 +233,9 @@ class TestStores:
 
     def test_an_address_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REDIS_URL", "verysecret@host")
-        with pytest.raises(ConfigError, match="store: RedisStore: the url is no Redis URL") as caught:
+        with pytest.raises(
+            ConfigError, match=r"store\.url_env: .* REDIS_URL should be an address such as"
+        ) as caught:
             config_of('[store]\nkind = "redis"\n').arguments()
         assert "verysecret" not in str(caught.value)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import StoreUnavailableError
+from ..events import log_failure
 from ..pipeline.effects import Blocking, Sleep
 from ..pipeline.tape import FlightLost
 
@@ -66,6 +67,9 @@ class Across:
             try:
                 taken = self._cache.claims.take(layer, flight.key)
             except StoreUnavailableError:
+                continue
+            except Exception:  # as with its entries: no call fails of a layer
+                log_failure(f"the cache's layer {layer.name} failed")
                 continue
             return taken, layer if taken else None
         return True, None

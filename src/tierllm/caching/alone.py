@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from ..errors import ConfigError
 from ..pipeline.compose import compose
+from ..pipeline.defaults import scoped
 from ..pipeline.effects import Invoke
 from ..pipeline.host import Host
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
-from ..providers.wrapped import Signature, WrappedCall
+from ..providers.signature import Signature
+from ..providers.wrapped import WrappedCall
 from ..types import Call, Request, Response, Trace
-from .contents import hash_of
+from .options import checked
 from .origins import Origin, Origins
 from .policy import Caching
 
@@ -29,6 +31,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ALONE = "alone"
+
+HEEDED = frozenset(
+    {"user", "tenant", "plan", "session", "route", "language", "tags", "cache", "cache_ttl_s", "depends_on"}
+)
+"""What a scope may say of a function's call."""
 
 
 class _OnlyPlace(NamedTuple):
@@ -43,7 +50,7 @@ def around(
     fn: Callable[P, R],
     *,
     ttl_s: float | None,
-    tags: tuple[str, ...],
+    tags: Sequence[str],
     depends_on: Callable[P, Mapping[str, Any]] | None,
 ) -> Callable[P, R]:
     """``fn`` with ``cache`` around each of its calls."""
@@ -52,6 +59,11 @@ def around(
     signature = Signature(fn)
     if signature.streams:
         raise ConfigError("ResultCache.wrap(fn): a generator's items are not kept; wrap a plain function")
+    given: dict[str, Any] = {} if ttl_s is None else {"cache_ttl_s": checked("cache_ttl_s", ttl_s)}
+    if tags != ():
+        given["tags"] = checked("tags", tags)
+    if depends_on is not None and not callable(depends_on):
+        raise ConfigError("ResultCache.wrap(depends_on=...): give a function of the same arguments")
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     host = Host()
 
@@ -91,13 +103,17 @@ def around(
     handler = compose([caching], lambda call: caching.enter(call, ask))
 
     def ready(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ReadyCall:
-        documents = {} if depends_on is None else depends_on(*args, **kwargs)
-        request = Request(
-            messages=({"role": "call", "content": name},),
-            cache_ttl_s=ttl_s,
-            tags=tags,
-            depends_on=tuple(sorted((doc, hash_of(doc, content)) for doc, content in documents.items())),
-        )
+        said = {option: checked(option, v) for option, v in scoped(HEEDED).items() if v is not None}
+        fields = {**said, **given}
+        if depends_on is not None:
+            fields["depends_on"] = checked("depends_on", depends_on(*args, **kwargs))
+        request = Request(messages=({"role": "call", "content": name},), **fields)
+        whose = None if caching.lookup(request) is None else cache.scope
+        if whose in ("user", "session") and getattr(request, whose) is None:
+            raise ConfigError(
+                f'ResultCache(scope="{whose}"): this call names none; '
+                f"make it inside tierllm.scope({whose}=...)"
+            )
         call = begun(request, WrappedCall(fn, signature, args, kwargs))
         assert call.scope is not None
         return ReadyCall(call, handler, call.scope, host)

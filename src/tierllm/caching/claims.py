@@ -79,11 +79,13 @@ class Claims:
             log_failure(f"a claim in the cache's layer {layer.name} could not be given back")
 
     def close(self) -> None:
-        """End the thread. What is claimed lapses."""
+        """End the thread, and give back what is claimed: the layers are about to be closed."""
         with self._lock:
             stop, self._stop = self._stop, None
         if stop is not None:
             stop.set()
+        for layer, slot in tuple(self._held):
+            self.give(layer, slot)
 
     def _start(self) -> None:
         stop = threading.Event()

@@ -39,10 +39,13 @@ class DiskLayer(Layer):
     """Entries in a directory, shared by all processes of one machine that use the same one.
 
     They outlive the processes. The directory is made with mode 0700; it must be on a local disk, yours,
-    and not writable by others. The database with its journal takes at most about ``max_bytes``;
-    when room is needed those set first go first, save those that were asked for since. An entry above
-    a sixteenth of that, or 64 MiB, is not kept. A step waits up to ``timeout_s`` for other processes
+    and not writable by others. The database with its journal takes at most about ``max_bytes``; an entry
+    above a sixteenth of that, or 64 MiB, is not kept. A step waits up to ``timeout_s`` for other processes
     and threads. After a failure the layer refuses at once for ``retry_s``; a full disk is still read from.
+
+    Which entries go when room is needed is decided by S3-FIFO (Yang et al., SOSP 2023), as in memory: keys
+    that come once cannot push out those that come often. That an entry was asked for is known to the
+    process that asked; that it was set again while it was here, to all.
 
     ``quotas`` guarantees shares of it to groups: ``{"gold": 0.5}``. Groups that are not named share what is
     left over, and the largest of them gives room. While a group takes no more than its share of what all
@@ -60,8 +63,10 @@ class DiskLayer(Layer):
     process, where ``/proc`` tells of that, and otherwise with its time.
 
     ``wall_clock`` tells seconds since 1970. If it is set back, entries made later than what it tells now
-    are missed. ``clock``, for ``retry_s``, tells seconds from any beginning. Thread-safe; blocks, so it is
-    not to be called on an event loop. Raises ``ConfigError`` where the directory is not safe.
+    are missed. ``clock``, for ``retry_s``, tells seconds from any beginning. ``read_only`` is for looking
+    at a cache that is there: nothing is made, mended or moved aside, and what is damaged reads as ``b""``.
+    Thread-safe; blocks, so it is not to be called on an event loop. Raises ``ConfigError`` where the
+    directory is not safe.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class DiskLayer(Layer):
         name: str = "disk",
         timeout_s: float = 0.5,
         retry_s: float = 5.0,
+        read_only: bool = False,
         clock: Clock = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -94,6 +100,13 @@ class DiskLayer(Layer):
         self._wall_clock = wall_clock
         outer = Path(directory).expanduser().absolute()
         place = Place(outer / WITHIN, timeout_s, used_by="DiskLayer")
+        boards, databases = DiskBoard, DiskDatabase
+        if read_only:
+            from .disk_seen import SeenBoard, SeenDatabase
+
+            if not place.database.exists():
+                raise ConfigError(f"DiskLayer(read_only=True): there is no cache in {outer}")
+            boards, databases = SeenBoard, SeenDatabase
         try:
             for each in (Place(outer, timeout_s, used_by="DiskLayer"), place):
                 each.prepare()
@@ -103,8 +116,8 @@ class DiskLayer(Layer):
         self._reading = Health(told, self._tell, retry_s=retry_s, clock=clock)
         self._writing = Health(told, self._tell, retry_s=retry_s, clock=clock)
         posting = Health(told, self._tell, retry_s=retry_s, clock=clock)
-        self._board = DiskBoard(place, posting, wall_clock)
-        self._database = DiskDatabase(told, place, max_bytes, self.quotas, self._board.begin)
+        self._board = boards(place, posting, wall_clock)
+        self._database = databases(told, place, max_bytes, self.quotas, self._board.begin)
         self._process: tuple[Process | None] | None = None
         self._directory = outer
         self._count_anew()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from ..stores.disk_shelf import Shelf
+from .disk_marks import Marks
 
 __all__ = ["PROVEN", "ROW_BYTES", "Made", "Room", "is_on_probation"]
 
@@ -25,28 +25,32 @@ SMALL = 10
 MOST_MARKS = 50_000
 """So many keys are remembered to have been asked for, and so many to have gone."""
 
-MOST_SPARED = 16
+MOST_SPARED = 64
 """So many are spared in one step because they were asked for: it keeps everybody waiting meanwhile."""
 
 _VICTIM = "SELECT rowid, tag, size, access_time, key, expire_time FROM Cache {} ORDER BY access_time LIMIT 1"
-_FIRST_OF_ALL, _FIRST_OF_GROUP = _VICTIM.format(f"WHERE NOT {IS_CLAIM}"), _VICTIM.format("WHERE tag = ?")
-_PROVEN_OF_ALL = _VICTIM.format(f"WHERE access_time >= {PROVEN} AND NOT {IS_CLAIM}")
-_PROVEN_OF_GROUP = _VICTIM.format(f"WHERE tag = ? AND access_time >= {PROVEN}")
+_OF_ALL = (
+    _VICTIM.format(f"WHERE NOT {IS_CLAIM}"),
+    _VICTIM.format(f"WHERE access_time >= {PROVEN} AND NOT {IS_CLAIM}"),
+)
+_OF_GROUP = (_VICTIM.format("WHERE tag = ?"), _VICTIM.format(f"WHERE tag = ? AND access_time >= {PROVEN}"))
+"""Of both queues; and of the main one."""
 
-_ALL = 0
-"""All groups together, in the books of probation: no group has a number for its name."""
-
+_BOOKED = "ON CONFLICT (tag) DO UPDATE SET bytes = bytes + excluded.bytes"
+_BOOK = f"INSERT INTO Groups VALUES (?, ?) {_BOOKED}"  # noqa: S608
+_BOOK_PROBATION = f"INSERT INTO Probation VALUES (?1, ?2), (0, ?2) {_BOOKED}"  # noqa: S608
 _BOOKS = (
     "SELECT (SELECT total(bytes) FROM Probation WHERE tag = ?1),"
     " (SELECT total(bytes) FROM Groups WHERE tag = ?1)"
 )
-_BOOKED = "ON CONFLICT (tag) DO UPDATE SET bytes = bytes + excluded.bytes"
-_BOOKS_BEGIN = (
-    "CREATE TABLE Probation (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
-    # in a database of before there was a main queue
-    "INSERT INTO Probation SELECT tag, CAST(bytes AS INTEGER) FROM Groups WHERE typeof(tag) = 'blob'",
-    f"INSERT INTO Probation SELECT {_ALL}, CAST(total(bytes) AS INTEGER) FROM Groups",
+_BOOKS_OF_PROBATION = (
+    "CREATE TABLE IF NOT EXISTS Probation (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
+    # in a database from when there was no main queue
+    "INSERT OR IGNORE INTO Probation"
+    " SELECT tag, CAST(bytes AS INTEGER) FROM Groups WHERE typeof(tag) = 'blob'",
+    "INSERT OR IGNORE INTO Probation SELECT 0, CAST(total(bytes) AS INTEGER) FROM Groups",
 )
+"""The bytes of each group's rows there; those of all under 0, which is no group's name."""
 
 _Row = tuple[int, object, object, object, object, object]
 
@@ -57,36 +61,6 @@ class Made(NamedTuple):
     room: bool
     evicted: int = 0
     expired: int = 0
-
-
-class Marks:
-    """Remembers keys by their hashes: the last ``most`` at most, and of those above half of that all.
-
-    With ``most_bytes``: no more of them than have so many bytes together.
-    """
-
-    __slots__ = ("_bytes", "_half", "_half_bytes", "_new", "_old")
-
-    def __init__(self, most: int, most_bytes: float = math.inf) -> None:
-        self._half, self._half_bytes = most // 2, most_bytes / 2
-        self._new: set[int] = set()
-        self._old: set[int] = set()
-        self._bytes = 0
-
-    def add(self, key: object, size: int = 0) -> None:
-        if len(self._new) >= self._half or self._bytes > self._half_bytes:
-            self._old, self._new, self._bytes = self._new, set(), 0
-        self._new.add(hash(key))
-        self._bytes += size
-
-    def take(self, key: object) -> bool:
-        """Whether ``key`` is remembered; not any more, then."""
-        mark = hash(key)
-        known = mark in self._new or mark in self._old
-        if known:
-            self._new.discard(mark)
-            self._old.discard(mark)
-        return known
 
 
 class Room:
@@ -122,9 +96,9 @@ class Room:
         shelf.rows("CREATE INDEX IF NOT EXISTS Cache_queues ON Cache (tag, access_time)")
         shelf.rows("CREATE TABLE IF NOT EXISTS Groups (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL)")
         shelf.rows("CREATE INDEX IF NOT EXISTS Groups_bytes ON Groups (bytes)")
-        with shelf.transact():
-            if not shelf.rows("SELECT 1 FROM sqlite_master WHERE name = 'Probation'"):
-                for statement in _BOOKS_BEGIN:
+        if not shelf.rows("SELECT 1 FROM sqlite_master WHERE name = 'Probation'"):
+            with shelf.transact():
+                for statement in _BOOKS_OF_PROBATION:
                     shelf.rows(statement)
 
     def used_pages(self) -> int:
@@ -141,10 +115,7 @@ class Room:
 
     def takes(self, tag: bytes, size: int, at: float) -> None:
         """A row of ``tag`` was added, with its place in the queue."""
-        self._shelf.rows(f"INSERT INTO Groups VALUES (?, ?) {_BOOKED}", (tag, size))
-        if is_on_probation(at):
-            statement = f"INSERT INTO Probation VALUES (?1, ?2), ({_ALL}, ?2) {_BOOKED}"
-            self._shelf.rows(statement, (tag, size))
+        self._book(tag, size, size if is_on_probation(at) else 0)
 
     def delete(self, number: int, tag: object, size: object, at: object) -> None:
         """Delete the row of this ``number``."""
@@ -159,15 +130,23 @@ class Room:
             if is_on_probation(at):
                 self._end_probation(tag, size)
 
-    def move(self, number: int, tag: object, size: object, at: object, to: float) -> None:
-        """Give the row of this ``number`` another place in the queue."""
+    def move(self, row: Sequence[Any], to: float) -> None:
+        """Give the ``row`` (number, tag, size, place in the queue) another place."""
+        number, tag, size, at = row
         self._shelf.rows("UPDATE Cache SET access_time = ? WHERE rowid = ?", (to, number))
         if type(size) is int and is_on_probation(at) != is_on_probation(to):
-            self._end_probation(tag, -size if is_on_probation(to) else size)
+            self._end_probation(tag, size if is_on_probation(at) else -size)
 
     def _end_probation(self, tag: object, size: int) -> None:
-        self._shelf.rows(f"UPDATE Probation SET bytes = bytes - ? WHERE tag IN (?, {_ALL})", (size, tag))
+        self._shelf.rows("UPDATE Probation SET bytes = bytes - ? WHERE tag IN (?, 0)", (size, tag))
         self._shelf.rows("DELETE FROM Probation WHERE tag = ? AND bytes <= 0", (tag,))
+
+    def _book(self, tag: bytes, size: int, on_probation: int) -> None:
+        """So many bytes more, or fewer."""
+        if size:
+            self._shelf.rows(_BOOK, (tag, size))
+        if on_probation:
+            self._shelf.rows(_BOOK_PROBATION, (tag, on_probation))
 
     # -- room ------------------------------------------------------------------------
 
@@ -175,55 +154,71 @@ class Room:
         """Whether ``key`` went not long ago, without having been asked for."""
         return self._went.take(key)
 
-    def make(self, size: int, tag: bytes | None, now: float) -> Made:
-        """Room for a row of ``tag``; what goes leaves pages that are used again. ``None``: it is no entry."""
-        if self.fits(size):
-            return Made(True)
-        if self._quotas and tag is not None and not self._can_have(size, tag):
+    def make(self, size: int, tag: bytes | None, at: float, now: float) -> Made:
+        """Room for a row of ``tag`` with the place ``at`` in its queue, and the books for it if there is.
+
+        What goes leaves pages, and they are used again. ``None``: it is no entry.
+        """
+        room, evicted, expired, spared = True, 0, 0, 0
+        freed = ended = 0  # by its own group, whose books are written once
+        if self._quotas and tag is not None and not self.fits(size) and not self._can_have(size, tag):
             return Made(False)
-        evicted = expired = spared = 0
         while not self.fits(size):
-            row = self._next_to_go(size, tag)
+            row = self._next_to_go(size, tag, ended)
             if row is None:
-                return Made(tag is None or not self._quotas, evicted, expired)
-            number, of, its_size, at, key, expires_at = row
+                room = tag is None or not self._quotas
+                break
+            number, of, its_size, its_place, key, expires_at = row
             if type(expires_at) is float and expires_at <= now:
                 expired += 1
             elif spared < MOST_SPARED and self.asked_for.take(key):
                 spared += 1
-                self.move(number, of, its_size, at, PROVEN + now)
+                self.move(row[:4], PROVEN + now)
                 continue
             else:
                 evicted += 1
-                if type(its_size) is int and is_on_probation(at):
+                if type(its_size) is int and is_on_probation(its_place):
                     self._went.add(key, its_size)
-            self.delete(number, of, its_size, at)
-        return Made(True, evicted, expired)
+            if self._quotas or of != tag or type(its_size) is not int:
+                self.delete(number, of, its_size, its_place)
+            else:
+                self._shelf.rows("DELETE FROM Cache WHERE rowid = ?", (number,))
+                freed += its_size
+                ended += its_size if is_on_probation(its_place) else 0
+        if tag is not None and room:
+            self._book(tag, size - freed, (size if is_on_probation(at) else 0) - ended)
+        return Made(room, evicted, expired)
 
-    def _next_to_go(self, size: int, tag: bytes | None) -> _Row | None:
+    def _next_to_go(self, size: int, tag: bytes | None, ended: int) -> _Row | None:
         if not self._quotas:
-            return self._first(_FIRST_OF_ALL, _PROVEN_OF_ALL, _ALL)
+            ((on_probation,),) = self._shelf.rows("SELECT total(bytes) FROM Probation WHERE tag = 0")
+            return self._first(_OF_ALL, (), 0, on_probation - ended, self._bytes)
         while (group := self._loser(size, tag)) is not None:
-            row = self._first(_FIRST_OF_GROUP, _PROVEN_OF_GROUP, group, group)
+            ((on_probation, whole),) = self._shelf.rows(_BOOKS, (group,))
+            row = self._first(_OF_GROUP, (group,), group, on_probation, whole)
             if row is not None:
                 return row
             self._shelf.rows("DELETE FROM Groups WHERE tag = ?", (group,))  # its bytes were not right
         return None
 
-    def _first(self, of_both: str, of_proven: str, of: object, *values: object) -> _Row | None:
-        """Whose turn it is in the queues ``of`` all, or of one group. Books that are not right are mended."""
-        ((on_probation, whole),) = self._shelf.rows(_BOOKS, (of,))
-        if of == _ALL:
-            whole = self._bytes
+    def _first(
+        self,
+        victims: tuple[str, str],
+        values: tuple[object, ...],
+        of: object,
+        on_probation: float,
+        whole: float,
+    ) -> _Row | None:
+        """Whose turn it is, if so many bytes of the ``whole`` are on probation. Mends books that lie."""
         few = on_probation * SMALL < whole
-        row = self._one(of_proven, *values) if few else None
+        row = self._one(victims[1], values) if few else None
         if row is None:
-            row = self._one(of_both, *values)  # those on probation come first
+            row = self._one(victims[0], values)  # those on probation come first
             if row is not None and few == is_on_probation(row[3]):
-                self._shelf.rows("INSERT OR REPLACE INTO Probation VALUES (?, ?)", (of, whole if few else 0))
+                self._shelf.rows("REPLACE INTO Probation VALUES (?, ?)", (of, whole if few else 0))
         return row
 
-    def _one(self, statement: str, *values: object) -> _Row | None:
+    def _one(self, statement: str, values: tuple[object, ...]) -> _Row | None:
         found = self._shelf.rows(statement, values)
         return cast("_Row", found[0]) if found else None
 

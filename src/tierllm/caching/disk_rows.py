@@ -117,20 +117,22 @@ class Rows(Shelf):
         key, tag = SLOT + slot, group.encode("utf-8", "surrogatepass")
         size = ROW_BYTES + 2 * (len(key) + len(tag)) + len(data)
         before = self.rows(_BOOKED, (key,))
-        proven = bool(before)
         expired = self._sweep(now, key)
-        if before and not self._room.fits(size):
-            self._room.delete(*before.pop())  # it gives its room first, and is gone if there is no other
-        made = self._room.make(size, tag, now)
+        proven = self._room.came_back(key) or bool(before)
+        at = PROVEN + now if proven else now
+        if before and self._room.fits(size):
+            made = Made(True)
+            _, *booked = before[0]
+            if booked[:2] != [tag, size] or is_on_probation(booked[2]):
+                self._room.takes(tag, size, at)  # first: an empty group is forgotten
+                self._room.gives(*booked)
+        else:
+            for row in before:
+                self._room.delete(*row)  # it gives its room first, and is gone if there is no other
+            made = self._room.make(size, tag, at, now)
         if made.room:
-            proven = self._room.came_back(key) or proven
-            at = PROVEN + now if proven else now
             crc = zlib.crc32(data, zlib.crc32(slot))
             self.rows(_KEEP, (key, now, now + ttl_s, at, crc, tag, size, MODE_RAW, data))
-            if [each[1:3] for each in before] != [(tag, size)] or is_on_probation(before[0][3]):
-                self._room.takes(tag, size, at)  # first: an empty group is forgotten
-                for _, *booked in before:
-                    self._room.gives(*booked)
         return Made(made.room, made.evicted, made.expired + expired)
 
     def forget(self, slot: bytes) -> None:
@@ -172,7 +174,7 @@ class Rows(Shelf):
         """Keep a row that is no entry, and never makes room for one. Within a transaction."""
         self._sweep(set_at)
         self.delete_row(key)
-        self._room.make(ROW_BYTES + 2 * len(key) + len(value), None, set_at)
+        self._room.make(ROW_BYTES + 2 * len(key) + len(value), None, NEVER, set_at)
         self.rows(_KEEP, (key, set_at, expires_at, NEVER, 0, None, 0, MODE_RAW, value))
 
     def delete_row(self, key: bytes) -> None:
@@ -186,7 +188,7 @@ class Rows(Shelf):
             self.delete_row(aside)
             for row in self.rows(_BOOKED, (key,)):
                 # first to go: it takes room that is not its own, and its place in the queue may be a lie
-                self._room.move(*row, 0.0)
+                self._room.move(row, 0.0)
             super().set_aside(key)
 
     def _sweep(self, now: float, spared: bytes | None = None) -> int:

@@ -101,13 +101,17 @@ class Entry(NamedTuple):
         """A response of its own for each caller, ``cached``, and free: what it cost was paid before.
 
         ``response_format`` is that of the call, for ``parsed``. What a wrapped function returned is its
-        ``raw``; raises ``ValueError`` where that cannot be made here.
+        ``raw``. Raises ``ValueError`` where one of them cannot be made here: a class may say by its
+        validators what its schema does not.
         """
+        data = parsed(self.text, response_format) if self.structured else None
+        if self.structured and data is None:
+            raise ValueError("the text is not what response_format asks for")
         return Response(
             text=self.text,
             reasoning=self.reasoning,
             tool_calls=self.tool_calls,
-            parsed=parsed(self.text, response_format) if self.structured else None,
+            parsed=data,
             finish_reason=self.finish_reason,
             usage=self.usage,
             cost_usd=Decimal(0),
@@ -118,6 +122,11 @@ class Entry(NamedTuple):
             request_id=self.request_id,
             raw=None if self.returned is None else unpack(self.returned),
         )
+
+    @property
+    def asked_at(self) -> float:
+        """When the tier was asked."""
+        return self.made_at - self.latency_s
 
     @property
     def size(self) -> int:

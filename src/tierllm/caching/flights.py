@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator
 from collections.abc import Coroutine as Flow
@@ -13,6 +14,7 @@ from ..pipeline.scope import Scope
 from ..pipeline.tape import FlightLost, Tape
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from decimal import Decimal
 
     from ..types import Attempt, Call, Candidate, Response, Trace, Waited
@@ -36,10 +38,13 @@ class Flight:
     sees to it that the tape will end. ``inline``: in the founder's thread, and by his deadline.
     ``since`` is how much its trace held before, ``tried`` what came to it, once it has landed.
     ``answered_by`` names the layer that had the answer after all, which had cost ``worth_usd``,
-    ``claimed`` the one that keeps other processes from making it too.
+    ``claimed`` the one that keeps other processes from making it too. ``loop`` is the event loop that
+    it runs in: should that be closed without ceremony, whoever comes next calls ``abandon``. A renewal
+    has ``released`` its place among them when it is over.
     """
 
     __slots__ = (
+        "abandon",
         "answered_by",
         "begun",
         "call",
@@ -47,8 +52,10 @@ class Flight:
         "closes",
         "inline",
         "key",
+        "loop",
         "over",
         "readers",
+        "released",
         "scope",
         "since",
         "tape",
@@ -62,15 +69,22 @@ class Flight:
         self.scope = scope
         self.tape = Tape()
         self.readers = 1
+        self.abandon: Callable[[], object] | None = None
+        self.loop = _running_loop()
         self.begun = False
         self.inline = False
         self.over = False
+        self.released = False
         self.closes = False
         self.since = (0, 0, 0)
         self.tried: Tried | None = None
         self.answered_by: str | None = None
         self.worth_usd: Decimal | None = None
         self.claimed: Layer | None = None
+
+    @property
+    def slot(self) -> bytes:
+        return self.key.partition(b":")[0] if self.call.lookup is None else self.call.lookup.slot
 
     def leads(self, trace: Trace | None) -> None:
         """Its founder leads it under his own ``trace``."""
@@ -95,7 +109,11 @@ class Flight:
         shift_s = self.call.begun_at - call.begun_at
         trace.candidates += tried.candidates
         trace.waits += tried.waits
-        trace.attempts += [_own(attempt, shift_s, told, error) for attempt in tried.attempts]
+        trace.attempts += [
+            _own(attempt, shift_s, told, error)
+            for attempt in tried.attempts
+            if founder or not getattr(attempt.error, "personal", False)  # whose budget it was is his affair
+        ]
         if self.answered_by is not None:
             trace.cache, trace.cache_layer = "hit", self.answered_by
         elif not founder:
@@ -105,7 +123,16 @@ class Flight:
 def _own(attempt: Attempt, shift_s: float, told: BaseException | None, own: Exception | None) -> Attempt:
     """A reader's account of what the flight tried, with its own copy of what it was told."""
     error = own if own is not None and attempt.error is told else attempt.error
-    return replace(attempt, started_s=attempt.started_s + shift_s, error=error)
+    outcome = (
+        "cancelled" if attempt.outcome == "running" else attempt.outcome
+    )  # who left will not see its end
+    return replace(attempt, started_s=attempt.started_s + shift_s, outcome=outcome, error=error)
+
+
+def _running_loop() -> AbstractEventLoop | None:
+    asyncio = sys.modules.get("asyncio")
+    loop: AbstractEventLoop | None = None if asyncio is None else asyncio._get_running_loop()
+    return loop
 
 
 class Flights:
@@ -132,6 +159,7 @@ class Flights:
         """
         own = call.scope
         assert own is not None
+        self._abandon_dead(key)
         with self._lock:
             flight = self._flights.get(key)
             open_ = flight is not None and not flight.tape.done and not flight.scope.cancelled
@@ -144,6 +172,24 @@ class Flights:
                 return flight, False
             flight = self._flights[key] = Flight(key, call, Scope(own.clock, own.deadline_at))
             return flight, True
+
+    def _abandon_dead(self, key: bytes) -> None:
+        """A flight whose event loop was closed under it will never end by itself."""
+        flight = self._flights.get(key)
+        if flight is not None and flight.loop is not None and flight.loop.is_closed():
+            self.abandon(flight)
+
+    def abandon_dead(self) -> None:
+        """The same for all of them: they hold what others may need."""
+        for key in tuple(self._flights):
+            self._abandon_dead(key)
+
+    def abandon(self, flight: Flight) -> None:
+        self.landed(flight)
+        abandon = flight.abandon
+        if abandon is not None:
+            abandon()
+        flight.tape.end(error=FlightLost())
 
     def leads(self, flight: Flight, own: Call) -> None:
         """``own`` is the flight's carrier from now on."""

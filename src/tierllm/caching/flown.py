@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextvars import ContextVar, Token
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -18,12 +19,20 @@ from .keeping import Keeping
 from .lookup import Lookup
 from .notices import Begun
 from .returned import unpack
+from .storable import format_of
 
 if TYPE_CHECKING:
     from ..types import Call
     from .policy import Caching
 
 __all__ = ["Flown", "flight_key"]
+
+
+MOST_ROUNDS = 32
+"""So often a call joins again after one who led had failed for a reason of his own; then it goes alone."""
+
+_leading: ContextVar[frozenset[bytes]] = ContextVar("tierllm_leading", default=frozenset())
+"""The flights that the code is within: a provider may itself call the client."""
 
 
 class Flown:
@@ -53,16 +62,19 @@ class Flown:
             and now < spare.entry.fresh_until
             and await caching.still_valid(spare, look)
         ):
-            return caching.hit(spare, call, "hit", now, missed=True)
-        if self._cache.mode == "observe" or not self._cache.one_flight:
-            return await self._keeping.asked(call, look, handler, caching.host.soon)
+            answer = caching.hit(spare, call, "hit", now, missed=True)
+            if answer is not None:
+                return answer
         key = flight_key(look, call.tier)
-        while True:
+        alone = self._cache.mode == "observe" or not self._cache.one_flight or look.alone
+        if alone or (call.driven and key in _leading.get()):  # its own flight would wait for itself
+            return await self._keeping.asked(call, look, handler, caching.host.soon)
+        for _ in range(MOST_ROUNDS):
             flight, founder = self.flights.join(key, call, lambda flight: self.alike(flight, call))
             try:
                 if not founder:
                     response = await Follow(flight.tape)
-                elif call.driven == "sync" and (flight.scope.deadline_at is None or call.target is not None):
+                elif call.driven == "sync" and _must_stay(flight, call):
                     return await self._inline(flight, call, handler)
                 else:
                     response = await self._lead(flight, call, look, handler)
@@ -73,7 +85,11 @@ class Flown:
                     continue
                 flight.tell(call, founder, error)
                 raise
+            except BaseException:
+                flight.tell(call, founder, None)
+                raise
             finally:
+                call.min_window = max(call.min_window, flight.call.min_window)
                 self.flights.leave(flight, founder=founder)
             if not founder and _cut_for_another(response, flight, call):
                 continue
@@ -82,6 +98,7 @@ class Flown:
                 return copy.copy(response)
             shared = self._shared(response, call, flight)
             return await handler(call) if shared is None else shared
+        return await self._keeping.asked(call, look, handler, caching.host.soon)
 
     def alike(self, flight: Flight, call: Call) -> bool:
         """Whether the flight's answer, begun when it was, may be the call's: hashes may be the same."""
@@ -111,13 +128,17 @@ class Flown:
             own.trace = Trace(call.trace.id, call.trace.asked, call.trace.granted)
         self.flights.leads(flight, own)
         if call.caps:
-            look.flights += (flight,)
+            look.flights.append(flight)
         if call.driven in ("sync", "async"):
             flow, tape = self.plain(flight, handler), None
         else:
             flow, tape = self._made(flight, handler), flight.tape
-        spawn = Spawn(Led(flow, lambda: self.lost(flight)), tape, flight.scope)
-        await self.spawned(spawn, flight)
+        flight.abandon = partial(self.lost, flight)
+        spawn = Spawn(Led(flow, flight.abandon), tape, flight.scope)
+        try:
+            await self.spawned(spawn, flight)
+        except RuntimeError:  # no thread is to be had
+            return await self._keeping.asked(call, look, handler, self._caching.host.soon)
         return await Follow(flight.tape)
 
     async def spawned(self, spawn: Spawn, flight: Flight) -> None:
@@ -148,19 +169,25 @@ class Flown:
         caching, call = self._caching, flight.call
         look = call.lookup
         assert look is not None
+        token = _leading.set(_leading.get() | {flight.key}) if call.driven else None
         try:
             found = await self._across.meanwhile(flight, look)
             if found is not None:
                 if look.mode == "renew":
                     raise FlightLost  # somebody else has renewed it
-                flight.answered_by, flight.worth_usd = found.layer, found.entry.cost_usd
-                return caching.hit(found, call, "hit", caching.wall(), missed=True)
+                answer = caching.hit(found, call, "hit", caching.wall(), missed=True)
+                if answer is not None:
+                    flight.answered_by, flight.worth_usd = found.layer, found.entry.cost_usd
+                    return answer
             return await self._keeping.asked(call, look, handler, partial(self._across.behind, flight))
         finally:
             self._landed(flight)
+            if token is not None:
+                _left(token)
 
     def _landed(self, flight: Flight) -> None:
         self.flights.landed(flight)
+        flight.abandon = None  # it refers to the flight
         claimed = flight.claimed
         if claimed is not None:
             self._caching.host.soon(lambda: self._across.give(claimed, flight))
@@ -178,21 +205,33 @@ class Flown:
         caching = self._caching
         saved_usd = response.cost_usd if flight.answered_by is None else flight.worth_usd
         twin = copy.copy(response)
-        twin.trace = twin.raw = None
+        twin.trace, twin.raw, twin.warnings = None, None, ()
         if call.target is not None:
             look = flight.call.lookup
             if look is None or look.returned is None:
                 return None
             twin.raw = unpack(look.returned)
-        if response.parsed is not None:
-            place, asked = caching.origins.place(response.tier, response.deployment), call.request.params
-            params = asked if place is None else place.params(asked)
-            twin.parsed = parsed(response.text, params.get("response_format"))
+        sent = caching.origins.sent(response.tier, response.deployment, call.request)
+        twin.parsed = parsed(response.text, format_of(sent, call.request.extra))
         twin.cached = True
         twin.cost_usd = Decimal(0)
         self._counts.joined(saved_usd)
         caching.paid(call, twin, saved_usd)
         return twin
+
+
+def _must_stay(flight: Flight, call: Call) -> bool:
+    """Whether a sync call leads in its own thread: nobody can call it off, its function knows the thread,
+    or an event loop runs there, which must not be kept waiting for another one.
+    """
+    return flight.scope.deadline_at is None or call.target is not None or flight.loop is not None
+
+
+def _left(token: Token[frozenset[bytes]]) -> None:
+    try:
+        _leading.reset(token)
+    except ValueError:  # closed from another thread or task, whose context this is not
+        pass
 
 
 def flight_key(look: Lookup, tier: str) -> bytes:

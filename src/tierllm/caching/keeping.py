@@ -28,34 +28,40 @@ class Keeping:
         self._counts = caching.cache.counts
 
     async def asked(self, call: Call, look: Lookup, handler: Handler, soon: Soon) -> Response:
-        """What the tier says; it is kept, unless the tier's prompt said other words meanwhile.
+        """What the tier says; it is kept, unless its prompt's function said other words meanwhile.
 
         ``soon`` does what nobody waits for.
         """
         origins, request = self._caching.origins, call.request
-        before = origins.wording(call.tier, request)
+        words = origins.words(call.tier, request)
+        look.asked_at = self._caching.wall()
         response = await handler(call)
-        changed = before != origins.wording(call.tier, request)
-        await self._keep(call, look, response, soon, changed=changed)
+        if words != origins.words(call.tier, request):
+            words = None
+        await self._keep(call, look, response, soon, words)
         return response
 
-    async def _keep(self, call: Call, look: Lookup, response: Response, soon: Soon, *, changed: bool) -> None:
+    async def _keep(
+        self, call: Call, look: Lookup, response: Response, soon: Soon, words: bytes | None
+    ) -> None:
         caching, cache, request = self._caching, self._cache, call.request
         origin = caching.origins.place(response.tier, response.deployment)
-        made_by = None if origin is None else origin.fingerprint(request)
+        made_by = None if origin is None or origin.tier != call.tier else origin.signed(words)
         tenant = caching.tenant(request)
         look.returned = pack(response.raw) if call.target is not None else None
         if (
-            made_by is None
-            or changed
+            origin is None
+            or made_by is None
             or look.key is None
             or look.altered
-            or not storable(response, request, returned=look.returned)
+            or (call.target is not None and look.returned is None)
+            or not storable(response, origin.params(request.params), request.extra, returned=look.returned)
             or cache.boards.notices.outdated(request.depends_on, tenant)
             or not cache.boards.notices.allow(
                 Begun(look.generation, tenant, request.tags, request.depends_on), look.slot
             )
-            or (look.mode != "refresh" and self._has_better(call, look, response))
+            or self._has_better(call, look, response)
+            or await caching.key(call, look) != look.key  # what was asked was changed while it waited
         ):
             self._counts.count("not_kept")
             return
@@ -70,7 +76,7 @@ class Keeping:
             made_at=now,
             fresh_until=fresh_until,
             stale_until=fresh_until + stale_s,
-            latency_s=_latency_s(call),
+            latency_s=max(0.0, now - look.asked_at),
             depends=request.depends_on,
             tags=request.tags,
             tenant=tenant,
@@ -81,13 +87,12 @@ class Keeping:
         self._counts.count("kept")
 
     def _has_better(self, call: Call, look: Lookup, response: Response) -> bool:
-        """Whether a higher tier has answered meanwhile, for those who may come to it."""
+        """Whether there is an answer meanwhile that was asked for later, or one of a higher tier."""
         caching, tier = self._caching, response.tier
         assert tier is not None
         found = caching.usable(caching.peek(look), call, tier)
-        return found is not None and found.entry.tier != tier
-
-
-def _latency_s(call: Call) -> float:
-    attempts = [] if call.trace is None else call.trace.attempts
-    return attempts[-1].latency_s if attempts else 0.0
+        if found is None:
+            return False
+        if found.entry.tier != tier:
+            return look.mode != "refresh"
+        return found.entry.asked_at > look.asked_at

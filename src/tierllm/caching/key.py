@@ -6,7 +6,7 @@ a hit.
 
     s<characters>:text   i<hex>;  r<hex>;   T  F  N      text, whole and other numbers, true, false, none
     b<bytes>:latin-1     l<items>:…         d<pairs>:…   bytes, lists, mappings in the order of their names
-    c name schema        o name all given                a pydantic class; an object of one
+    c name schema        o name fields extra private given       a pydantic class; an object of one
     m messages           a value                         at the end: those sent instead; what else counts
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,14 +61,14 @@ def key_of(
 
     In it are the messages with all their parts, the parameters, and the vendors' options. Who asks,
     how urgently, and where the call may go is not. The order of names in a mapping does not matter,
-    nor does ``1`` or ``1.0``, a list or a tuple; everything else does: ``1`` is neither ``True`` nor
-    ``"1"``, and texts are compared character by character.
+    nor does ``1`` or ``1.0``, a list or a tuple, one ``stop`` or a list of it; everything else does: ``1``
+    is neither ``True`` nor ``"1"``, and texts are compared character by character.
 
-    A pydantic class counts by its name and JSON schema, an object of one by what it holds. Without
+    A pydantic class counts by its name and JSON schema, an object of one by all that it holds. Without
     a key are requests that show no prompt, and those with anything else in them than plain data: an
     object of an unknown class, a number that is none (NaN), a value that holds itself. Never raises.
 
-    ``messages`` are those that a policy put in place of the request's own: they count too. ``also`` is
+    ``messages`` are those that a policy put in place of the request's own: others count too. ``also`` is
     whatever else the answer depends on: the name of a wrapped function, and its arguments.
 
     ``schemas`` remembers the schemas of classes, which take pydantic long to make: hand in the same
@@ -86,7 +87,8 @@ def _canonical(
     messages = request.messages
     if not messages:  # a wrapped call that shows no prompt: all of its calls would look alike
         return None
-    out = [f"{HEAD}s{len(scope)}:{scope}l{len(messages)}:"]
+    head = f"{HEAD}s{len(scope)}:{scope}"
+    out = [f"{head}l{len(messages)}:"]
     for message in messages:
         if type(message) is dict and len(message) == 2:
             role, content = message.get("role"), message.get("content")
@@ -94,19 +96,41 @@ def _canonical(
                 out.append(f"d2:s4:roles{len(role)}:{role}s7:contents{len(content)}:{content}")
                 continue
         _write(message, out, 1, schemas)
-    for options in (request.params, _without_empty(request.extra)):
+    others = _others(messages, sent, head, out, schemas)
+    for options in (_with_stops(request.params), _without_empty(request.extra)):
         if options:
             _write(options, out, 1, schemas)
         else:
             out.append("d0:")
-    if sent is not None and sent is not messages:
-        out.append("m")
-        _write(sent, out, 0, schemas)
+    if others is not None:
+        out += ("m", others)
     if also is not None:
         out.append("a")
         _write(also, out, 1, schemas)
     # lone surrogates have a form of their own, so that two of them are not taken for one emoji
     return "".join(out).encode("utf-8", "surrogatepass")
+
+
+def _others(
+    messages: tuple[Message, ...],
+    sent: tuple[Message, ...] | None,
+    head: str,
+    out: list[str],
+    schemas: Schemas | None,
+) -> str | None:
+    """The messages ``sent``, unless they read like the request's own, which have just been written."""
+    if sent is None or sent is messages:
+        return None
+    written: list[str] = []
+    _write(sent, written, 0, schemas)
+    others = "".join(written)
+    return None if head + others == "".join(out) else others
+
+
+def _with_stops(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One text to stop at is a list of one."""
+    stop = params.get("stop") if params else None
+    return {**params, "stop": [stop]} if isinstance(stop, str) else params
 
 
 def _without_empty(extra: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,8 +232,10 @@ def _class(model: Any, depth: int, schemas: Schemas | None) -> str:
 
 
 def _write_object(value: Any, out: list[str], depth: int, schemas: Schemas | None) -> None:
-    """All that it holds, and what of it was given: some SDKs send only that."""
+    """All that it holds, private or not, and what of it was given: some SDKs send only that."""
     _check_bounds(1, out, depth)
-    out += ("o", _name(type(value).__qualname__))
-    _write(value.model_dump(warnings=False), out, depth + 1, schemas)
-    _write(value.model_dump(warnings=False, exclude_unset=True), out, depth + 1, schemas)
+    kind = type(value)
+    held = {n: v for n, v in vars(value).items() if not isinstance(getattr(kind, n, None), cached_property)}
+    out += ("o", _name(kind.__qualname__))
+    for part in (held, value.__pydantic_extra__, value.__pydantic_private__, sorted(value.model_fields_set)):
+        _write(part, out, depth + 1, schemas)

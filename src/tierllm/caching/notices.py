@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal, NamedTuple, Protocol
 
-from .layer import Board, Notice
+from .layer import MOST_NOTICES, Board, Notice
 
 __all__ = ["Begun", "Dated", "Kind", "Notices", "name_of"]
 
@@ -66,7 +66,21 @@ class Notices:
             if notice.number > self._numbers.get(notice.name, 0):
                 self._numbers[notice.name] = notice.number
                 self._note(notice)
+        if len(self._numbers) > MOST_NOTICES:
+            self._sum_up()
         self.number = max(self.number, board.number)  # last: who sees it finds the rest
+
+    def _sum_up(self) -> None:
+        """The older half goes into the floor, as on a board."""
+        numbers = sorted(self._numbers.values())
+        self._floor = floor = max(self._floor, numbers[len(numbers) // 2])
+        self._numbers = {name: number for name, number in self._numbers.items() if number > floor}
+        self._tenants = {name: number for name, number in self._tenants.items() if number > floor}
+        self._slots = {name: number for name, number in self._slots.items() if number > floor}
+        self._tags = {about: number for about, number in self._tags.items() if number > floor}
+        self._documents = {about: number for about, number in self._documents.items() if number > floor}
+        self._contents = {about: said for about, said in self._contents.items() if said[0] > floor}
+        self._prefixes = {about: number for about, number in self._prefixes.items() if number > floor}
 
     def knows(self, notice: Notice) -> bool:
         return self._numbers.get(notice.name, 0) >= notice.number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,20 +18,24 @@ __all__ = ["Origin", "Origins"]
 
 Wording = Callable[[tuple["Message", ...]], tuple["Message", ...]]
 
+NESTED = ("extra_body", "options", "config", "generation_config", "generationConfig", "inferenceConfig")
+"""Where servers take a temperature beside the usual place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """A deployment as a maker of answers.
 
-    ``digest`` tells it from any other, its settings included; ``None``: its settings cannot be written
-    down, so that nothing it says can be kept. ``wording`` gives the messages as it gets them, where
+    ``digest`` tells it from any other, its settings included. ``own``: they cannot be written down, so that
+    its answers count for this very object alone, in this process. ``wording`` gives the messages as it gets them, where
     its tier's prompt is a function. ``params`` gives the parameters, tier's and deployment's included.
     """
 
     tier: str
     name: str
     labels: frozenset[str]
-    digest: bytes | None
+    digest: bytes
+    own: bool
     wording: Wording | None
     params: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -46,17 +51,29 @@ class Origin:
         params: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> Origin:
         written = key_of(Request(messages=({"role": "origin", "content": settings},)), scope="")
-        return cls(tier, name, labels, None if written is None else written.digest, wording, params)
+        digest = os.urandom(32) if written is None else written.digest
+        return cls(tier, name, labels, digest, written is None, wording, params)
 
     def fingerprint(self, request: Request) -> bytes | None:
         """What an answer to ``request`` from here is known by. ``None``: nothing from here can be kept."""
-        if self.wording is None or self.digest is None:
-            return self.digest
+        return self.digest if self.wording is None else self.signed(self.words(request))
+
+    def words(self, request: Request) -> bytes | None:
+        """The messages as its tier's prompt words them just now, where that is a function; ``None``:
+        nobody can tell."""
+        if self.wording is None:
+            return b""
         try:
             worded = key_of(Request(messages=self.wording(request.messages)), scope="")
         except Exception:  # the application's own function; the call itself will tell
             return None
-        return None if worded is None else blake2b_256(self.digest + worded.canonical)
+        return None if worded is None else worded.canonical
+
+    def signed(self, words: bytes | None) -> bytes | None:
+        """What an answer from here to these ``words`` is known by."""
+        if words is None:
+            return None
+        return blake2b_256(self.digest + words) if words else self.digest
 
 
 class Origins:
@@ -66,10 +83,9 @@ class Origins:
         self._ranks = {tier: rank for rank, tier in enumerate(dict.fromkeys(o.tier for o in origins))}
         self._places = {(origin.tier, origin.name): origin for origin in origins}
         self._firsts = {origin.tier: origin for origin in reversed(origins)}
-        self._warm = {
-            tier: any((o.params({}).get("temperature") or 0) > 0 for o in origins if o.tier == tier)
-            for tier in self._ranks
-        }
+        self._all = tuple(origins)
+        self._warm_unasked = {tier: self._sends_warm(tier, {}) for tier in self._ranks}
+        self._warm_at_0 = {tier: self._sends_warm(tier, {"temperature": 0}) for tier in self._ranks}
 
     def maker(self, entry: Entry, request: Request) -> Origin | None:
         """The deployment that made ``entry``, where it is still the same and may serve ``request``."""
@@ -82,26 +98,40 @@ class Origins:
     def place(self, tier: str | None, deployment: str | None) -> Origin | None:
         return self._places.get((tier or "", deployment or ""))
 
-    def wording(self, tier: str, request: Request) -> bytes | None:
-        """What ``tier`` is known by just now: another one, where its prompt's function says other words."""
+    def words(self, tier: str, request: Request) -> bytes | None:
+        """The messages as ``tier`` words them just now."""
         first = self._firsts.get(tier)
-        return None if first is None else first.fingerprint(request)
+        return None if first is None else first.words(request)
+
+    def sent(self, tier: str | None, deployment: str | None, request: Request) -> Mapping[str, Any]:
+        """The parameters of ``request`` as that deployment gets them."""
+        origin = self.place(tier, deployment)
+        return request.params if origin is None else origin.params(request.params)
 
     def above(self, tier: str, other: str) -> bool:
         """Whether ``tier`` is a higher one than ``other``."""
         return self._ranks[tier] < self._ranks[other]
 
     def is_warm(self, tier: str, request: Request) -> bool:
-        """Whether the temperature there is above 0, said by the call or by the tier's own settings."""
+        """Whether a temperature above 0 is sent from there, whoever says it: call, settings, or ``extra``."""
         given = request.params.get("temperature")
-        if self._warm[tier] if given is None else given > 0:
-            return True
-        return bool(request.extra) and any(map(_heats, request.extra.values()))
+        if given is None:
+            warm = self._warm_unasked[tier]
+        elif given == 0:
+            warm = self._warm_at_0[tier]
+        else:
+            warm = self._sends_warm(tier, {"temperature": given})
+        return warm or (bool(request.extra) and any(map(_heats, request.extra.values())))
+
+    def _sends_warm(self, tier: str, asked: Mapping[str, Any]) -> bool:
+        return any(_heats(origin.params(asked)) for origin in self._all if origin.tier == tier)
 
 
-def _heats(options: object) -> bool:
-    """Whether options for a vendor, which come last, set a temperature above 0."""
+def _heats(options: object, deep: int = 3) -> bool:
+    """Whether they set a temperature above 0, themselves or in what they hold for the server."""
     if not isinstance(options, Mapping):
         return False
     given = options.get("temperature")
-    return (isinstance(given, int | float) and given > 0) or _heats(options.get("extra_body"))
+    if isinstance(given, int | float) and given > 0:
+        return True
+    return deep > 0 and any(_heats(options.get(name), deep - 1) for name in NESTED)

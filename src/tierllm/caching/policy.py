@@ -11,11 +11,11 @@ from ..pipeline.effects import Blocking, Handler
 from ..types import Response, length_of
 from .flown import Flown
 from .key import key_of
-from .lookup import Lookup
+from .lookup import CallLookup, Lookup
 from .notices import Begun
 from .renewal import Renewal
-from .returned import unpack
 from .stack import Found
+from .storable import format_of
 
 if TYPE_CHECKING:
     import random
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..pipeline.host import Host
     from ..types import Call, Request
     from .entry import Entry
+    from .key import Key
     from .origins import Origins
     from .result_cache import ResultCache
 
@@ -76,10 +77,11 @@ class Caching:
     def lookup(self, request: Request) -> Lookup | None:
         """What a call begins with; ``None``: the cache has nothing to do with it."""
         mode = request.cache or self.cache.default
-        return None if mode == "off" else Lookup(mode)
+        return None if mode == "off" else CallLookup(mode)
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        look, trace = call.lookup, call.trace
+        asked, trace = call.lookup, call.trace
+        look = asked.another() if isinstance(asked, CallLookup) else asked
         applies = look is not None and await self._keyed(call, look)
         if look is None or not applies:
             if look is not None:
@@ -89,7 +91,9 @@ class Caching:
             if trace is not None:
                 trace.cache = "off" if look is None else "bypassed"
             return await call_next(call)
-        if look.mode != "refresh":
+        if isinstance(asked, CallLookup) and asked.asks_again(look.slot):
+            look.alone = look.mode != "only"  # whoever asks again was not content with it
+        if look.mode != "refresh" and not look.alone:
             answer = await self._answered(call, look)
             if answer is not None:
                 return answer
@@ -99,7 +103,9 @@ class Caching:
             self._counts.count("misses")
         if trace is not None:
             trace.cache = "miss"
-        return await call_next(call)
+        own = call.copy()
+        own.lookup = look
+        return await call_next(own)
 
     def enter(self, call: Call, handler: Handler) -> Flow[Response]:
         """A call comes to a tier, whose line is ``handler``."""
@@ -113,7 +119,7 @@ class Caching:
         look = call.lookup
         going_on = 0 if look is None else sum(self._flown.flights.outlives(each) for each in look.flights)
         if look is not None:
-            look.flights = ()  # they refer to the call
+            look.flights.clear()  # they refer to the call
         return not going_on
 
     # -- the key ---------------------------------------------------------------------
@@ -126,10 +132,8 @@ class Caching:
             return False
         if not self._cool(plan.tiers[0], look, request):
             return False
-        if call.sizes is not None and length_of(call.messages) > LARGE:
-            look.key = await Blocking(lambda: self._key(call))
-        else:
-            look.key = self._key(call)
+        look.scope = self.cache.scope_of(request)
+        look.key = await self.key(call, look)
         if look.key is None:
             return False
         look.slot = look.key.digest
@@ -143,8 +147,13 @@ class Caching:
         """Whether the temperature is low enough that an answer may be given again."""
         return look.mode == "always" or not self.origins.is_warm(tier, request)
 
-    def _key(self, call: Call) -> Any:
+    async def key(self, call: Call, look: Lookup) -> Key | None:
         """Of the request; and of which labels answers need, and which contents they rest on."""
+        if call.sizes is not None and length_of(call.messages) > LARGE:
+            return await Blocking(lambda: self._key(call, look.scope))
+        return self._key(call, look.scope)
+
+    def _key(self, call: Call, scope: str) -> Key | None:
         request, plan = call.request, call.plan
         assert plan is not None
         also: list[Any] = []
@@ -159,7 +168,7 @@ class Caching:
             also.append(["call", call.target if asks is None else asks()])
         return key_of(
             request,
-            scope=self.cache.scope_of(request),
+            scope=scope,
             messages=call.messages,
             also=also or None,
             hasher=self.cache.hasher,
@@ -242,9 +251,8 @@ class Caching:
         notices = self._boards.notices
         if entry.generation < notices.number:
             asked = Begun(entry.generation, request.tenant, request.tags, request.depends_on)
-            if not notices.allow(asked, b""):
-                return False
-        return _can_be_made(entry)
+            return notices.allow(asked, b"")
+        return True
 
     async def still_valid(self, found: Found, look: Lookup) -> bool:
         """Whether nothing has been heard of ``found`` since it was read."""
@@ -252,18 +260,20 @@ class Caching:
             return False
         return self._boards.notices.allow(found.entry, look.slot)
 
-    def hit(self, found: Found, call: Call, how: str, now: float, *, missed: bool = False) -> Response:
+    def hit(self, found: Found, call: Call, how: str, now: float, *, missed: bool = False) -> Response | None:
         """The kept answer, as this call's own; told to all who keep accounts.
 
-        ``missed``: it has been counted as a miss, which it was at first.
+        ``missed``: it has been counted as a miss, which it was at first. ``None``: it cannot be made here.
         """
-        entry = found.entry
-        wanted = None
+        entry, request, wanted = found.entry, call.request, None
+        if call.target is not None and entry.returned is None:
+            return None
         if entry.structured:
-            maker = self.origins.place(entry.tier, entry.deployment)
-            asked = call.request.params
-            wanted = (asked if maker is None else maker.params(asked)).get("response_format")
-        response = entry.response(wanted)
+            wanted = format_of(self.origins.sent(entry.tier, entry.deployment, request), request.extra)
+        try:
+            response = entry.response(wanted)
+        except ValueError:  # its SDK is not loaded yet, or its class takes less: the call itself will tell
+            return None
         response.age_s = max(0.0, now - entry.made_at)
         if call.trace is not None:
             call.trace.cache = how
@@ -274,8 +284,11 @@ class Caching:
 
     def rung(self, call: Call) -> Response | None:
         """When all tiers are out: an old answer, of a tier that the call may come to."""
-        look, plan = call.lookup, call.plan
-        if look is None or look.spare is None or plan is None:
+        asked, plan = call.lookup, call.plan
+        if not isinstance(asked, CallLookup) or len(asked.slots) != 1 or plan is None:
+            return None  # of several questions nobody knows which one was the call's
+        look = asked.latest
+        if look is None or look.spare is None:
             return None
         entry, now = look.spare.entry, self.wall()
         if entry.tier not in plan.tiers and not self._good_enough(entry.tier, plan.tiers[0]):
@@ -287,14 +300,3 @@ class Caching:
         if not self._boards.notices.allow(entry, look.slot) or not self._may_have(entry, call.request):
             return None
         return self.hit(look.spare, call, "stale", now, missed=True)
-
-
-def _can_be_made(entry: Entry) -> bool:
-    """Whether what a wrapped function returned can be made again in this process."""
-    if entry.returned is None:
-        return True
-    try:
-        unpack(entry.returned)
-    except ValueError:  # its SDK is not loaded yet: the call itself will do that
-        return False
-    return True

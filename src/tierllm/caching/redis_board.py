@@ -62,6 +62,7 @@ class RedisBoard:
         self._abandoned: list[News] = []
         self._closed = False
         self._lock = threading.Lock()
+        health.watcher = self
 
     # -- asking ------------------------------------------------------------------
 
@@ -94,8 +95,9 @@ class RedisBoard:
         raise StoreUnavailableError(f"{self._health.name} loses notices as soon as they are put back")
 
     def look(self) -> None:
-        """Ask what the board says of itself."""
-        (value,) = cast("Sequence[bytes | None]", self._run(Mget(self.number)))
+        """Ask what the board says of itself; in trouble, whether Redis is well again."""
+        self._health.expect(watching=True)
+        (value,) = cast("Sequence[bytes | None]", self._trips.run(Mget(self.number)))
         self.told(value)
 
     def told(self, value: bytes | None) -> None:
@@ -134,6 +136,16 @@ class RedisBoard:
         return self._trips.run(ask)
 
     # -- listening ---------------------------------------------------------------
+
+    @property
+    def watches(self) -> bool:
+        """Whether whoever listens finds out, too, when Redis is well again."""
+        news = self._news
+        return news is not None and news.alive
+
+    @property
+    def left_alone_s(self) -> float | None:
+        return self._health.left_alone_s
 
     def listen(self) -> None:
         """Hear of what others post, from now on."""

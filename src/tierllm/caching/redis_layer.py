@@ -48,15 +48,16 @@ class RedisLayer(Layer):
 
     ``url`` is a Redis URL; then no command is tried twice, and each waits ``timeout_s`` for the
     connection and for the answer. Or ``client`` is a ``redis.Redis`` with settings of your own, which
-    is never closed here. After a failure the layer is left alone for ``retry_s``: everything raises
-    ``StoreUnavailableError`` at once.
+    is never closed here. After a failure the layer is left alone: everything raises
+    ``StoreUnavailableError`` at once, until the thread that hears of news (below) finds Redis well again,
+    trying every ``retry_s``; where there is none, a call tries again after ``retry_s``.
 
     Holds at most ``max_bytes``, what entries take in Redis beside their data counted; what is larger is
     not kept. Every entry has its time to live, and the index lives no longer than the entries. When room
     is needed, the group with the most bytes gives it, so that a batch pushes out its own; ``quotas``
-    guarantees shares of ``max_bytes`` to groups, as with ``MemoryLayer``. Within a group the oldest go
-    first, but those that were asked for get another round. An entry for which a group with less
-    would have to give is not kept. All that share a namespace should give the same bounds.
+    guarantees shares of ``max_bytes`` to groups, as with ``MemoryLayer``. Within a group those go first
+    that came once and were not asked for since (S3-FIFO, see ``redis_scripts``). An entry for which a group
+    with less would have to give is not kept. All that share a namespace should give the same bounds.
 
     Notices that are known here are put back where Redis has lost them, before anything is answered;
     ``get`` sees that without a further round trip. From the first ``heard`` on a daemon thread, with a

@@ -1,4 +1,4 @@
-"""The thread that hears what other processes post: it waits on a connection of its own."""
+"""The thread that hears what other processes post, and finds out when Redis is well again."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ LEAST_PAUSE_S = 0.05
 class Hearer(Protocol):
     """Who is told."""
 
+    @property
+    def left_alone_s(self) -> float | None:
+        """How long Redis is not to be asked; ``None``: it is well."""
+
     def look(self) -> None:
         """Ask what the board says of itself. May raise ``StoreUnavailableError``."""
 
@@ -35,7 +39,8 @@ class News:
 
     ``hearer`` is referred to weakly: once it is no longer used, the thread ends. When the connection is
     lost, it is made again after ``pause_s``; where the server lets nobody subscribe, the board is
-    looked at as often. Trouble with the server is told by the one who looks.
+    looked at as often. Trouble with the server is told by the one who looks. While ``hearer`` is in trouble,
+    the board is looked at as soon as that is allowed, until it is well.
     """
 
     def __init__(self, hearer: Hearer, clients: Clients, channel: bytes, pause_s: float) -> None:
@@ -56,6 +61,10 @@ class News:
     def start(self) -> None:
         """Raises ``RuntimeError`` where no thread can be started."""
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._stop.is_set()
 
     def stop(self, wait_s: float) -> None:
         """End the thread soon. Nobody is told anything any more, if that under way ends within ``wait_s``."""
@@ -81,20 +90,38 @@ class News:
                 pass  # it had ended
 
     def _run(self) -> None:
-        while not self._stop.is_set() and self._hearer() is not None:
-            try:
-                self._follow()
-            except self._failures as error:
-                self._tell_refused(error)
-            except Exception:
-                log_failure("news of the cache's board cannot be heard")
-                return
-            finally:
-                wire, self._wire = self._wire, None
-                if wire is not None:
-                    wire.disconnect()
-            self._pass_on(None)
-            self._stop.wait(self._pause_s)
+        try:
+            while not self._stop.is_set() and self._hearer() is not None:
+                self._try_to_follow()
+                self._pass_on(None)
+                self._rest()
+        except Exception:
+            log_failure("news of the cache's board cannot be heard")
+
+    def _try_to_follow(self) -> None:
+        try:
+            self._follow()
+        except self._failures as error:
+            self._tell_refused(error)
+        finally:
+            wire, self._wire = self._wire, None
+            if wire is not None:
+                wire.disconnect()
+
+    def _rest(self) -> None:
+        """A pause, and as long as Redis is left alone: some may have failed after the first."""
+        rest_s = self._pause_s
+        while rest_s > 0 and not self._stop.wait(rest_s):
+            rest_s = self._left_alone_s() or 0.0
+
+    def _left_alone_s(self) -> float | None:
+        hearer = self._hearer()
+        return None if hearer is None else hearer.left_alone_s
+
+    def _wait_s(self) -> float:
+        """How long to wait for news: in trouble until Redis may be asked whether it is well again."""
+        left_s = self._left_alone_s()
+        return min(self._pause_s if left_s is None else max(left_s, LEAST_PAUSE_S), CHECK_S)
 
     def _follow(self) -> None:
         """Until the connection is lost, or ``stop``."""
@@ -105,21 +132,26 @@ class News:
         wire.connect()
         wire.send_command("SUBSCRIBE", self._channel, check_health=False)
         wire.read_response(disable_decoding=True, push_request=True)
-        asked, answer_s = False, min(self._clients.timeout_s, CHECK_S)
+        asked, answer_s, quiet_s = False, min(self._clients.timeout_s, CHECK_S), 0.0
         # after the subscription: what was posted before it is told by nobody
         goes_on = self._pass_on(None)
         while goes_on and not self._stop.is_set():
-            if wire.can_read(timeout=answer_s if asked else CHECK_S):
-                asked = False
+            wait_s = answer_s if asked else self._wait_s()
+            if wire.can_read(timeout=wait_s):
+                asked, quiet_s = False, 0.0
                 reply = wire.read_response(disable_decoding=True, push_request=True)
                 if isinstance(reply, list) and reply[0] == b"message":
                     goes_on = self._pass_on(reply[2])
             elif asked:
                 return  # no answer: there is nobody any more
             else:
-                wire.send_command("PING", check_health=False)
-                asked = True
-                goes_on = self._pass_on(None)  # what is lost without a word is noticed here
+                quiet_s += wait_s
+                if quiet_s >= CHECK_S:
+                    wire.send_command("PING", check_health=False)
+                    asked = True
+                    goes_on = self._pass_on(None)  # what is lost without a word is noticed here
+            if goes_on and self._left_alone_s() == 0:
+                goes_on = self._pass_on(None)
 
     def _pass_on(self, value: bytes | None) -> bool:
         """Whether there is still somebody to be told."""

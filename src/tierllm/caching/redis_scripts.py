@@ -105,13 +105,13 @@ local function went_lately(slot)
   return redis.pcall('GETRANGE', GONE, at, at + 1) == mark
 end
 
--- Whose turn it is in a queue, and its score. ``new`` is the one for which room is made, if it is there.
+-- Whose turn it is in a queue, and its score. The one for which room is made, if it is there, is the last
+-- of its part and does not count as on probation: ``new`` is 1 then.
 local function next_of(queue, new)
   local on_probation = redis.call('ZCOUNT', queue, '-inf', '(' .. text(MAIN))
   local entries = redis.call('ZCARD', queue)
-  local waiting, main = on_probation, entries - on_probation
-  if new == 'probation' then waiting = waiting - 1 elseif new == 'main' then main = main - 1 end
-  local at = (waiting * PROBATION > entries or main == 0) and 0 or on_probation
+  local first = (on_probation - new) * PROBATION > entries or on_probation == entries
+  local at = first and 0 or on_probation
   local found = redis.call('ZRANGE', queue, at, at, 'WITHSCORES')
   return found[1], tonumber(found[2])
 end
@@ -130,7 +130,7 @@ local now, queue = now_us(), base .. ':group:' .. group
 
 -- Changes nothing, but a server without room refuses it; after another write it would refuse nothing.
 local refused = redis.pcall('SETRANGE', KEYS[1], 0, '')
-local part = (drop(slot) > 0 or went_lately(slot)) and 'main' or 'probation'
+local proven = drop(slot) > 0 or went_lately(slot)
 local over = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', text(now), 'LIMIT', 0, SWEPT)
 for _, each in ipairs(over) do drop(each) end
 if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then return {0, 0, #over} end
@@ -139,7 +139,7 @@ if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then re
 redis.call('HSET', ABOUT, 's' .. slot, ARGV[6] .. ' ' .. group)
 local total = redis.call('HINCRBY', ABOUT, 't', ARGV[6])
 redis.call('ZADD', EXPIRY, text(now + 1000 * life), slot)
-redis.call('ZADD', queue, text(now + SPARED + 1 + (part == 'main' and MAIN or 0)), slot)
+redis.call('ZADD', queue, text(now + SPARED + 1 + (proven and MAIN or 0)), slot)
 local change = size
 local before = tonumber(redis.call('HGET', ABOUT, 'l' .. group) or '0') or 0
 if before ~= least then
@@ -156,7 +156,7 @@ for turn = 1, MOST do
   if total <= bound then break end
   local loser = redis.call('ZREVRANGE', GROUPS, 0, 0)[1]
   local from = base .. ':group:' .. loser
-  local victim, since = next_of(from, loser == group and part)
+  local victim, since = next_of(from, loser == group and not proven and 1 or 0)
   if not victim then
     redis.call('ZREM', GROUPS, loser)
   elseif victim == slot then

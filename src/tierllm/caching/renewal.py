@@ -25,6 +25,12 @@ MOST_AT_ONCE = 16
 """So many old answers are made anew at once; others wait until somebody asks for them again."""
 
 
+TRY_AGAIN_S = 5.0
+"""So long after a failure the old answer is served without another try."""
+
+FAILURES_KEPT = 1000
+
+
 class Renewal:
     """Spawns a flight that nobody has to wait for, but which anybody may join."""
 
@@ -37,25 +43,21 @@ class Renewal:
     def renew(self) -> None:
         """After a fork."""
         self._room = threading.Semaphore(MOST_AT_ONCE)
+        self._failures: dict[bytes, float] = {}
 
     async def refresh(self, call: Call, look: Lookup, tier: str) -> None:
         """Have the answer made anew by ``tier``, while the old one is served."""
-        if not self._room.acquire(blocking=False):
+        if self._failed_lately(look.slot) or not self._room.acquire(blocking=False):
             return
+        flown = self._flown
         try:
-            await self._begun(call, look, tier)
-        except ClientClosedError:
+            own = self._caching.renewed(call)
+        except BaseException:
             self._room.release()
             raise
-        except Exception:  # the old answer is there all the same
-            self._room.release()
-            log_failure("an old answer could not be made anew")
-
-    async def _begun(self, call: Call, look: Lookup, tier: str) -> None:
-        flown = self._flown
-        own = self._caching.renewed(call)
         own.lookup = fresh = Lookup("renew")
-        fresh.key, fresh.slot, fresh.generation = look.key, look.slot, look.generation
+        fresh.key, fresh.slot, fresh.scope = look.key, look.slot, look.scope
+        fresh.generation = look.generation
         flight, founder = flown.flights.join(
             flight_key(look, tier), own, lambda flight: flown.alike(flight, own)
         )
@@ -63,9 +65,19 @@ class Renewal:
             flown.flights.leave(flight, founder=False)
             self._room.release()
             return
-        own.tier, own.scope, own.messages = tier, flight.scope, call.messages
-        flow = Led(self._refreshed(flight), lambda: self._over(flight))
-        await flown.spawned(Spawn(flow, None, flight.scope), flight)
+        own.tier, own.scope, own.messages, own.plan = tier, flight.scope, call.messages, call.plan
+        flight.abandon = lambda: self._over(flight)  # from here on, it gives back what it holds
+        flow = Led(self._refreshed(flight), flight.abandon)
+        try:
+            await flown.spawned(Spawn(flow, None, flight.scope), flight)
+        except ClientClosedError:
+            raise
+        except Exception:  # the old answer is there all the same
+            log_failure("an old answer could not be made anew")
+
+    def _failed_lately(self, slot: bytes) -> bool:
+        failed_at = self._failures.get(slot)
+        return failed_at is not None and self._caching.wall() < failed_at + TRY_AGAIN_S
 
     async def _refreshed(self, flight: Flight) -> Response:
         call = flight.call
@@ -85,6 +97,9 @@ class Renewal:
     def _over(self, flight: Flight, failure: str | None = "") -> None:
         """A renewal has ended; ``""``: without an outcome."""
         call = flight.call
+        if flight.released:
+            return  # it has been given up before
+        flight.released = True
         self._room.release()
         self._flown.lost(flight)
         self._flown.flights.leave(flight, founder=True)
@@ -93,6 +108,15 @@ class Renewal:
         if failure == "":
             return
         self._counts.count("refresh_failures" if failure else "refreshed")
+        self._note(flight.slot, failed=bool(failure))
         if self._caching.emit is not None:
             trace_id = "" if call.trace is None else call.trace.id
             self._caching.emit(CacheRefreshed(trace_id=trace_id, tier=call.tier, error=failure))
+
+    def _note(self, slot: bytes, *, failed: bool) -> None:
+        failures = self._failures
+        failures.pop(slot, None)
+        if failed:
+            if len(failures) >= FAILURES_KEPT:
+                self._failures = failures = {}
+            failures[slot] = self._caching.wall()

@@ -29,6 +29,9 @@ __all__ = ["ResultCache"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+CLOSING_S = 5.0
+"""So long closing waits for what is still being written."""
+
 SCOPES = ("tenant", "user", "session", "shared")
 DEFAULTS = ("auto", "always", "off")
 
@@ -249,29 +252,29 @@ class ResultCache:
 
         Its arguments must be plain data or pydantic objects, and what it returns plain JSON data or a
         known SDK's answer; other calls go through untouched. ``depends_on`` gives the documents of a
-        call, as the option of that name. Raises ``ConfigError``.
+        call, as the option of that name. Whose calls they are, ``tierllm.scope`` says, and whatever else
+        concerns the cache. Raises ``ConfigError``.
         """
         from .alone import around
 
-        if ttl_s is not None and (not _is_number(ttl_s) or not 0 <= ttl_s <= LONGEST_TTL_S):
-            raise ConfigError(f"ResultCache.wrap(ttl_s={ttl_s!r}): give seconds, from 0 to a year")
-        return around(self, fn, ttl_s=ttl_s, tags=tuple(tags), depends_on=depends_on)
+        return around(self, fn, ttl_s=ttl_s, tags=tags, depends_on=depends_on)
 
     # -- watching --------------------------------------------------------------------
 
     def stats(self) -> CacheStats:
         """What this process did with the cache, and what the layers hold. Asks the layers."""
-        held: dict[str, LayerStats | None] = {}
-        for layer in self.layers:
-            try:
-                held[layer.name] = layer.stats()
-            except Exception:  # it has told of its trouble
-                held[layer.name] = None
+        held = {layer.name: self._held(layer) for layer in self.layers}
         return self.counts.told(held, self.stack.left_out)
+
+    def _held(self, layer: Layer) -> LayerStats | None:
+        try:
+            return layer.stats()
+        except Exception:  # it has told of its trouble
+            return None
 
     def status(self) -> dict[str, Any]:
         """``stats`` without asking layers that take time."""
-        held = {layer.name: layer.stats() if layer.inline else None for layer in self.layers}
+        held = {layer.name: self._held(layer) if layer.inline else None for layer in self.layers}
         return {"mode": self.mode, **self.counts.told(held, self.stack.left_out).to_dict()}
 
     # -- life ------------------------------------------------------------------------
@@ -288,7 +291,7 @@ class ResultCache:
         """Let go of the layers, unless other clients than ``user`` go on with them. Safe to call twice."""
         self._users.discard(id(user))
         if not self._users:
-            self.claims.close()
+            self._settle()
             for layer in self.layers:
                 layer.close()
 
@@ -296,9 +299,16 @@ class ResultCache:
         """``close``, with what belongs to the running event loop."""
         self._users.discard(id(user))
         if not self._users:
-            self.claims.close()
+            import asyncio
+
+            await asyncio.to_thread(self._settle)
             for layer in self.layers:
                 await layer.aclose()
+
+    def _settle(self) -> None:
+        """Write what waits to be written, and give back what is claimed."""
+        self.stack.drain(CLOSING_S)
+        self.claims.close()
 
     def renew(self) -> None:
         """After a fork; layers and claims see to themselves."""

@@ -29,7 +29,7 @@ SDKS = (
 
 DEEPEST = 64
 MOST_PARTS = 500_000
-"""Both bound the time that a value may take which holds itself."""
+"""Both bound the time that a value may take which holds itself, and the memory that JSON takes."""
 
 _TEXT, _JSON = "text", "json"
 
@@ -126,7 +126,14 @@ def _is_plain(value: object) -> bool:
     return True
 
 
+def _check_parts(data: bytes) -> None:
+    """Before JSON is read: each part of it may take a hundred times its bytes."""
+    if sum(map(data.count, (b"[", b"{", b","))) > 2 * MOST_PARTS:
+        raise ValueError("too much")
+
+
 def _read(data: bytes) -> Any:
+    _check_parts(data)
     value = json.loads(data.decode("utf-8", "surrogatepass"), parse_constant=_no_number)
     if not _is_plain(value):
         raise ValueError
@@ -214,6 +221,7 @@ def _object(kind: str, data: bytes) -> BaseModel:
             raise ValueError
         made = cls.construct(**fields)
     else:
+        _check_parts(body)
         made = cls.model_validate_json(body)
     if type(made) is not cls:
         raise ValueError

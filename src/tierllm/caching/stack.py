@@ -58,7 +58,9 @@ class Stack:
 
     def renew(self) -> None:
         """After a fork: what waited to be written is written by the parent."""
-        self._behind = threading.Semaphore(MOST_BEHIND)
+        self._waiting = 0
+        self._done = threading.Condition()
+        self._latest: dict[bytes, Entry] = {}
         self.left_out = 0
         self._said: set[tuple[str, type[Exception]]] = set()
 
@@ -159,9 +161,17 @@ class Stack:
         if not self._deep:
             return
         if self.write == "behind":
-            self._later(soon, lambda: self._write(self._deep, slot, entry, now))
+            self._latest[slot] = entry
+            self._later(soon, lambda: self._write_latest(slot, entry, now))
         else:
             await Blocking(lambda: self._write(self._deep, slot, entry, now))
+
+    def _write_latest(self, slot: bytes, entry: Entry, now: float) -> None:
+        """Writes may be done in another order than they were asked for."""
+        if self._latest.get(slot) is entry:
+            self._write(self._deep, slot, entry, now)
+            if self._latest.get(slot) is entry:
+                del self._latest[slot]
 
     def _fill(self, found_at: int, slot: bytes, entry: Entry, now: float, soon: Soon | None = None) -> None:
         above = self.layers[:found_at]
@@ -173,7 +183,10 @@ class Stack:
             self._later(soon, lambda: self._write(slow, slot, entry, now))
 
     def _write(self, layers: Sequence[Layer], slot: bytes, entry: Entry, now: float) -> None:
-        data = entry.encode()
+        try:
+            data = entry.encode()
+        except ValueError:  # there is more to it than is read back: memory alone has it
+            return
         for layer in layers:
             self._put(layer, slot, entry, now, data)
 
@@ -185,28 +198,41 @@ class Stack:
         group = _group(layer, entry)
         try:
             if isinstance(layer, MemoryLayer):
-                layer.keep(slot, entry, size=entry.size, ttl_s=ttl_s, group=group)
+                here = layer.look(slot)
+                if type(here) is not Entry or not _is_newer(here, entry):
+                    layer.keep(slot, entry, size=entry.size, ttl_s=ttl_s, group=group)
             else:
                 layer.set(slot, entry.encode() if data is None else data, ttl_s=ttl_s, group=group)
         except Exception as error:
             self._failed(layer, error)
 
     def _later(self, soon: Soon, work: Callable[[], object]) -> None:
-        if not self._behind.acquire(blocking=False):
-            self.left_out += 1
-            return
+        with self._done:
+            if self._waiting >= MOST_BEHIND:
+                self.left_out += 1
+                return
+            self._waiting += 1
 
         def done() -> None:
             try:
                 work()
             finally:
-                self._behind.release()
+                with self._done:
+                    self._waiting -= 1
+                    self._done.notify_all()
 
         try:
             soon(done)
         except BaseException:
-            self._behind.release()
+            with self._done:
+                self._waiting -= 1
             raise
+
+    def drain(self, wait_s: float) -> None:
+        """Wait for what is being written behind calls' backs. What is not done by then is left out."""
+        with self._done:
+            if not self._done.wait_for(lambda: not self._waiting, wait_s):
+                self.left_out += self._waiting
 
     def forget(self, slot: bytes) -> None:
         """Take an entry out of all layers that can be reached. Blocks."""
@@ -215,6 +241,12 @@ class Stack:
                 layer.delete(slot)
             except Exception as error:
                 self._failed(layer, error)
+
+
+def _is_newer(here: Entry, entry: Entry) -> bool:
+    """Whether ``here`` answers the same from the same place, and was asked for later."""
+    same = here.canonical == entry.canonical and here.fingerprint == entry.fingerprint
+    return same and here.asked_at > entry.asked_at and here.generation >= entry.generation
 
 
 def _group(layer: Layer, entry: Entry) -> str:

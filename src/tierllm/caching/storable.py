@@ -6,19 +6,26 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from ..providers.parsing import parsed
-from ..types import Request, Response, ToolCall, Usage
+from ..providers.parsing import parsed, reader
+from ..types import Response, ToolCall, Usage
 from .returned import Returned, complete
-from .written import COMPLETE
+from .written import COMPLETE, MOST_TOKENS
 
-__all__ = ["storable"]
+__all__ = ["format_of", "storable"]
 
 
-def storable(response: Response, request: Request | None = None, *, returned: Returned | None = None) -> bool:
+def storable(
+    response: Response,
+    params: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    *,
+    returned: Returned | None = None,
+) -> bool:
     """Whether ``response`` is one to be kept: complete, unfiltered, undegraded, and all there.
 
-    Not all there is one that needs the vendor's own object: with neither text nor tool calls, or where
-    the ``request`` asked for what only that object has (several choices, log probabilities, sound).
+    Not all there is one whose tool calls or data cannot be read; and one that needs the vendor's own
+    object: with neither text nor tool calls, or where ``params``, as they were sent, or the vendors'
+    options in ``extra`` asked for what only that object has (several choices, log probabilities, sound).
 
     ``returned`` is what a wrapped function returned, packed: it stands in for the text, and its original,
     the response's ``raw``, must not say that it was cut.
@@ -30,14 +37,17 @@ def storable(response: Response, request: Request | None = None, *, returned: Re
         return False
     if not (response.text or calls or returned) or (reason == "tool_calls" and not calls):
         return False
-    if not _is_plain(response):
+    if not _is_plain(response) or not all(map(_is_whole, calls)):
         return False
-    if request is None:
-        return response.parsed is None
-    given = list(_given(request))
-    if any(_only_raw(options) for options in given):
+    if any(_only_raw(options) for options in _given(params, extra)):
         return False
-    return response.parsed is None or _comes_again(response, given)
+    return _comes_again(response, format_of(params, extra))
+
+
+def format_of(params: Mapping[str, Any], extra: Mapping[str, Any]) -> object:
+    """The ``response_format`` among the parameters, or the vendors' options."""
+    formats = (options.get("response_format") for options in _given(params, extra))
+    return next((wanted for wanted in formats if wanted is not None), None)
 
 
 def _is_plain(response: Response) -> bool:
@@ -61,14 +71,22 @@ def _is_plain(response: Response) -> bool:
     return (
         all(type(text) is str for text in texts)
         and all(text is None or type(text) is str for text in maybe)
-        and all(type(count) is int for count in counts)
+        and all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts)
         and (response.cost_usd is None or type(response.cost_usd) is Decimal)
     )
 
 
-def _given(request: Request) -> Iterator[Mapping[str, Any]]:
-    yield request.params
-    for options in request.extra.values():
+def _is_whole(call: ToolCall) -> bool:
+    try:
+        call.parsed()
+    except (ValueError, RecursionError):
+        return False
+    return bool(call.name)
+
+
+def _given(params: Mapping[str, Any], extra: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield params
+    for options in extra.values():
         if isinstance(options, Mapping):
             yield options
             body = options.get("extra_body")
@@ -82,13 +100,10 @@ def _only_raw(options: Mapping[str, Any]) -> bool:
     return several or more or options.get("modalities") not in (None, ["text"], ("text",))
 
 
-def _comes_again(response: Response, given: list[Mapping[str, Any]]) -> bool:
-    """Whether ``parsed`` is what the text gives, and no object of a function's own."""
-    for options in given:
-        wanted = options.get("response_format")
-        if wanted is not None:
-            again = parsed(response.text, wanted)
-            return (
-                again is not None and type(again) is type(response.parsed) and bool(again == response.parsed)
-            )
-    return False
+def _comes_again(response: Response, wanted: object) -> bool:
+    """Whether ``parsed`` is what the text gives, no object of a function's own, and there if ``wanted``."""
+    again = parsed(response.text, wanted)
+    if again is None:
+        missing = reader(wanted) is not None and response.text and not response.tool_calls
+        return response.parsed is None and not missing
+    return type(again) is type(response.parsed) and bool(again == response.parsed)

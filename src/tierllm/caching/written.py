@@ -11,19 +11,19 @@ is read as a stranger's, whatever its CRC says.
 from __future__ import annotations
 
 import json
-import math
 import struct
 import zlib
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..types import ToolCall, Usage
+from .contents import LONGEST_TTL_S
 from .returned import Returned
 
 if TYPE_CHECKING:
     from .entry import Entry
 
-__all__ = ["COMPLETE", "read", "write"]
+__all__ = ["COMPLETE", "MOST_TOKENS", "read", "write"]
 
 COMPLETE = ("stop", "tool_calls")
 """How an answer ends that is whole: no other is kept, nor served."""
@@ -38,6 +38,17 @@ ZLIB_FROM_BYTES = 16 * 1024
 MOST_BYTES = 64 * 2**20
 """What is larger is not compressed, and nothing is unpacked beyond it."""
 
+MOST_TIMES = 100
+"""Nor is what would become larger by more: a few bytes must not make much work."""
+
+MOST_JSON_BYTES = 2**20
+"""As values, JSON takes up to thirty times its bytes. Texts stand beside it."""
+
+MOST_TOKENS = 10**12
+"""And as many calls to tools. Sums of them stay numbers that a database takes."""
+
+LAST_SECOND = 253_402_300_800
+"""The year 10,000."""
 
 _WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 _READER = json.JSONDecoder()
@@ -91,9 +102,13 @@ def write(entry: Entry) -> bytes:
         body = b"".join((lengths, written, text, reasoning, value, entry.canonical))
     except (TypeError, AttributeError, struct.error) as exc:
         raise ValueError("the answer holds more than plain data, and cannot be kept") from exc
+    if len(written) > MOST_JSON_BYTES:
+        raise ValueError("there is too much beside the answer's text, and it cannot be kept")
     packed = b"j"
     if ZLIB_FROM_BYTES <= len(body) <= MOST_BYTES:
-        packed, body = b"z", zlib.compress(body, 1)
+        smaller = zlib.compress(body, 1)
+        if len(smaller) * MOST_TIMES >= len(body):
+            packed, body = b"z", smaller
     return HEADER.pack(MAGIC, packed, zlib.crc32(body, packed[0])) + body
 
 
@@ -105,7 +120,7 @@ def read(data: bytes) -> tuple[object, ...]:
         raise ValueError
     if packed == b"z":
         unpacking = zlib.decompressobj()
-        body = unpacking.decompress(body, MOST_BYTES)
+        body = unpacking.decompress(body, min(MOST_BYTES, MOST_TIMES * len(body)))
         if not unpacking.eof or unpacking.unused_data:
             raise ValueError
     lengths = _LENGTHS.unpack_from(body)
@@ -113,7 +128,7 @@ def read(data: bytes) -> tuple[object, ...]:
     after_text = after_json + lengths[1]
     after_reasoning = after_text + lengths[2]
     end = after_reasoning + lengths[3]
-    if len(body) < end:
+    if len(body) < end or lengths[0] > MOST_JSON_BYTES:
         raise ValueError
     written = body[_LENGTHS.size : after_json].decode("utf-8", "surrogatepass")
     plain, stopped_at = _READER.raw_decode(written)
@@ -123,25 +138,26 @@ def read(data: bytes) -> tuple[object, ...]:
     made_by, tier, deployment, model, made_at, fresh_until, stale_until, *rest = plain
     calls, finish_reason, usage, cost, request_id, latency_s, *rest = rest
     structured, depends, tags, tenant, generation, kind = rest
-    if finish_reason not in COMPLETE or generation < 0 or (kind is None and lengths[3]):
+    if finish_reason not in COMPLETE or (kind is None and lengths[3]):
         raise ValueError
+    _check_times(made_at, fresh_until, stale_until, latency_s)
     return (
         body[end:],
         bytes.fromhex(made_by),
         tier,
         deployment,
         model,
-        _finite(made_at),
-        _finite(fresh_until),
-        _finite(stale_until),
+        made_at,
+        fresh_until,
+        stale_until,
         body[after_json:after_text].decode("utf-8", "surrogatepass"),
         body[after_text:after_reasoning].decode("utf-8", "surrogatepass"),
-        tuple([ToolCall(*_check(call, _CALL_KINDS)) for call in calls]),
+        tuple([ToolCall(*_check(call, _CALL_KINDS, MOST_TOKENS)) for call in calls]),
         finish_reason,
-        None if usage is None else _used(*_check(usage, _USAGE_KINDS)),
+        None if usage is None else _used(*_check(usage, _USAGE_KINDS, MOST_TOKENS)),
         None if cost is None else _dollars(cost),
         request_id,
-        _finite(latency_s),
+        latency_s,
         structured,
         tuple([(pair[0], pair[1]) for pair in depends if _check(pair, _PAIR_KINDS)]),
         tuple(_check(tags, [_TEXT] * len(tags))),
@@ -151,13 +167,13 @@ def read(data: bytes) -> tuple[object, ...]:
     )
 
 
-def _check(values: Any, kinds: Any) -> list[Any]:
-    """``values``, a list of just these kinds of things. ``True`` is no number here, 2⁶³ no count."""
+def _check(values: Any, kinds: Any, most: int = 2**63 - 1) -> list[Any]:
+    """``values``, a list of just these kinds of things. ``True`` is no number here, -1 no count."""
     if type(values) is not list or len(values) != len(kinds):
         raise ValueError
     for value, allowed in zip(values, kinds, strict=True):
         kind = type(value)
-        if kind not in allowed or (kind is int and not -(2**63) <= value < 2**63):
+        if kind not in allowed or (kind is int and not 0 <= value <= most):
             raise ValueError
     return values
 
@@ -194,10 +210,13 @@ def _used(
     )
 
 
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
+def _check_times(made_at: float, fresh_until: float, stale_until: float, latency_s: float) -> None:
+    """No answer is fresh for more than a year, nor old for more than another. NaN is in no range."""
+    if not 0 <= made_at <= LAST_SECOND or not 0 <= latency_s <= LONGEST_TTL_S:
         raise ValueError
-    return number
+    for earlier, later in ((made_at, fresh_until), (fresh_until, stale_until)):
+        if not earlier <= later <= earlier + LONGEST_TTL_S:
+            raise ValueError
 
 
 def _dollars(told: str) -> Decimal:

@@ -50,8 +50,9 @@ def _get(commands: Commands) -> None:
     parser = commands.add_parser(
         "get",
         help="what is kept for a prompt, and where",
-        description="What is kept for a prompt: in which layer, by whom and until when. Options are those "
-        "that an answer depends on. Exit code 1 where nothing is kept.",
+        description="What is kept for a prompt: in which layer, by whom and until when. The options are the "
+        "call's. What was asked with others, such as top_p, seed, stop, tools, response_format or extra, is "
+        "not found from here. Exit code 1 where nothing is kept.",
     )
     parser.add_argument("prompt", help="the question; - reads it from stdin")
     parser.add_argument("--sla", metavar="TIER", help="the tier to ask; default: the first")

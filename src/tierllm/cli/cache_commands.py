@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ..cost.ledger_statement import as_table, escaped
-from ..errors import ConfigError, StoreUnavailableError
+from ..errors import ConfigError, StoreUnavailableError, TierLLMError
 from .cache_entries import KINDS, Judge, as_lines, counted, slot_of
 from .cache_layers import Opened, opened
 
@@ -27,7 +28,7 @@ NUMBERS = ("entries", "bytes", "at most")
 
 
 def stats(arguments: argparse.Namespace) -> int:
-    with opened(arguments.config) as cache:
+    with opened(arguments.config, read_only=True) as cache:
         layers = [_layer_told(held) for held in cache.held]
         saved = _saved(cache)
     if arguments.json:
@@ -69,7 +70,7 @@ def _layer_told(held: Held) -> dict[str, Any]:
 
 
 def _saved(cache: Opened) -> dict[str, Any] | None:
-    """From the ledger's rows, where the file has one that can be read."""
+    """From the ledger's rows, where the file has one that can be read; of one that cannot, it is told why."""
     from ..config.money import placed
     from ..cost.ledger import UsageLedger
 
@@ -79,11 +80,12 @@ def _saved(cache: Opened) -> dict[str, Any] | None:
     path = placed(cache.config.base, table.path)
     if not path.is_file():
         return None
-    ledger = UsageLedger(path, read_only=True)
     try:
-        lines, total = ledger.report(("outcome",))
-    finally:
-        ledger.close()
+        with closing(UsageLedger(path, read_only=True)) as ledger:
+            lines, total = ledger.report(("outcome",))
+    except TierLLMError as error:
+        print(f"tierllm cache: {escaped(str(error))}", file=sys.stderr)
+        return None
     saved = next((f"{line.saved_usd:f}" for line in lines if line.group["outcome"] == "cached"), "0")
     return {"hits": total.cached, "provider_calls": total.calls - total.cached, "saved_usd": saved}
 
@@ -92,7 +94,7 @@ def _saved(cache: Opened) -> dict[str, Any] | None:
 
 
 def get(arguments: argparse.Namespace) -> int:
-    with opened(arguments.config) as cache:
+    with opened(arguments.config, read_only=True) as cache:
         shared = cache.shared()
         slot = slot_of(cache.config, _prompt(arguments), _options(arguments))
         judge = Judge(cache.config, shared)
@@ -195,7 +197,11 @@ def clear(arguments: argparse.Namespace) -> int:
 def _agreed(names: list[str]) -> bool:
     if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError("nobody is here to be asked: give --yes")
-    told = input(f"Forget all that is kept in {', '.join(map(escaped, names))}? [y/N] ")
+    try:
+        told = input(f"Forget all that is kept in {', '.join(map(escaped, names))}? [y/N] ")
+    except EOFError:  # as good as no
+        print()
+        return False
     return told.strip().lower() in ("y", "yes")
 
 
@@ -203,7 +209,7 @@ def _agreed(names: list[str]) -> bool:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    with opened(arguments.config) as cache:
+    with opened(arguments.config, read_only=not arguments.delete) as cache:
         shared = cache.shared()
         judge = Judge(cache.config, shared)
         counts: list[tuple[str, dict[str, int]]] = []

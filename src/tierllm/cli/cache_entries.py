@@ -17,7 +17,9 @@ from ..errors import ConfigError, StoreUnavailableError, TierLLMError
 
 if TYPE_CHECKING:
     from ..caching.layer import Layer
+    from ..client import TieredClient
     from ..config import Config
+    from ..pipeline.provider import Provider
     from .cache_layers import Held
 
 __all__ = ["KINDS", "Judge", "as_lines", "counted", "slot_of"]
@@ -26,8 +28,9 @@ KINDS = ("fresh", "stale", "over", "invalid", "homeless", "foreign", "damaged")
 """What becomes of an entry.
 
 ``stale``: served while it is made anew, or when all tiers are out. ``over``: past its time. ``invalid``:
-invalidated since. ``homeless``: its deployment is not in the file. ``foreign``: written by another
-version of tierllm. ``damaged``: it cannot be read, or lies where it does not belong.
+invalidated since. ``homeless``: the very deployment that made it, settings and all, is not in the file.
+``foreign``: written by another version of tierllm. ``damaged``: it cannot be read, or lies where it does
+not belong.
 """
 
 VERSION = len(MAGIC) - 1
@@ -49,22 +52,11 @@ def slot_of(config: Config, prompt: Any, options: Mapping[str, Any]) -> bytes:
 
     Raises ``ConfigError`` for options that make no sense.
     """
-    from ..client import TieredClient
     from ..testing import FakeProvider
 
-    assert config.cache is not None
     noting = _Noting()
     nobody = {name: FakeProvider(name=name) for name in config.used()}
-    made = config.arguments(
-        providers=nobody,
-        cache=config.cache.build([noting]),
-        store=None,
-        ledger=False,
-        budgets=(),
-        breaker=False,
-        simple_reply=None,
-    )
-    with TieredClient(**made) as client:
+    with _client(config, nobody, noting) as client:
         try:
             client.complete(prompt, **options, cache="always")
         except TierLLMError:
@@ -75,13 +67,30 @@ def slot_of(config: Config, prompt: Any, options: Mapping[str, Any]) -> bytes:
     return noting.slot
 
 
+def _client(config: Config, providers: Mapping[str, Provider], layer: Layer) -> TieredClient:
+    """The file's, but for whatever would be counted or kept."""
+    from ..client import TieredClient
+
+    assert config.cache is not None
+    made = config.arguments(
+        providers=providers,
+        cache=config.cache.build([layer]),
+        store=None,
+        ledger=False,
+        budgets=(),
+        breaker=False,
+        simple_reply=None,
+    )
+    return TieredClient(**made)
+
+
 class Judge:
     """Says what becomes of entries, by the file and by what the layers' boards say now."""
 
     def __init__(self, config: Config, shared: Sequence[tuple[Held, Layer]]) -> None:
-        from ..config.places import places
-
-        self._homes = {(place.tier.name, place.name) for place in places(config)}
+        makers = {name: source.build(name, None) for name, source in config.used().items()}
+        with _client(config, makers, MemoryLayer()) as client:  # nobody is called, so that no key is needed
+            self._still_made = client.still_made
         self._notices = Notices()
         for _, layer in shared:
             try:
@@ -103,7 +112,7 @@ class Judge:
             return "over", entry
         if not self._notices.allow(entry, slot):
             return "invalid", entry
-        if (entry.tier, entry.deployment) not in self._homes:
+        if not self._still_made(entry):
             return "homeless", entry
         return ("fresh" if now < entry.fresh_until else "stale"), entry
 
@@ -161,10 +170,11 @@ def as_lines(told: Mapping[str, Any]) -> str:
         if told["tags"]:
             lines.append(f"  tags       {', '.join(map(escaped, told['tags']))}")
         lines += [
-            f"  rests on   {escaped(name)} ({digest[:12]}…)" for name, digest in told["depends_on"].items()
+            f"  rests on   {escaped(name)} ({escaped(digest[:12])}…)"
+            for name, digest in told["depends_on"].items()
         ]
     if "text" in told:
-        lines += ["", told["text"]]
+        lines += ["", *map(escaped, told["text"].split("\n"))]
     return "\n".join(lines)
 
 

@@ -73,8 +73,10 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(file: str) -> Iterator[Opened]:
+def opened(file: str, *, read_only: bool = False) -> Iterator[Opened]:
     """The cache that ``file`` describes. Directories that are not there are not made.
+
+    ``read_only``: nor is anything in them.
 
     What layers told of is told on stderr in the end.
 
@@ -95,7 +97,7 @@ def opened(file: str) -> Iterator[Opened]:
     log.addHandler(quiet)  # or logging would tell it, too, where nobody has set it up
     try:
         for table in config.cache.layers:
-            held.append(_held(config, table))  # noqa: PERF401 - those made so far are closed if one fails
+            held.append(_held(config, table, read_only))  # noqa: PERF401 - those made so far are closed if one fails
         yield Opened(config, config.cache, tuple(held))
     finally:
         log.removeHandler(quiet)
@@ -106,19 +108,20 @@ def opened(file: str) -> Iterator[Opened]:
                 print(f"tierllm cache: {escaped(text)}", file=sys.stderr)
 
 
-def _held(config: Config, table: LayerTable) -> Held:
+def _held(config: Config, table: LayerTable, read_only: bool) -> Held:
     from ..config.cache import DiskLayerTable
 
-    name, base = table.kind, config.base
+    name, base, more = table.kind, config.base, {}
     if isinstance(table, DiskLayerTable):
-        within = table.within(base)
-        name = f"disk {within.parent}"
-        if not within.is_dir():
+        database = table.database(base)
+        name = f"disk {database.parents[1]}"
+        if not (database if read_only else database.parent).exists():
             return Held(name, table, None)
+        more = {"read_only": read_only}
     if not table.shared:
         return Held(name, table, None)
     return Held(
         name,
         table,
-        table.build(base, os.environ, clock=time.monotonic, wall=time.time, timeout_s=PATIENCE_S),
+        table.build(base, os.environ, clock=time.monotonic, wall=time.time, timeout_s=PATIENCE_S, **more),
     )

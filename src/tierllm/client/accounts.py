@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from ..cost.runs import Run
 from ..cost.spend import WHO
 from ..errors import ConfigError
-from ..routing.ask import CallOptions, ask, scoped
+from ..pipeline.defaults import scoped
+from ..routing.ask import CallOptions, ask
 from ..types import Message
 
 if TYPE_CHECKING:

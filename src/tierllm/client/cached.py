@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..providers.identity import identity
 
 if TYPE_CHECKING:
+    from ..caching.entry import Entry
     from ..caching.origins import Origin
     from ..caching.policy import Caching
     from ..caching.result_cache import ResultCache
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from ..types import Request
 
 __all__ = ["Cached"]
+
+log = logging.getLogger("tierllm")
 
 
 class Cached:
@@ -46,6 +52,14 @@ class Cached:
             raise ConfigError("this client has no cache: give it cache=ResultCache(...)")
         return self._caching.cache
 
+    def still_made(self, entry: Entry) -> bool:
+        """Whether the very deployment that made ``entry`` is here, as far as its settings tell."""
+        origins = None if self._caching is None else self._caching.origins
+        origin = None if origins is None else origins.place(entry.tier, entry.deployment)
+        if origin is None or origin.wording is not None:  # which is another one for each request
+            return origin is not None
+        return origin.digest == entry.fingerprint
+
     def _with_cache(self, cache: object) -> Caching | None:
         if cache is None:
             return None
@@ -56,9 +70,17 @@ class Cached:
         if not isinstance(cache, ResultCache):
             raise ConfigError(f"TieredClient(cache={type(cache).__name__}): give a ResultCache, or None")
         cache.check_tiers(list(self._lines))
+        origins = [_origin(line) for tier in self._lines.values() for line in tier.lines]
+        own = [f"{origin.tier}/{origin.name}" for origin in origins if origin.own]
+        if own and (len(cache.layers) > 1 or cache.layers[0].shared):
+            log.warning(
+                "answers of %s are kept for this client alone, since their settings cannot be told from "
+                "others: let a provider of your own say its origin, a Function or policy its version",
+                ", ".join(own),
+            )
         return Caching(
             cache,
-            Origins([_origin(line) for tier in self._lines.values() for line in tier.lines]),
+            Origins(origins),
             host=self._host,
             wall=self._wall,
             rng=self.rng,
@@ -75,11 +97,13 @@ def _origin(line: DeploymentLine) -> Origin:
 
     tier, deployment = line.tier, line.deployment
     provider, ceilings = deployment.provider, tier.ceilings
+    kind, origin = type(provider), getattr(provider, "origin", None)
     settings: dict[str, Any] = {
         "tier": tier.name,
         "deployment": line.name,
         "model": deployment.model,
-        "provider": [provider.name, getattr(provider, "vendor", None), getattr(provider, "origin", "")],
+        "provider": [kind.__module__, kind.__qualname__, provider.name, getattr(provider, "vendor", None)],
+        "origin": provider if origin is None else origin,  # which cannot be written down, then
         "prompt": tier.prompt if isinstance(tier.prompt, str) else None,
         "defaults": tier.defaults,
         "ceilings": [ceilings.max_tokens, ceilings.temperature, ceilings.reasoning_effort],
@@ -97,7 +121,17 @@ def _origin(line: DeploymentLine) -> Origin:
     )
 
 
-def _identity(policy: Policy) -> list[str]:
-    """A policy of the application's own, which may change what is sent; ``version`` tells when it did."""
+def _identity(policy: Policy) -> list[object]:
+    """A policy of the application's own, which may change what is sent; ``version`` tells when it did.
+
+    Without one it counts by its code and what it holds: where that is not plain data, nothing is kept.
+    """
+    version = getattr(policy, "version", None)
     kind = policy if hasattr(policy, "__qualname__") else type(policy)
-    return [kind.__module__, kind.__qualname__, str(getattr(policy, "version", ""))]
+    named = [kind.__module__, kind.__qualname__]
+    if version is not None:
+        return [*named, str(version)]
+    call = type(policy).__call__
+    if isinstance(call, FunctionType):
+        return [*named, identity(call), object.__getstate__(policy)]
+    return identity(policy)

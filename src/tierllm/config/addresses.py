@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ..stores.redis_address import check_address
 from .finding import Finding, error
 from .providers import spoken_of
 from .table import Table, secret_in, variable
@@ -16,17 +17,18 @@ from .table import Table, secret_in, variable
 if TYPE_CHECKING:
     from .file import Config
 
-__all__ = ["URLS_GO", "Addressed", "Namespace", "Patience", "Pause", "addresses", "without_address"]
+__all__ = [
+    "URLS_GO",
+    "Addressed",
+    "Namespace",
+    "Patience",
+    "Pause",
+    "addresses",
+    "no_address",
+    "without_address",
+]
 
 URLS_GO = "a password comes from the environment only: put the whole address into the variable of url_env"
-
-QUERY = frozenset(
-    {"db", "protocol", "client_name", "max_connections", "health_check_interval"}
-    | {"socket_timeout", "socket_connect_timeout", "socket_keepalive"}
-    | {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"}
-    | {"ssl_check_hostname", "ssl_min_version", "ssl_ciphers"}
-)
-"""What may stand behind the question mark of an address."""
 
 
 def _variable(name: str) -> str:
@@ -37,18 +39,11 @@ def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
         secret = parts.username is not None or parts.password is not None or secret_in(url)
-        options = parse_qsl(parts.query, keep_blank_values=True)
-        number = "0" if parts.scheme == "unix" else parts.path.strip("/") or "0"
-        good = url.startswith(("redis://", "rediss://", "unix://")) and parts.port != 0
-    except ValueError:  # such as a port that there is not
-        secret, good, number, options = False, False, "0", []
+    except ValueError:  # it is no address at all
+        secret = False
     if secret:
         raise ValueError(f"should hold no password; {URLS_GO}")
-    numbers = [number, *(value for name, value in options if name == "db")]
-    if not good or not all(n.isascii() and n.isdigit() for n in numbers):
-        raise ValueError("should be an address such as redis://localhost:6379/0")
-    if not QUERY.issuperset(name for name, _ in options):
-        raise ValueError("should have no other options than those of Redis connections, such as ssl_ca_certs")
+    check_address(url)
     return url
 
 
@@ -88,8 +83,20 @@ def addresses(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def without_address(config: Config, replaced: Container[str]) -> Iterator[Finding]:
-    """Those that are not set. Tables that are ``replaced`` need none."""
+    """Those that are not set, or hold something else. Tables that are ``replaced`` need none."""
     for key, name in addresses(config):
-        if key.partition(".")[0] not in replaced and not os.environ.get(name):
-            problem = f"{spoken_of(name)} is not set"
-            yield error(key, problem, "put the address in there: redis://host:6379/0")
+        if key.partition(".")[0] in replaced:
+            continue
+        url = os.environ.get(name)
+        if url:
+            yield from no_address(key, name, url)
+        else:
+            yield error(key, f"{spoken_of(name)} is not set", "put the address in there: redis://host:6379/0")
+
+
+def no_address(key: str, name: str, url: str) -> Iterator[Finding]:
+    """What is wrong with ``url``, the value of the variable ``name``; it is not quoted."""
+    try:
+        check_address(url)
+    except ValueError as why:
+        yield error(key, f"{spoken_of(name)} {why}")

@@ -99,11 +99,12 @@ class DiskLayerTable(LayerTable):
     timeout_s: Patience = 0.5
     retry_s: Pause = 5.0
 
-    def within(self, base: Path) -> Path:
-        """The directory with its files; it is there once a cache has been used."""
+    def database(self, base: Path) -> Path:
+        """Its file; it is there once a cache has been used."""
         from ..caching.disk_layer import WITHIN
+        from ..stores.disk_place import DATABASE
 
-        return placed(base, self.directory) / WITHIN
+        return placed(base, self.directory) / WITHIN / DATABASE
 
     def _layer(
         self, given: dict[str, Any], base: Path, environ: Mapping[str, str], clock: Clock, wall: Clock
@@ -178,17 +179,16 @@ def misnamed(config: Config) -> Iterator[InitErrorDetails]:
         for name in config.cache.ttl_s:
             if name not in (*tiers, EVERY):
                 yield _no_such(("cache", "ttl_s", name), name, [*tiers, EVERY])
-    seen: list[object] = []
+    seen: list[str] = []
     for at, table in enumerate(config.cache.layers):
         for group in table.quotas:
             tier, _, tenant = group.partition("/")  # "gold", "gold/acme" or "*/acme"
             if group not in tiers and tier not in ((*tiers, EVERY) if tenant else tiers):
                 yield _no_such(("cache", "layers", at, "quotas", group), tier, tiers)
-        place = table.directory if isinstance(table, DiskLayerTable) else table.kind
-        if place in seen:
-            problem, remedy = "this layer is there already", "take one of them out"
+        if table.kind in seen:
+            problem, remedy = f"there is a {table.kind} layer already", "take one of them out"
             yield named(("cache", "layers", at), problem, remedy)
-        seen.append(place)
+        seen.append(table.kind)
 
 
 def _no_such(loc: Loc, name: str, known: list[str]) -> InitErrorDetails:

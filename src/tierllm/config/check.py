@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from . import rules_of_cache, rules_of_fallback, rules_of_money, rules_of_time, rules_of_use
-from .addresses import addresses
+from .addresses import addresses, no_address
 from .finding import Finding, warning
 from .providers import spoken_of
 
@@ -44,5 +44,8 @@ def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Findin
                     "set it where the client is built",
                 )
     for key, variable in addresses(config):
-        if not environ.get(variable):
+        url = environ.get(variable)
+        if url:
+            yield from no_address(key, variable, url)
+        else:
             yield warning(key, f"{spoken_of(variable)} is not set here", "set it where the client is built")

@@ -140,7 +140,7 @@ class Run:
     def book(self, entry: Entry) -> None:
         with self._lock:
             self.entries.append(entry)
-            if entry.outcome == "refused":
+            if entry.outcome in ("refused", "cached"):  # nothing was used
                 return
             self.calls += 1
             self.input_tokens += entry.input_tokens
@@ -155,7 +155,7 @@ class Run:
                 groups.setdefault((entry.tier, entry.model), []).append(entry)
         lines = [f"{'tier':<12} {'model':<24} {'calls':>6} {'in':>9} {'out':>9} {'usd':>12}"]
         for (tier, model), rows in sorted(groups.items()):
-            used = [row for row in rows if row.outcome != "refused"]
+            used = [row for row in rows if row.outcome not in ("refused", "cached")]
             if not used:
                 continue
             cost = functools.reduce(EXACT.add, (row.cost_usd or Decimal(0) for row in used), Decimal(0))

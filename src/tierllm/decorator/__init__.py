@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from ..client import TieredClient
 from ..errors import ConfigError
-from ..providers.wrapped import Signature
+from ..providers.signature import Signature
 from ..routing.ask import CallOptions
 from ..types import Route
 from .functions import (

@@ -10,7 +10,8 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 from ..client import TieredClient
 from ..errors import ConfigError
 from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
-from ..providers.wrapped import Signature, WrappedCall
+from ..providers.signature import Signature
+from ..providers.wrapped import WrappedCall
 from ..routing.ask import NO_PROMPT, CallOptions, ask
 from ..types import Message, Request, Response, Route
 

@@ -25,9 +25,10 @@ class BaseProvider:
 
     name = "provider"
     waits = True
-    origin: str = ""
-    """What its answers depend on beside ``name`` and model: an address, a file, a function. A cached answer
-    counts only while this is the same."""
+    origin: object = None
+    """What its answers depend on beside its class, ``name`` and the model, as plain data: an address, a
+    file, a setting; ``""`` for nothing else. A cached answer counts only while this is the same, as it was
+    when the client was made. ``None``, or what is not plain data: it counts for that client alone."""
     vendor: str | None = None
     """Who serves the models, as price lists have it; ``None``: the one of that ``name``."""
     takes_max_tokens = True

@@ -43,6 +43,10 @@ class Function(BaseProvider):
     what it returns then is too late, and the call fails as any late call does.
     An async function in a sync call runs in an event loop of its own. ``fn`` must be safe for
     several calls at once.
+
+    A cache takes it for the same while its code is, and the plain data that it sees from outside. Of one
+    that sees anything else, such as an object's method, answers are kept only by its ``version``: name
+    another one whenever it may answer otherwise.
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class Function(BaseProvider):
         *,
         afn: Callable[..., Awaitable[Answer] | AsyncIterable[str | Chunk]] | None = None,
         name: str | None = None,
+        version: str | None = None,
     ) -> None:
         self.name = name or _name_of(fn)
         self._ask = _binding(fn, self.name)
-        self.origin = _origin(fn, afn)
+        self.origin = [identity(fn), None if afn is None else identity(afn)] if version is None else version
         self.takes_max_tokens = _heeds(fn) and (afn is None or _heeds(afn))
         self._needs_loop = _is_async(fn)
         self._blocking = afn is None and not self._needs_loop
@@ -217,16 +222,3 @@ def _offer(what: str, call: Call, scope: Invocation, name: str) -> Any:
     if what == "options":
         return call.options(name)
     return {"model": call.model, "params": call.params, "scope": scope}[what]
-
-
-def _origin(*fns: Callable[..., Any] | None) -> str:
-    """The functions' code: an object's own state is not in it."""
-    return repr([None if fn is None else _told(identity(fn)) for fn in fns])
-
-
-def _told(part: object) -> object:
-    if isinstance(part, list | tuple):
-        return [_told(each) for each in part]
-    if isinstance(part, dict):
-        return {name: _told(each) for name, each in part.items()}
-    return part if isinstance(part, str | bytes | int | float | None) else type(part).__qualname__

@@ -5,56 +5,87 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from types import CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+from ..types import Route
 
 __all__ = ["identity"]
 
-PLAIN = (str, bytes, int, float, bool, type(None))
+MOST_FUNCTIONS = 64
+
+_CACHED = type(functools.lru_cache(len))
 
 
 def identity(fn: Callable[..., Any]) -> list[object]:
-    """Name and code of ``fn``, with the plain values that it sees from outside: defaults, closure, and
-    those globals that are texts (numbers there are mostly counters).
+    """Name and code of ``fn``, with what it sees from outside: defaults, closure, and those globals that
+    are texts (numbers there are mostly counters).
 
-    A method's object and a partial's arguments are in it as they are. What else it calls is not.
+    Functions among these count in the same way, classes and modules by their names, other values as they
+    are: where one is not plain data, neither is the identity, and nobody can tell ``fn`` from others like
+    it. Globals that ``fn`` calls are not in it.
     """
-    if isinstance(fn, functools.partial):
-        return ["partial", identity(fn.func), list(fn.args), dict(fn.keywords)]
-    if isinstance(fn, MethodType):
-        owner = fn.__self__
-        named = [owner.__module__, owner.__qualname__] if isinstance(owner, type) else owner
-        return ["method", identity(fn.__func__), named]
+    return _told(fn, [])
+
+
+def _told(value: object, seen: list[object]) -> list[object]:
+    match value:
+        case FunctionType():
+            return _function(value, seen)
+        case functools.partial(func=inner, args=args, keywords=keywords):
+            given = [_told(each, seen) for each in args]
+            named = {name: _told(each, seen) for name, each in keywords.items()}
+            return ["partial", _told(inner, seen), given, named]
+        case MethodType(__func__=inner, __self__=owner):
+            return ["method", _told(inner, seen), _told(owner, seen)]
+        case _CACHED():
+            return ["cached", _told(value.__wrapped__, seen)]
+        case BuiltinFunctionType(__self__=ModuleType() | None):
+            return ["builtin", value.__module__, value.__qualname__]
+        case ModuleType():
+            return ["module", value.__name__]
+        case type():
+            named_alike = hasattr(value, "model_json_schema") or "<locals>" in value.__qualname__
+            return ["class", value.__module__, value.__qualname__, value if named_alike else None]
+        case Route():  # in the place of the one that a call is given
+            return ["route"]
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - of an instance whose class defines it
+    return ["value", value, _told(call, seen) if isinstance(call, FunctionType) else None]
+
+
+def _function(fn: FunctionType, seen: list[object]) -> list[object]:
+    if fn in seen:
+        return ["again", seen.index(fn)]
+    if len(seen) == MOST_FUNCTIONS:
+        return ["too many", fn]
+    seen.append(fn)
+    space = fn.__globals__
+    texts = {name: space[name] for name in _names(fn.__code__) if isinstance(space.get(name), str)}
+    held = [_cell(cell, seen) for cell in fn.__closure__ or ()]
+    given = [_told(each, seen) for each in fn.__defaults__ or ()]
+    named = {name: _told(each, seen) for name, each in (fn.__kwdefaults__ or {}).items()}
     wrapped = getattr(fn, "__wrapped__", None)
-    if not isinstance(fn, FunctionType):
-        return ["object", fn] if wrapped is None else ["wrapper", type(fn).__qualname__, identity(wrapped)]
-    code = fn.__code__
-    seen: dict[str, object] = {
-        name: fn.__globals__[name] for name in code.co_names if isinstance(fn.__globals__.get(name), str)
-    }
-    held: list[object] = []
-    for cell in fn.__closure__ or ():
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        if callable(value) and not isinstance(value, type) and value is not fn:
-            value = getattr(value, "__qualname__", type(value).__qualname__)
-        held.append(value if _is_plain(value) else type(value).__qualname__)
-    defaults = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
-    told = [each if _is_plain(each) else type(each).__qualname__ for each in defaults]
-    told_of = [] if wrapped is None else identity(wrapped)
-    return [fn.__module__, fn.__qualname__, _digest(code), seen, held, told, told_of]
+    inner = None if wrapped is None else _told(wrapped, seen)
+    return [fn.__module__, fn.__qualname__, _digest(fn.__code__), texts, held, given, named, inner]
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+def _cell(cell: Any, seen: list[object]) -> list[object]:
+    try:
+        return _told(cell.cell_contents, seen)
+    except ValueError:  # not filled yet
+        return []
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: CodeType) -> frozenset[str]:
+    """Those that the code and all code inside it look up."""
+    return frozenset(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _digest(code: CodeType) -> str:
     """Of the code and all that stands in it. Another version of Python compiles it otherwise."""
-    whole = hashlib.sha256(code.co_code)
+    whole = hashlib.sha256(code.co_code + b":%d:" % code.co_flags + code.co_exceptiontable)
     for name in (*code.co_names, *code.co_varnames):
         whole.update(f"{len(name)}:{name}".encode())
     for constant in code.co_consts:

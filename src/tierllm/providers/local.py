@@ -74,9 +74,13 @@ class Local(BaseProvider):
         self.name = name
         self._seed = seed
         self._path = None if model_path is None else Path(model_path).expanduser()
-        self.origin = f"{self._path} seed={seed} n_ctx={n_ctx}"
         self._sizes = (n_ctx, n_threads, n_parallel)
         self._model: Model | None = None
+
+    @property
+    def origin(self) -> object:  # type: ignore[override]
+        """The file as it is now, and what else changes an answer."""
+        return [_file(self._path), self._seed, self._sizes[0]]
 
     def __repr__(self) -> str:
         return f"Local({str(self._path) if self._path else 'SmolLM2-135M-Instruct'!r}, name={self.name!r})"
@@ -228,6 +232,18 @@ class _Run:
             self._say(said)
         except RuntimeError:  # the event loop that asked is closed
             self.stopped = True
+
+
+def _file(path: Path | None) -> list[object] | None:
+    """What tells a file from one that takes its place; ``None``: tierllm's own, which never changes."""
+    if path is None:
+        return None
+    where = os.path.realpath(path)
+    try:
+        found = path.stat()
+    except OSError:  # loading it will tell
+        return [where]
+    return [where, found.st_size, found.st_mtime_ns]
 
 
 def _checked(said: Data | BaseException) -> Data:

@@ -85,7 +85,7 @@ class OpenAI(BaseProvider):
         self.name = name
         self._clients = Clients(settings, client, async_client)
         self.vendor = "openai" if self._clients.official else _vendor(self._clients.host, name)
-        self.origin = self._clients.address
+        self.origin = self._clients.origin
         self._stream_usage = stream_usage
         usual = "max_completion_tokens" if self._clients.official else "max_tokens"
         self._max_tokens_param = max_tokens_param or usual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import os
 import threading
@@ -78,11 +79,16 @@ class Clients:
         self._home: asyncio.AbstractEventLoop | None = None
         own = given or given_async
         where = own.base_url if own is not None else settings["base_url"] or os.environ.get("OPENAI_BASE_URL")
-        parts = urlsplit(str(where or "https://api.openai.com/v1"))
-        self.host = parts.hostname
-        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        where = str(where or "https://api.openai.com/v1")
+        self.host = urlsplit(where).hostname
         self.official = f".{self.host}".endswith(".openai.com")
         self._elsewhere = bool(settings["base_url"]) and not self.official
+        self.origin = sorted({_told(one) for one in (given, given_async) if one is not None})
+        if own is None:
+            found: Mapping[str, str] = {} if self._elsewhere else os.environ
+            organization = settings["organization"] or found.get("OPENAI_ORG_ID")
+            project = settings["project"] or found.get("OPENAI_PROJECT_ID")
+            self.origin = [_place(where, organization, project, settings["default_headers"], None)]
         self.renew()
         renew_after_fork(self)
 
@@ -217,6 +223,28 @@ class Clients:
 
 async def _aclose(keeper: AsyncGenerator[None, None]) -> None:
     await keeper.aclose()
+
+
+def _told(client: Any) -> str:
+    headers, query = client._custom_headers, client._custom_query
+    return _place(str(client.base_url), client.organization, client.project, headers, query)
+
+
+def _place(
+    where: str,
+    organization: str | None,
+    project: str | None,
+    headers: Mapping[str, object] | None,
+    query: Mapping[str, object] | None,
+) -> str:
+    """All that may decide who answers, but the key. Hashed: addresses and headers may hold secrets."""
+    parts = urlsplit(where)
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}?{parts.query}"
+    further = [
+        sorted((name.lower(), v if isinstance(v, str) else type(v).__name__) for name, v in given.items())
+        for given in (headers or {}, query or {})
+    ]
+    return hashlib.sha256(repr([address, organization, project, further]).encode()).hexdigest()
 
 
 def _has_own_transport(client: object) -> bool:

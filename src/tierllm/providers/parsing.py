@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["parsed"]
+__all__ = ["parsed", "reader"]
 
 
 def parsed(text: str, response_format: object) -> Any:
@@ -14,14 +14,18 @@ def parsed(text: str, response_format: object) -> Any:
 
     A pydantic model class gives its instance, ``json_object`` and ``json_schema`` plain data.
     """
-    if isinstance(response_format, type):
-        validate = getattr(response_format, "model_validate_json", None)
-    else:
-        kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-        validate = json.loads if kind in ("json_object", "json_schema") else None
-    if validate is None or not text:
+    read = reader(response_format)
+    if read is None or not text:
         return None
     try:
-        return validate(text)
-    except ValueError:  # pydantic's ValidationError is one
+        return read(text)
+    except (ValueError, RecursionError):  # pydantic's ValidationError is the former
         return None
+
+
+def reader(response_format: object) -> Callable[[str], Any] | None:
+    """What reads a text as the data that ``response_format`` asks for; ``None``: it asks for none."""
+    if isinstance(response_format, type):
+        return getattr(response_format, "model_validate_json", None)
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    return json.loads if kind in ("json_object", "json_schema") else None

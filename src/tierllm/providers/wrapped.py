@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -23,60 +22,19 @@ from .translate import translate
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
+    from .signature import Signature
 
-__all__ = ["Signature", "Unprovided", "WrappedCall"]
+__all__ = ["Unprovided", "WrappedCall"]
 
 _OWN = (ProviderError, RejectedError, ConfigError, UsageError)
 """What tierllm itself said inside a wrapped function already means what it says."""
-
-
-class Signature:
-    """What kind of function is wrapped: looked at once, when it is decorated.
-
-    ``is_async`` holds for ``async def`` with and without ``yield``, ``streams`` for generators of
-    both kinds, ``takes_route`` for a ``route`` parameter. ``plain`` is the function behind partials,
-    methods, callable objects and ``functools.wraps``: a decorator in between keeps the kind.
-    """
-
-    __slots__ = ("is_async", "plain", "streams", "takes_route")
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.plain = plain = _innermost(fn)
-        generates = inspect.isasyncgenfunction(plain)
-        self.streams = generates or inspect.isgeneratorfunction(plain)
-        self.is_async = generates or inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(fn)
-        self.takes_route = _takes_route(fn)
-
-
-def _innermost(fn: Any) -> Any:
-    while True:
-        match inspect.unwrap(fn):
-            case functools.partial(func=inner) | MethodType(__func__=inner):
-                fn = inner
-            case plain:
-                method = getattr(type(plain), "__call__", None)  # noqa: B004 - an object's own method
-                if not inspect.isfunction(method):
-                    return plain
-                fn = method
-
-
-def _takes_route(fn: Callable[..., Any]) -> bool:
-    try:
-        route = inspect.signature(fn).parameters.get("route")
-        own = inspect.signature(fn, follow_wrapped=False).parameters.values()
-    except ValueError:  # some builtins tell nothing
-        return False
-    if route is None or route.kind in (route.VAR_POSITIONAL, route.VAR_KEYWORD):
-        return False
-    if route.kind is route.POSITIONAL_ONLY:
-        raise ConfigError("the parameter route is filled in by keyword: let it stand after the /")
-    return any(p.name == "route" or p.kind is p.VAR_KEYWORD for p in own)
 
 
 class Unprovided(BaseProvider):
     """Where no provider is configured: wrapped calls bring their own, any other is a mistake."""
 
     name = "none"
+    origin = ""  # what it serves tells of itself
     waits = False
 
     def __init__(self, model: str) -> None:
@@ -116,6 +74,7 @@ class WrappedCall(BaseProvider):
         self.fn = fn
         self.args = args
         self.kwargs = kwargs or {}
+        self._signature = signature
         self.waits = not signature.is_async
         self.streams = signature.streams
         self.began = False
@@ -124,7 +83,7 @@ class WrappedCall(BaseProvider):
 
     def asks(self) -> list[object]:
         """All that its answer depends on beside the prompt, as far as can be told."""
-        return [identity(self.fn), list(self.args), dict(self.kwargs)]
+        return [identity(self.fn), self._signature.given(self.args, self.kwargs)]
 
     def _call(self, call: Call, scope: Invocation) -> Any:
         if not self.takes_route:

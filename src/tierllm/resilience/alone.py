@@ -12,7 +12,8 @@ from ..pipeline.compose import compose, invoking
 from ..pipeline.host import Host
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
-from ..providers.wrapped import Signature, WrappedCall
+from ..providers.signature import Signature
+from ..providers.wrapped import WrappedCall
 from ..routing.plan import Plan
 from ..types import Attempt, Call, Request, Trace
 

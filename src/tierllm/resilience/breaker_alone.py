@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from ..errors import ConfigError
 from ..events import log_failure
-from ..providers.wrapped import Signature
+from ..providers.signature import Signature
 
 if TYPE_CHECKING:
     from .breaker import CircuitBreaker

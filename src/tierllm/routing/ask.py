@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
-from ..caching.contents import LONGEST_TTL_S, hash_of
+from ..caching.options import NAMES, NOT_LISTS, checked, names_of
 from ..errors import ConfigError, UnknownOptionError
+from ..pipeline.defaults import defaults
 from ..types import Message, Request
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "check_params",
     "read_messages",
     "scope",
-    "scoped",
     "unknown_option",
 ]
 
@@ -134,16 +133,10 @@ KINDS: dict[str, type] = {
     "logprobs": bool,
     "parallel_tool_calls": bool,
 }
-NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping)
 FOREVER_S = 4e6
 """46 days: as long as every platform's timers can wait."""
 
-CACHE_MODES = ("auto", "always", "refresh", "only", "off")
-
-NAMES = frozenset({"sla", "user", "tenant", "plan", "session", "min_tier", "route", "language"})
 OPTIONS = frozenset(CallOptions.__annotations__)
-
-_defaults: ContextVar[Mapping[str, Any] | None] = ContextVar("tierllm_scope", default=None)
 
 
 @contextmanager
@@ -155,16 +148,11 @@ def scope(**options: Unpack[CallOptions]) -> Iterator[None]:
     for name in options:
         if name not in OPTIONS:
             raise unknown_option(name)
-    token = _defaults.set({**(_defaults.get() or {}), **options})
+    token = defaults.set({**(defaults.get() or {}), **options})
     try:
         yield
     finally:
-        _defaults.reset(token)
-
-
-def scoped(names: Collection[str]) -> dict[str, Any]:
-    """What the scopes around say of these options."""
-    return {name: value for name, value in (_defaults.get() or {}).items() if name in names}
+        defaults.reset(token)
 
 
 def ask(
@@ -177,9 +165,9 @@ def ask(
     Raises ``ConfigError`` for messages or numbers that make no sense, ``UnknownOptionError`` for
     keywords that no call takes.
     """
-    defaults = _defaults.get()
-    if defaults:
-        options = {**defaults, **options}
+    around = defaults.get()
+    if around:
+        options = {**around, **options}
     messages: tuple[Message, ...] = () if prompt is NO_PROMPT else read_messages(prompt)
     if not options and repeatable:
         return Request(messages=messages)
@@ -190,9 +178,7 @@ def ask(
             if value is not None:
                 params[name] = value
         elif name in NAMES:
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ConfigError(f"{name}={value!r}: give a name (a non-empty str), or leave it out")
-            fields[name] = value
+            fields[name] = None if value is None else checked(name, value)
         elif name in OPTIONS:
             if value is not None:
                 fields[name] = _checked(name, value)
@@ -265,18 +251,8 @@ def _checked(name: str, value: Any) -> Any:
             return float(min(value, FOREVER_S))
         case "max_cost_usd" | "confirm_over_usd":
             return check_dollars(name, value)
-        case "cache":
-            if value not in CACHE_MODES:
-                raise ConfigError(f"cache={value!r}: one of {', '.join(CACHE_MODES)}")
-            return value
-        case "cache_ttl_s":
-            if not _number(value) or not 0 <= value <= LONGEST_TTL_S:
-                raise ConfigError(f"cache_ttl_s={value!r}: give seconds, from 0 to a year")
-            return float(value)
-        case "depends_on":
-            if not isinstance(value, Mapping):
-                raise ConfigError('depends_on: give contents by document, such as {"doc:42": text}')
-            return tuple(sorted((name, hash_of(name, content)) for name, content in value.items()))
+        case "cache" | "cache_ttl_s" | "depends_on" | "tags":
+            return checked(name, value)
         case "confirm":
             if not callable(value):
                 raise ConfigError(f"confirm={value!r}: give a function of the estimate")
@@ -285,24 +261,13 @@ def _checked(name: str, value: Any) -> Any:
             if not isinstance(value, bool):
                 raise ConfigError(f"fallback={value!r}: give True or False")
             return value
-        case "tags":
-            return tuple(_names(name, value))
         case "require":
-            return frozenset(_names(name, value))
+            return frozenset(names_of(name, value))
         case "extra":
             if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
                 raise ConfigError('extra: give options by provider name, such as {"openai": {...}}')
             return value
     raise AssertionError(name)
-
-
-def _names(option: str, value: Any) -> list[str]:
-    if isinstance(value, NOT_LISTS) or not isinstance(value, Sequence | set | frozenset):
-        raise ConfigError(f"{option}={value!r}: give several names, such as [{value!r}]")
-    names = list(value)
-    if not all(isinstance(n, str) and n for n in names):
-        raise ConfigError(f"{option}={value!r}: each must be a non-empty str")
-    return names
 
 
 def check_params(params: Mapping[str, Any]) -> None:
@@ -324,7 +289,7 @@ def check_params(params: Mapping[str, Any]) -> None:
         ):
             raise ConfigError("tools: give a list of tool definitions, each a mapping")
         elif name == "stop" and not isinstance(value, str):
-            _names(name, value)
+            names_of(name, value)
 
 
 def check_dollars(name: str, value: Any) -> Decimal:

@@ -8,10 +8,10 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..errors import ConfigError
+from .redis_address import load_redis, pool_of
 
 if TYPE_CHECKING:
     import redis
@@ -29,14 +29,6 @@ _COPIED = frozenset(
     | {"ssl_check_hostname", "ssl_min_version", "ssl_ciphers", "ssl_password"}
 )
 """Settings of a user's connections that mean the same to asynchronous ones."""
-
-
-def load_redis() -> ModuleType:
-    """The ``redis`` package, imported when first needed."""
-    try:
-        return import_module("redis")
-    except ImportError as exc:
-        raise ConfigError('the redis package is not installed: pip install "tierllm[redis]"') from exc
 
 
 MOST_CONNECTIONS = 32
@@ -103,16 +95,11 @@ class Clients:
         if inspect.iscoroutinefunction(getattr(given, "execute_command", None)):
             raise ConfigError(f"{who}: client= is a redis.Redis; of a redis.asyncio.Redis give the url")
         pool = getattr(given, "connection_pool", None)
-        if given is None:
+        if url is not None:
             try:
-                pool = self._sdk.ConnectionPool.from_url(url)
-            except ValueError:
-                pass  # it quotes the url, which may have a password
-            if pool is None:
-                raise ConfigError(
-                    f"{who}: the url is no Redis URL; it looks like redis://host:6379/0, "
-                    "rediss://… (TLS) or unix:///path"
-                )
+                pool = pool_of(url, self._sdk)
+            except ValueError as why:
+                raise ConfigError(f"{who}: the url {why}") from None
         self.most = min(MOST_CONNECTIONS, getattr(pool, "max_connections", MOST_CONNECTIONS))
         """Connections in use at once: of threads, and of each event loop."""
         settings: Mapping[str, Any] = getattr(pool, "connection_kwargs", {})
