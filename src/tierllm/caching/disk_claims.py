@@ -14,6 +14,16 @@ from .disk_rows import CLAIM, Rows
 __all__ = ["Process", "claim", "claimed_by", "release", "this_process"]
 
 
+MOST_BYTES = 64 * 1024
+"""More than any claim takes."""
+
+_CLAIMED = (
+    "SELECT CASE WHEN length(value) <= ? THEN value END FROM Cache WHERE key = ? AND raw = 1"
+    # a clock may be set back a little; but no claim lies further ahead than it lasts
+    " AND 2 * store_time - expire_time <= ? AND expire_time > ?"
+)
+
+
 class Process(NamedTuple):
     """Which one it is among all that ever ran: ``pid`` may be given again, and is counted by ``space``."""
 
@@ -37,17 +47,14 @@ def this_process() -> Process | None:
 
 def claimed_by(rows: Rows, slot: bytes, now: float, here: Process | None) -> bytes | None:
     """Who has it now."""
-    found = rows.rows(
-        "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND store_time <= ? AND expire_time > ?",
-        (CLAIM + slot, now, now),
-    )
+    found = rows.rows(_CLAIMED, (MOST_BYTES, CLAIM + slot, now, now))
     if not found or type(found[0][0]) is not bytes:
         return None
     try:
         match json.loads(found[0][0]):
             case [str(owner), *process]:
                 return None if here is not None and _is_dead(process, here) else bytes.fromhex(owner)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return None  # nobody of ours
 

@@ -164,5 +164,5 @@ def _unchecked(written: bytes) -> object:
         raise Unreadable("is garbled")
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unreadable("is garbled") from None

@@ -28,6 +28,9 @@ MOST_MARKS = 50_000
 MOST_SPARED = 64
 """So many are spared in one step because they were asked for: it keeps everybody waiting meanwhile."""
 
+MOST_GONE = 2000
+"""So many go in one step at most: a bound may be much smaller than it was when the directory was filled."""
+
 _VICTIM = "SELECT rowid, tag, size, access_time, key, expire_time FROM Cache {} ORDER BY access_time LIMIT 1"
 _OF_ALL = (
     _VICTIM.format(f"WHERE NOT {IS_CLAIM}"),
@@ -40,8 +43,8 @@ _BOOKED = "ON CONFLICT (tag) DO UPDATE SET bytes = bytes + excluded.bytes"
 _BOOK = f"INSERT INTO Groups VALUES (?, ?) {_BOOKED}"  # noqa: S608
 _BOOK_PROBATION = f"INSERT INTO Probation VALUES (?1, ?2), (0, ?2) {_BOOKED}"  # noqa: S608
 _BOOKS = (
-    "SELECT (SELECT total(bytes) FROM Probation WHERE tag = ?1),"
-    " (SELECT total(bytes) FROM Groups WHERE tag = ?1)"
+    "SELECT (SELECT total(CAST(bytes AS INTEGER)) FROM Probation WHERE tag = ?1),"
+    " (SELECT total(CAST(bytes AS INTEGER)) FROM Groups WHERE tag = ?1)"
 )
 _BOOKS_OF_PROBATION = (
     "CREATE TABLE IF NOT EXISTS Probation (tag BLOB PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
@@ -164,6 +167,9 @@ class Room:
         if self._quotas and tag is not None and not self.fits(size) and not self._can_have(size, tag):
             return Made(False)
         while not self.fits(size):
+            if evicted + expired >= MOST_GONE:
+                room = tag is None  # there will be, some steps later
+                break
             row = self._next_to_go(size, tag, ended)
             if row is None:
                 room = tag is None or not self._quotas
@@ -191,7 +197,7 @@ class Room:
 
     def _next_to_go(self, size: int, tag: bytes | None, ended: int) -> _Row | None:
         if not self._quotas:
-            ((on_probation,),) = self._shelf.rows("SELECT total(bytes) FROM Probation WHERE tag = 0")
+            ((on_probation,),) = self._shelf.rows("SELECT total(CAST(bytes AS INTEGER)) FROM Probation WHERE tag = 0")
             return self._first(_OF_ALL, (), 0, on_probation - ended, self._bytes)
         while (group := self._loser(size, tag)) is not None:
             ((on_probation, whole),) = self._shelf.rows(_BOOKS, (group,))
@@ -234,7 +240,7 @@ class Room:
         names = tuple(self._quotas)
         held: dict[bytes | None, int] = dict.fromkeys(names, 0)
         held.update(self._shelf.rows(self._named, names))
-        ((every,),) = self._shelf.rows("SELECT total(bytes) FROM Groups")
+        ((every,),) = self._shelf.rows("SELECT total(CAST(bytes AS INTEGER)) FROM Groups")
         held[None] = max(0, int(every) - sum(held.values()))
         everything = sum(held.values()) + size
         above = {

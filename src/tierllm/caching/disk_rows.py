@@ -7,11 +7,13 @@ a value falls over.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 
 from diskcache.core import MODE_RAW
 
+from ..errors import StoreUnavailableError
 from ..stores.disk_place import Place
 from ..stores.disk_shelf import Damaged, Shelf
 from .disk_room import IS_CLAIM, PROVEN, ROW_BYTES, Made, Room, is_on_probation
@@ -24,6 +26,9 @@ SLOT, CLAIM = b"s:", b"c:"
 MOST_JOURNAL_BYTES = 4 * 2**20
 JOURNAL = 8
 """One in so many bytes is for SQLite's journal."""
+
+JOURNAL_WAIT_S = 0.1
+"""So long those who read are waited for, so that the journal can begin anew."""
 
 MOST_ENTRY_BYTES = 64 * 2**20
 ENTRY = 16
@@ -40,7 +45,7 @@ SCANNED_AT_ONCE = 100
 
 _FIND = (
     "SELECT store_time, expire_time, access_count, mode, filename,"
-    " CASE WHEN length(value) <= ? THEN value END FROM Cache WHERE key = ? AND raw = 1"
+    " length(value) > ?1, CASE WHEN length(value) <= ?1 THEN value END FROM Cache WHERE key = ?2 AND raw = 1"
 )
 _KEEP = (
     "INSERT INTO Cache (key, raw, store_time, expire_time, access_time, access_count, tag, size, mode,"
@@ -74,7 +79,8 @@ class Rows(Shelf):
 
     def __init__(self, place: Place, max_bytes: int, quotas: Mapping[str, float]) -> None:
         super().__init__(place)
-        journal_bytes = min(MOST_JOURNAL_BYTES, max_bytes // JOURNAL)
+        self._journal = f"{place.database}-wal"
+        self._journal_bytes = journal_bytes = min(MOST_JOURNAL_BYTES, max_bytes // JOURNAL)
         most_pages = (max_bytes - journal_bytes) // self._page_size
         self.most_entry_bytes = min(MOST_ENTRY_BYTES, max_bytes // ENTRY)
         try:
@@ -88,6 +94,28 @@ class Rows(Shelf):
     def _check_pages(self) -> None:
         """Not ahead of use: it would read a gigabyte first. Entries have a check of their own."""
 
+    def bound_journal(self) -> None:
+        """Ahead of a transaction: SQLite alone begins its journal anew only when nobody reads.
+
+        Raises ``StoreUnavailableError`` where somebody does not end, and the journal would grow without end.
+        """
+        if self._unbounded() * 4 <= self._journal_bytes * 3:
+            return
+        waits_s = self._waits_s
+        self.wait_for(min(waits_s, JOURNAL_WAIT_S))
+        try:
+            self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.wait_for(waits_s)
+        if self._unbounded() > self._journal_bytes:  # below that somebody else may do better
+            raise StoreUnavailableError("somebody who reads keeps the database's journal from ending")
+
+    def _unbounded(self) -> int:
+        try:
+            return os.stat(self._journal).st_size
+        except FileNotFoundError:
+            return 0
+
     # -- entries -------------------------------------------------------------------
 
     def find(self, slot: bytes, now: float, *, ask: bool = True) -> bytes | None:
@@ -96,7 +124,9 @@ class Rows(Shelf):
         row = self._con.execute(_FIND, (self.most_entry_bytes, key)).fetchone()
         if row is None:
             return None
-        set_at, expires_at, crc, mode, filename, data = row
+        set_at, expires_at, crc, mode, filename, too_large, data = row
+        if too_large:  # here, not where it was written
+            return None
         if (
             type(data) is not bytes
             or type(set_at) is not float

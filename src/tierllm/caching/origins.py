@@ -27,7 +27,7 @@ class Origin:
     """A deployment as a maker of answers.
 
     ``digest`` tells it from any other, its settings included. ``own``: they cannot be written down, so that
-    its answers count for this very object alone, in this process. ``wording`` gives the messages as it gets them, where
+    its answers count for this very object alone. ``wording`` gives the messages as it gets them, where
     its tier's prompt is a function. ``params`` gives the parameters, tier's and deployment's included.
     """
 

@@ -47,9 +47,13 @@ class Renewal:
 
     async def refresh(self, call: Call, look: Lookup, tier: str) -> None:
         """Have the answer made anew by ``tier``, while the old one is served."""
-        if self._failed_lately(look.slot) or not self._room.acquire(blocking=False):
-            return
         flown = self._flown
+        if self._failed_lately(look.slot):
+            return
+        if not self._room.acquire(blocking=False):
+            flown.flights.abandon_dead()
+            if not self._room.acquire(blocking=False):
+                return
         try:
             own = self._caching.renewed(call)
         except BaseException:

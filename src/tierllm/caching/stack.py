@@ -161,17 +161,20 @@ class Stack:
         if not self._deep:
             return
         if self.write == "behind":
-            self._latest[slot] = entry
-            self._later(soon, lambda: self._write_latest(slot, entry, now))
+            with self._done:
+                waits, self._latest[slot] = slot in self._latest, entry
+            if not waits:
+                self._later(soon, lambda: self._write_latest(slot, now), slot)
         else:
             await Blocking(lambda: self._write(self._deep, slot, entry, now))
 
-    def _write_latest(self, slot: bytes, entry: Entry, now: float) -> None:
-        """Writes may be done in another order than they were asked for."""
-        if self._latest.get(slot) is entry:
+    def _write_latest(self, slot: bytes, now: float) -> None:
+        """One writer a slot: of what was asked for one after the other, the last is what stays."""
+        while (entry := self._latest.get(slot)) is not None:
             self._write(self._deep, slot, entry, now)
-            if self._latest.get(slot) is entry:
-                del self._latest[slot]
+            with self._done:
+                if self._latest.get(slot) is entry:
+                    del self._latest[slot]
 
     def _fill(self, found_at: int, slot: bytes, entry: Entry, now: float, soon: Soon | None = None) -> None:
         above = self.layers[:found_at]
@@ -206,10 +209,12 @@ class Stack:
         except Exception as error:
             self._failed(layer, error)
 
-    def _later(self, soon: Soon, work: Callable[[], object]) -> None:
+    def _later(self, soon: Soon, work: Callable[[], object], slot: bytes | None = None) -> None:
         with self._done:
             if self._waiting >= MOST_BEHIND:
                 self.left_out += 1
+                if slot is not None:
+                    self._latest.pop(slot, None)
                 return
             self._waiting += 1
 
@@ -226,6 +231,8 @@ class Stack:
         except BaseException:
             with self._done:
                 self._waiting -= 1
+                if slot is not None:
+                    self._latest.pop(slot, None)
             raise
 
     def drain(self, wait_s: float) -> None:

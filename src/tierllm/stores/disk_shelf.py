@@ -101,6 +101,7 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
                 self._path, timeout=self._wait_s, isolation_level=None, check_same_thread=False
             )
             self._connection = connection
+            connection.text_factory = lenient
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA synchronous = 1")
             connection.execute("PRAGMA mmap_size = 0")
@@ -193,6 +194,11 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
                 connection.close()
             except sqlite3.Error:
                 pass  # it is given up in any case
+
+
+def lenient(text: bytes) -> str:
+    """A text as it may come of a bit that fell over: not to be quoted in an error of SQLite's own."""
+    return text.decode("utf-8", "replace")
 
 
 def _nothing(_: object) -> None:

@@ -13,7 +13,7 @@ TROUBLE = (sqlite3.Error, Timeout, Damaged, OSError, StoreUnavailableError, Conf
 """What a disk may be the cause of. Anything else is a fault of who calls, and is raised as it is."""
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-_NOT_OURS = ("no such table", "no such column", "Could not decode")
+_NOT_OURS = ("no such table", "no such column")
 
 
 def is_damage(error: BaseException) -> bool:
