@@ -177,10 +177,12 @@ async def alost_ms(step: Callable[[], Awaitable[object]]) -> list[float]:
 
 
 async def gone(url: str, what: str, stop: Callable[[], None]) -> None:
-    layer, looped = RedisLayer(url, retry_s=60), RedisLayer(url, retry_s=60)
+    layer, looped = RedisLayer(url, retry_s=0.5), RedisLayer(url, retry_s=0.5)
     if looped.aget is None:
         raise SystemExit("FAILED: no forms for event loops")
     aget = looped.aget
+    for each in (layer, looped):
+        each.heard()  # from now on its thread finds out when Redis is back
     layer.get(slot(0))
     await aget(slot(0))
     stop()

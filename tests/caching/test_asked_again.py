@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from caching.kept import CachedWorld
-from tierllm import Budget, Deployment, Price, ResultCache, Tier, TieredClient
+from tierllm import Budget, Deployment, Price, ResultCache, Tier, TieredClient, tiered
 from tierllm.caching import DiskLayer, MemoryLayer
 from tierllm.caching.layer import MOST_NOTICES, Board, Notice
 from tierllm.caching.notices import Notices, name_of
-from tierllm.errors import BudgetExceededError
+from tierllm.errors import BudgetExceededError, StoreUnavailableError
 from tierllm.pipeline.effects import Gather, Handler
 from tierllm.providers import Function
 from tierllm.testing import Fail, FakeProvider, Reply
@@ -291,3 +293,134 @@ def test_closing_waits_for_what_is_written_behind(slow: Callable[[], Slow], tmp_
         threading.Timer(0.05, layer.gate.set).start()
     with TieredClient(tiers, cache=ResultCache([DiskLayer(tmp_path)])) as client:
         assert client.complete("x", cache="only").cached
+
+
+# -- a policy that tries again after a failure --------------------------------------------
+
+
+async def trying_again(call: Call, call_next: Handler) -> Response:
+    try:
+        return await call_next(call)
+    except Exception:
+        return await call_next(call)
+
+
+def test_who_tries_again_gets_the_old_answer_in_the_end() -> None:
+    fake = FakeProvider()
+    world = CachedWorld(
+        [Tier("gold", [Deployment("g", fake)])],
+        fake=fake,
+        cache={"ttl_s": 10, "stale_if_error_s": 100},
+        policies=[trying_again],
+        retry=False,
+        breaker=False,
+    )
+    first = world.call().ok.text
+    world.pass_s(20)
+    fake.down("g", Fail.unavailable())
+    old = world.call().ok
+    assert (old.text, old.degraded) == (first, ("stale",))
+
+
+async def test_all_who_try_again_do_so_together() -> None:
+    fake = FakeProvider(latency_s=0.02)
+    fake.script("g", Fail.unavailable(latency_s=0.02))
+    async with client_of(fake, policies=[trying_again], retry=False, breaker=False) as client:
+        got = await asyncio.gather(*(client.acomplete("x") for _ in range(20)))
+    assert len({each.text for each in got}) == 1
+    assert fake.calls == 2
+
+
+# -- wrapped calls, and parts of the application's own -----------------------------------
+
+
+ASKED: list[str] = []
+"""Among the globals: what a function's closure counts would be part of its key."""
+
+
+def test_followers_of_an_answer_that_a_layer_had_get_it_too(tmp_path: Any) -> None:
+    ASKED.clear()
+    tiers = [Tier("gold", [Deployment("g")])]
+    with TieredClient(tiers, cache=ResultCache([DiskLayer(tmp_path)])) as client:
+
+        @tiered.call(client=client, prompt=lambda q: q)
+        def ask(q: str) -> dict[str, str]:
+            ASKED.append(q)
+            return {"a": q}
+
+        assert ask("x") == {"a": "x"}
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, ["x"] * 8)) == [{"a": "x"}] * 8
+    assert ASKED == ["x"]
+
+
+class Deaf(MemoryLayer):
+    """A layer of the application's own that does not say what it has heard."""
+
+    shared = True
+
+    def heard(self) -> int:
+        raise StoreUnavailableError("deaf")
+
+
+def test_a_layer_that_raises_when_asked_what_it_heard_fails_no_call() -> None:
+    with TieredClient(
+        [Tier("gold", [Deployment("g", FakeProvider())])], cache=ResultCache([Deaf()])
+    ) as client:
+        assert [client.complete("x").cached for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize("usd", ["NaN", "-1", "Infinity", "1E-200"])
+def test_an_answer_whose_cost_cannot_be_written_is_given_and_not_kept(usd: str) -> None:
+    async def priced(call: Call, call_next: Handler) -> Response:
+        response = await call_next(call)
+        response.cost_usd = Decimal(usd)
+        return response
+
+    tiers = [Tier("gold", [Deployment("g", FakeProvider())], policies=[priced])]
+    with TieredClient(tiers, cache=ResultCache()) as client:
+        assert [client.complete("x").cached for _ in range(2)] == [False, False]
+
+
+class Wordy(NamedTuple):
+    """A policy that is a tuple of what it says."""
+
+    words: str
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        return await call_next(reworded(call, self.words))
+
+
+def test_policies_that_are_objects_are_their_own() -> None:
+    cache = ResultCache()
+    got = []
+    for words in ("be brief", "be long"):
+        tiers = [Tier("gold", [Deployment("g", FakeProvider(answer=echo))], policies=[Wordy(words)])]
+        client = TieredClient(tiers, cache=cache)
+        got.append(client.complete("x").text)
+        assert client.complete("x").cached
+    assert got == ["answer to be brief", "answer to be long"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_function_with_a_cache_survives_a_fork_in_the_midst_of_a_call() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def ask(question: str) -> str:
+        begun.set()
+        gate.wait(10)
+        return question.upper()
+
+    wrapped = ResultCache().wrap(ask)
+    thread = threading.Thread(target=wrapped, args=("x",))
+    thread.start()
+    begun.wait(10)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        gate.set()
+        os._exit(0 if wrapped("x") == "X" else 1)
+    gate.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

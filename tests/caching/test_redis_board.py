@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from multiprocessing.queues import Queue as MpQueue
 from pathlib import Path
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from stores.ground import SPAWN, Server, eventually
 from tierllm.caching import redis_board, redis_known, redis_news
 from tierllm.caching.layer import Notice
+from tierllm.caching.redis_board import RedisBoard
 from tierllm.caching.redis_known import Known, Saying
 from tierllm.caching.redis_layer import RedisLayer
 from tierllm.errors import ConfigError, StoreUnavailableError
@@ -144,14 +146,19 @@ def test_the_older_half_is_summed_up(server: Server, make: Making, monkeypatch: 
     assert layer.board().floor == layer.board().number == number_of(layer)
 
 
-def test_every_key_has_its_time_to_live(raw: redis.Redis, server: Server, make: Making) -> None:
-    layer = make(server)
-    layer.post([Notice("a", 0, "hash"), Notice("b", 0)])
-    layer.claim(A, b"me", 60)
-    lives = {key: raw.pttl(key) for key in raw.keys("*")}
-    assert len(lives) == 4
-    assert 0 < lives.pop(BASE + b":claim:" + A) <= 60_000
-    assert all(366 * 86_400_000 < life < 401 * 86_400_000 for life in lives.values())
+@pytest.mark.parametrize("policy", ["volatile-lru", "volatile-random"])
+def test_a_server_that_makes_room_leaves_the_board_alone(
+    own_server: Server, make: Making, policy: str
+) -> None:
+    layer = make(own_server)
+    number = posted(layer, "a", "b")
+    with own_server.client() as raw:
+        raw.config_set("maxmemory-policy", policy)
+        raw.config_set("maxmemory", raw.info("memory")["used_memory"] + 2**18)
+        for n in range(1000):
+            layer.set(n.to_bytes(32, "big"), bytes(2000), ttl_s=60)
+        assert raw.info("stats")["evicted_keys"] > 50
+    assert make(own_server).board() == (number, 0, (Notice("a", number), Notice("b", number)))
 
 
 @pytest.mark.parametrize("number", [-1, 2**52 + 1, 10**30], ids=str)
@@ -160,6 +167,14 @@ def test_numbers_that_cannot_be_counted_on(server: Server, make: Making, number:
     with pytest.raises(ConfigError, match="whole number"):
         layer.post([Notice("a", number)])
     assert layer.board() == (0, 0, ())
+
+
+def test_a_board_that_counts_no_further_says_so(server: Server, raw: redis.Redis, make: Making) -> None:
+    layer = make(server)
+    assert layer.post([Notice("a", 2**52)]) == 2**52
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError, match="cache:number in Redis counts no further: delete it"):
+            posted(layer, "b")
 
 
 def test_a_server_without_room_takes_notices_and_claims(own_server: Server, make: Making) -> None:
@@ -212,7 +227,7 @@ def test_others_that_posted_meanwhile_hide_nothing(server: Server, raw: redis.Re
     raw.flushall()
     number = posted(fresh, "fresh")
     since = reader.board().number
-    assert since == number > number_of(old)
+    assert since == number >= number_of(old)
     old.get(A)
     reader.get(A)
     assert number_of(reader) > since
@@ -474,17 +489,91 @@ def test_what_a_process_remembers_is_bounded() -> None:
 
 def test_an_older_word_heard_later_takes_nothing_back() -> None:
     known = Known(10)
-    assert known.takes(None)
-    assert known.takes(b"7 0 1 run.1")
-    assert not known.takes(b"6 0 1 run.1")
-    assert not known.takes(None)
-    assert not known.takes(b"8 0 1 run.2")
-    assert known.takes(b"7 0 1 run.1")
+    assert known.takes(None, known.said)
+    assert known.takes(b"7 0 1 run.1", known.said)
+    assert not known.takes(b"6 0 1 run.1", known.said)
+    assert not known.takes(None, known.said)
+    assert not known.takes(b"8 0 1 run.2", known.said)
+    assert known.takes(b"7 0 1 run.1", known.said)
     assert known.number == 7
     known.adopt(b"3 0 1 run.2")
     assert known.number == 7
-    assert not known.takes(b"3 0 1 run.2")
+    assert not known.takes(b"3 0 1 run.2", known.said)
     assert Saying.read(b"3 0 1 run.2") == (3, 0, b"run.2")
+
+
+def test_what_was_heard_since_it_was_asked_is_no_loss() -> None:
+    known = Known(10)
+    knew_nothing = known.said
+    assert known.takes(b"5 0 1 run.1", known.said)
+    assert known.takes(None, knew_nothing)
+    knew = known.said
+    assert known.takes(b"7 0 1 run.1", known.said)
+    assert known.takes(b"6 0 1 run.1", knew)
+    assert known.number == 7
+    assert not known.takes(b"4 0 1 run.1", knew)
+    known.adopt(b"8 0 1 run.2")
+    assert known.takes(b"6 0 1 run.1", knew)
+    assert known.takes(b"8 0 1 run.2", knew)
+    assert known.takes(b"9 0 1 run.2", knew)
+    assert not known.takes(b"9 0 1 run.3", knew)
+    assert known.said == (9, 0, b"run.2")
+
+
+TOO_MUCH = [b"9" * 5000 + b" 0 0 a.b", b"%d 0 0 a.b" % 10**30, b"1 %d 0 a.b" % 2**53, b"1 0 0 " + b"a" * 200]
+
+
+WHAT = ["digits", "number", "floor", "origin"]
+
+
+@pytest.mark.parametrize("said", TOO_MUCH, ids=WHAT)
+def test_what_no_board_says_is_not_believed(
+    server: Server, raw: redis.Redis, make: Making, said: bytes
+) -> None:
+    layer, stranger = make(server), make(server)
+    number = posted(layer, "a")
+    for one in (layer, stranger):
+        for step in (partial(one.get, A), one.board, partial(posted, one, "b")):
+            raw.set(BASE + b":number", said)
+            step()
+            assert number <= number_of(one) < 2**45
+    assert set(names(layer)) | set(names(stranger)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e300"])
+def test_a_score_that_no_board_gave(server: Server, raw: redis.Redis, make: Making, score: str) -> None:
+    layer = make(server)
+    posted(layer, "a")
+    raw.zadd(BASE + b":board", {"a": score}, xx=True)
+    assert all(0 <= each.number <= 2**52 for each in layer.board().notices)
+    raw.delete(BASE + b":number")
+    assert posted(layer, "b") < 2**45
+    assert make(server).board().number == number_of(layer)
+
+
+def test_readers_do_not_put_back_what_is_there(
+    server: Server, make: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back: list[object] = []
+    layer, posting = make(server), make(server)
+    layer.heard()
+    monkeypatch.setattr(RedisBoard, "put_back", put_back.append)
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            layer.get(A)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for n in range(200):
+        number = posted(posting, f"doc:{n}")
+    over.set()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: layer.heard() == number)
+    assert put_back == []
 
 
 # -- news --------------------------------------------------------------------------
@@ -558,6 +647,43 @@ def test_a_flush_is_noticed_though_nobody_asks(
     eventually(lambda: raw.zcard(BASE + b":board") == 1)
 
 
+@pytest.mark.parametrize("said", [*TOO_MUCH, b"", b"\xff"], ids=[*WHAT, "nothing", "no-text"])
+def test_the_thread_survives_what_is_no_news(
+    server: Server, raw: redis.Redis, make: Making, caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    layer, posting = make(server), make(server)
+    layer.heard()
+    eventually(lambda: bool(raw.pubsub_channels()))
+    number = posted(posting, "a")
+    assert raw.publish(BASE + b":news", said) == 1
+    eventually(lambda: layer.heard() == number)
+    number = posted(posting, "b")
+    eventually(lambda: layer.heard() == number, within_s=redis_news.CHECK_S - 1)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+def test_the_thread_goes_on_after_what_nobody_has_thought_of(
+    server: Server,
+    raw: redis.Redis,
+    make: Making,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: object, value: bytes) -> None:
+        raise RuntimeError("nobody has thought of it")
+
+    layer, posting = make(server), make(server)
+    layer.heard()
+    eventually(lambda: bool(raw.pubsub_channels()))
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisBoard, "told", fail)
+        posted(posting, "a")
+        eventually(lambda: "cannot be heard just now" in caplog.text)
+    eventually(lambda: layer._board.watches)
+    number = posted(posting, "b")
+    eventually(lambda: layer.heard() == number)
+
+
 def test_the_thread_ends_with_close(server: Server, raw: redis.Redis, make: Making) -> None:
     before = len(raw.client_list())
     layer = make(server)
@@ -567,8 +693,19 @@ def test_the_thread_ends_with_close(server: Server, raw: redis.Redis, make: Maki
     eventually(lambda: not listeners(), within_s=redis_news.CHECK_S - 1)
     eventually(lambda: len(raw.client_list()) == before)
     layer.close()
-    layer.heard()
+    layer.get(A)
     assert not listeners()
+
+
+def test_who_goes_on_after_close_hears_again(server: Server, raw: redis.Redis, make: Making) -> None:
+    layer, posting = make(server), make(server)
+    layer.heard()
+    layer.close()
+    eventually(lambda: not listeners())
+    layer.heard()
+    eventually(lambda: bool(raw.pubsub_channels()))
+    number = posted(posting, "a")
+    eventually(lambda: layer.heard() == number)
 
 
 def test_the_thread_ends_with_the_layer(server: Server, raw: redis.Redis) -> None:
@@ -779,6 +916,12 @@ def test_a_claim_is_lengthened_by_its_owner_and_runs_out(
     assert layer.claim(A, b"one", 60)
     assert raw.get(BASE + b":claim:" + A) == b"one"
     assert layer.claim(B, b"one", 1e-9)  # a millisecond at least
+
+
+@pytest.mark.parametrize("lease_s", [float("nan"), float("inf"), 0, -1, 4e9, True, "1"], ids=repr)
+def test_a_lease_that_makes_no_sense(server: Server, make: Making, lease_s: Any) -> None:
+    with pytest.raises(ConfigError, match="give seconds"):
+        make(server).claim(A, b"me", lease_s)
 
 
 def claim_in_turns(url: str, number: int, said: MpQueue[str]) -> None:

@@ -20,8 +20,14 @@ from hypothesis import strategies as st
 from stores.ground import SPAWN, Server, eventually
 from tierllm.caching.entry import Entry
 from tierllm.caching.layer import Notice
-from tierllm.caching.redis_layer import ENTRY_BYTES, ROUNDING, SLOT_COPIES, RedisLayer
-from tierllm.caching.redis_scripts import CLEARED_AT_ONCE, MOST_EVICTED, MOST_SPARED
+from tierllm.caching.redis_layer import ENTRY_BYTES, MOST_DATA_BYTES, ROUNDING, SLOT_COPIES, RedisLayer
+from tierllm.caching.redis_scripts import (
+    CLEARED_AT_ONCE,
+    DROPPED,
+    MOST_EVICTED,
+    MOST_SPARED,
+    SWEPT_AT_ONCE,
+)
 from tierllm.errors import ConfigError, StoreUnavailableError
 from tierllm.events import Event, StoreTrouble
 from tierllm.stores import Line, RedisStore
@@ -254,6 +260,17 @@ def test_what_is_too_large_is_not_kept_and_costs_nobody(server: Server, raw: red
     assert set(held(raw)) == {slot(1), slot(2)}
     assert layer.stats().rejected == 1
     layer.close()
+
+
+async def test_what_would_take_longer_than_the_time_out_is_not_kept(server: Server) -> None:
+    layer = RedisLayer(server.url)
+    assert layer.aset is not None
+    assert layer.set(A, DATA, ttl_s=60)
+    assert layer.set(B, DATA, ttl_s=60)
+    assert not layer.set(A, bytes(MOST_DATA_BYTES + 1), ttl_s=60)
+    assert not await layer.aset(B, bytes(MOST_DATA_BYTES + 1), 60, "")
+    assert layer.get(A) is layer.get(B) is None
+    await layer.aclose()
 
 
 def test_what_needs_the_room_of_too_many_is_not_kept(server: Server, raw: redis.Redis) -> None:
@@ -662,22 +679,36 @@ def test_garbage_comes_out_as_it_is_and_is_no_entry(
     assert raw.pttl(BASE + b":entry:" + A) > 0
 
 
-@pytest.mark.parametrize("part", ["about", "expiry", "groups", "group:gold"])
-def test_a_foreign_value_in_the_index_is_told_and_old_words_are_gone(
-    layer: RedisLayer, raw: redis.Redis, told: list[Event], part: str
+@pytest.mark.parametrize("step", ["set", "delete", "clear"])
+@pytest.mark.parametrize("part", ["about", "expiry", "groups", "group:gold", "gone"])
+def test_a_foreign_value_in_the_index_is_replaced(
+    layer: RedisLayer, raw: redis.Redis, told: list[Event], part: str, step: str
 ) -> None:
     layer.emit = told.append
     layer.set(A, b"a", ttl_s=60, group="gold")
     layer.set(B, b"b", ttl_s=60, group="gold")
     put_list(raw, BASE + b":" + part.encode())
-    with pytest.raises(StoreUnavailableError, match="delete it"):
-        layer.set(A, b"new", ttl_s=60, group="gold")
-    assert layer.get(A) is None
-    assert layer.get(B) == b"b"  # the server is well
+    if step == "set":
+        assert layer.set(A, b"new", ttl_s=60, group="gold")
+        assert layer.get(A) == b"new"
+    elif step == "delete":
+        layer.delete(A)
+        assert layer.get(A) is None
+    else:
+        layer.clear()
+        assert held(raw) == {}
+    for n in range(10):
+        assert layer.set(slot(n), b"c", ttl_s=60, group="gold")
+    assert set(held(raw)) >= {slot(n) for n in range(10)}
     assert told == []
-    raw.delete(BASE + b":" + part.encode())
-    assert layer.set(A, b"new", ttl_s=60, group="gold")
-    assert layer.get(A) == b"new"
+
+
+def test_a_foreign_value_that_stays_is_named(layer: RedisLayer, raw: redis.Redis) -> None:
+    put_list(raw, BASE + b":about")
+    with pytest.raises(
+        StoreUnavailableError, match=r"\{tierllm\}:cache:\* in Redis is not of ours: delete it"
+    ):
+        layer.stats()
 
 
 @pytest.mark.parametrize("part", ["about", "expiry", "groups", "group:gold", "entry:" + "1" * 32])
@@ -696,6 +727,53 @@ def test_parts_that_were_lost_are_made_up_for(server: Server, raw: redis.Redis, 
     layer.clear()
     layer.set(A, DATA, ttl_s=60, group="gold")
     check_index(raw)
+    layer.close()
+
+
+MANY = 2 * MOST_EVICTED + 500
+
+
+@pytest.mark.parametrize("parts", ["about", "expiry", "groups", "about groups", "expiry groups"])
+def test_the_bound_holds_whatever_part_was_lost(server: Server, raw: redis.Redis, parts: str) -> None:
+    layer = RedisLayer(server.url, timeout_s=5, max_bytes=MANY * (ENTRY_BYTES + SLOT_COPIES * 32 + 2))
+    for n in range(MANY):
+        layer.set(slot(n), b"", ttl_s=60, group="b")
+    raw.delete(*(BASE + b":" + part.encode() for part in parts.split()))
+    kept = [layer.set(slot(MANY + n), b"", ttl_s=60, group="a") for n in range(MANY)]
+    assert sum(not each for each in kept) <= MANY // MOST_EVICTED
+    assert len(held(raw)) <= MANY
+    assert layer.stats().entries == len(held(raw))
+    check_index(raw)
+    layer.close()
+
+
+def test_what_the_server_dropped_leaves_the_index(layer: RedisLayer, raw: redis.Redis) -> None:
+    for n in range(60):
+        layer.set(slot(n), DATA, ttl_s=60)
+    raw.delete(*(BASE + b":entry:" + slot(n) for n in range(50)))
+    for n in range(100, 100 + 50 // DROPPED + 1):
+        layer.set(slot(n), DATA, ttl_s=60)
+    assert layer.stats().entries == len(held(raw))
+    check_index(raw)
+
+
+def test_a_queue_that_ended_with_its_entries_is_no_loss(server: Server, raw: redis.Redis) -> None:
+    """After a while in which nobody set anything: more are over than one set sweeps."""
+    filling = RedisLayer(server.url, timeout_s=5)
+    data = bytes(40_000)
+    for n in range(SWEPT_AT_ONCE + 5):
+        filling.set(slot(n), b"", ttl_s=60, group="old")
+    for n in range(100, 110):
+        filling.set(slot(n), data, ttl_s=60, group="gold")
+    for n in range(200, 205):
+        filling.set(slot(n), data, ttl_s=60, group="good")
+    raw.zadd(BASE + b":expiry", {slot(n): 1 if n < 100 else 2 for n in (*range(55), *range(100, 110))})
+    raw.delete(BASE + b":group:old", BASE + b":group:gold")
+    layer = RedisLayer(server.url, timeout_s=5, max_bytes=filling.stats().bytes)
+    assert layer.set(slot(205), data, ttl_s=60, group="good")
+    assert set(held(raw)) == {slot(n) for n in range(200, 206)}
+    check_index(raw)
+    filling.close()
     layer.close()
 
 

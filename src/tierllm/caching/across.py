@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import StoreUnavailableError
-from ..events import log_failure
 from ..pipeline.effects import Blocking, Sleep
 from ..pipeline.tape import FlightLost
 
@@ -43,7 +41,7 @@ class Across:
         if look.mode == "refresh":
             return None
         found = caching.usable(caching.peek(look), call, call.tier)
-        if found is not None or not self._layers:
+        if found is not None or not self._layers or caching.origins.all_own(call.tier):
             return found
         pause_s, waited_s = LOOK_AGAIN_S, 0.0
         while waited_s < MOST_WAITED_S:
@@ -66,10 +64,8 @@ class Across:
         for layer in self._layers:
             try:
                 taken = self._cache.claims.take(layer, flight.key)
-            except StoreUnavailableError:
-                continue
-            except Exception:  # as with its entries: no call fails of a layer
-                log_failure(f"the cache's layer {layer.name} failed")
+            except Exception as error:
+                self._cache.stack.failed(layer, error)
                 continue
             return taken, layer if taken else None
         return True, None

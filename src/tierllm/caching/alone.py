@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..pipeline.compose import compose
 from ..pipeline.defaults import scoped
 from ..pipeline.effects import Invoke
+from ..pipeline.fork import renew_after_fork
 from ..pipeline.host import Host
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
@@ -43,6 +44,19 @@ class _OnlyPlace(NamedTuple):
 
     granted: str = ALONE
     tiers: tuple[str, ...] = (ALONE,)
+
+
+class _Ground:
+    """What a wrapped function stands on, and has to be renewed after a fork."""
+
+    def __init__(self, host: Host, caching: Caching) -> None:
+        self.host = host
+        self.caching = caching
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self.host.renew()
+        self.caching.renew()
 
 
 def around(
@@ -100,6 +114,7 @@ def around(
         renewed=lambda call: begun(call.request, call.target),
         paid=lambda call, response, saved_usd: None,
     )
+    ground = _Ground(host, caching)
     handler = compose([caching], lambda call: caching.enter(call, ask))
 
     def ready(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ReadyCall:
@@ -116,7 +131,7 @@ def around(
             )
         call = begun(request, WrappedCall(fn, signature, args, kwargs))
         assert call.scope is not None
-        return ReadyCall(call, handler, call.scope, host)
+        return ReadyCall(call, handler, call.scope, ground.host)
 
     if signature.is_async:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -56,12 +57,14 @@ class Boards:
             caught_up = True
             read: dict[int, Board] = {}
             for at, layer in enumerate(self.layers):
+                heard = math.inf
                 try:
+                    heard = layer.heard()
                     self._settle(at)
                     if layer.heard() > self._read[at]:
                         read[at] = layer.board(self._read[at])
                 except StoreUnavailableError:
-                    caught_up = caught_up and layer.heard() <= self._read[at]
+                    caught_up = caught_up and heard <= self._read[at]
                 except Exception:
                     caught_up = False
                     self._complain(f"the board of the cache's layer {layer.name} could not be read")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -14,19 +13,18 @@ from ..stores.disk_place import Place
 from ..stores.disk_turn import Busy, Turn
 from ..stores.trouble import Health
 from .disk_aside import move_aside
-from .disk_notices import Notices, Unreadable, last_readable, line
+from .disk_notices import MOST_NUMBER, Notices, Unreadable, last_readable, line
+from .disk_written import READ, add, replace
 from .layer import Board, Notice
 
 __all__ = ["DiskBoard"]
 
 T = TypeVar("T")
 
-NAME, NEW, LOCK = "notices", "notices.new", "notices.lock"
+NAME, LOCK = "notices", "notices.lock"
 
-_OURS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_READ = os.O_RDONLY | _OURS | getattr(os, "O_NONBLOCK", 0)
-_ADD = os.O_RDWR | os.O_APPEND | _OURS
-_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OURS
+AT_ONCE = 16 * 1024
+"""So many bytes are read where they are asked about; more take so long that an event loop would wait."""
 
 
 class DiskBoard:
@@ -52,16 +50,25 @@ class DiskBoard:
         self._news: list[str] = []
 
     def heard(self) -> int:
+        """As ``Layer.heard``. News that would take their time are one number more, until they are read."""
+        more = 0
         try:
             found = os.lstat(self._path)
-            if (found.st_ino, found.st_size, found.st_mtime_ns) == self._seen:
+            seen = self._seen
+            if (found.st_ino, found.st_size, found.st_mtime_ns) == seen:
                 return self._notices.number
+            known = self._offset if seen is not None and seen[0] == found.st_ino else 0
+            more = found.st_size - known
         except OSError:
             if self._seen is None and not os.path.lexists(self._place.database):
                 return self._notices.number
         try:
             self._health.expect()
-            self._do(self._up_to_date)
+            if more > AT_ONCE:
+                return self._notices.number + 1
+            self._do(self._up_to_date, 0.0)
+        except _Occupied:
+            return self._notices.number + 1
         except StoreUnavailableError:
             pass  # it has been told; what is known goes on
         return self._notices.number
@@ -71,14 +78,17 @@ class DiskBoard:
 
     def post(self, notices: Sequence[Notice]) -> int:
         for each in notices:
-            if type(each.name) is not str or type(each.number) is not int or each.number < 0:
-                raise ConfigError("Layer.post(notices=...): give names, and numbers from 0")
+            number = each.number
+            if type(each.name) is not str or type(number) is not int or not 0 <= number <= MOST_NUMBER // 2:
+                raise ConfigError(
+                    f"Layer.post(notices=...): give names, and numbers from 0 to {MOST_NUMBER // 2}"
+                )
         if not notices:
             return self._do(self._up_to_date).number
         number = self._do(lambda: self._alone(lambda: self._post(notices)))
         handle = -1
         try:  # by nobody's turn: it takes the disk's time
-            handle = os.open(self._path, _READ)
+            handle = os.open(self._path, READ)
             os.fsync(handle)
         except OSError as error:
             raise self._failed(error) from error
@@ -109,11 +119,11 @@ class DiskBoard:
 
     # -- one at a time -----------------------------------------------------------
 
-    def _do(self, work: Callable[[], T]) -> T:
+    def _do(self, work: Callable[[], T], wait_s: float | None = None) -> T:
         try:
-            done = self._turn.take(work, self._place.timeout_s)
+            done = self._turn.take(work, self._place.timeout_s if wait_s is None else wait_s)
         except Busy as busy:
-            raise StoreUnavailableError(f"{self._health.name}: its notices are {busy}") from None
+            raise _Occupied(f"{self._health.name}: its notices are {busy}") from None
         except (OSError, ConfigError, Unreadable, StoreUnavailableError) as error:
             raise self._failed(error) from error
         finally:
@@ -151,14 +161,14 @@ class DiskBoard:
     def _read(self) -> None:
         """Read what is new. Raises ``FileNotFoundError``, or ``Unreadable``."""
         self._look(os.lstat(self._path))
-        handle = os.open(self._path, _READ)
+        handle = os.open(self._path, READ)
         try:
             found = os.fstat(handle)  # ahead of reading: what comes between is found the next time
             with open(handle, "rb", buffering=0, closefd=False) as file:
                 if not self._read_on(file):
                     file.seek(0)
                     self._read_all(file.readall())
-            self._seen = _signature(found)
+            self._see(found)
         finally:
             os.close(handle)
 
@@ -169,8 +179,10 @@ class DiskBoard:
             raise Unreadable("is not a file of ours alone")
 
     def _read_on(self, file: FileIO) -> bool:
-        """Whether it is the same file, with more lines at its end."""
+        """Whether it is the same file, with all that it had, and maybe more lines at its end."""
         if self._seen is None or file.read(len(self._first)) != self._first:
+            return False
+        if file.seek(0, os.SEEK_END) < self._offset:
             return False
         file.seek(self._offset)
         more = file.readall()
@@ -181,7 +193,7 @@ class DiskBoard:
         except Unreadable:
             return False  # as a whole it may read otherwise
         self._offset += length
-        return length > 0
+        return True
 
     def _read_all(self, data: bytes) -> None:
         length = data.rfind(b"\n") + 1
@@ -194,6 +206,10 @@ class DiskBoard:
     def _keep(self, notices: Notices, first: bytes, length: int) -> None:
         self._seen = None  # an interrupt in between: then all of it is read again
         self._notices, self._first, self._offset = notices, first, length
+
+    def _see(self, found: os.stat_result) -> None:
+        """So far it has been read: a last line without an end is looked at again."""
+        self._seen = found.st_ino, self._offset, found.st_mtime_ns
 
     # -- put right -------------------------------------------------------------------
 
@@ -246,7 +262,7 @@ class DiskBoard:
     def _post(self, notices: Sequence[Notice]) -> int:
         self._begin()
         number = max(self._notices.number + 1, *(each.number for each in notices), self._now())
-        self._add(line(each._replace(number=number) for each in notices))
+        add(self._file, line(each._replace(number=number) for each in notices), self._offset)
         self._read()
         if self._notices.is_long:
             try:
@@ -255,33 +271,12 @@ class DiskBoard:
                 pass  # the next one tries again; everything is said
         return number
 
-    def _add(self, written: bytes) -> None:
-        handle = os.open(self._path, _ADD)
-        try:
-            if os.fstat(handle).st_size > self._offset:  # somebody was killed in the middle of a line
-                os.ftruncate(handle, self._offset)
-            if os.write(handle, written) < len(written):  # which then was never said
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(handle)
-
     def _replace(self, notices: Notices) -> None:
         """A new file in the place of the one there is, if any."""
-        new = self._file.with_name(NEW)
-        new.unlink(missing_ok=True)  # of somebody who was killed
         lines = list(notices.lines())
-        try:
-            with open(os.open(new, _MAKE, 0o600), "wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-                found = os.fstat(file.fileno())
-            os.replace(new, self._file)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
+        found = replace(self._file, lines)
         self._keep(notices, lines[0], sum(map(len, lines)))
-        self._seen = _signature(found)
+        self._see(found)
 
 
 class _SaysLess(Unreadable):
@@ -292,5 +287,5 @@ class _SaysLess(Unreadable):
         self.found = found
 
 
-def _signature(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+class _Occupied(StoreUnavailableError):
+    """By others here, who may be done soon."""

@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StoreUnavailableError
 from ..events import Event, log_failure
 from ..pipeline.clock import Clock
 from ..stores.disk_fork import close_before_fork
@@ -33,6 +34,9 @@ WITHIN = "answers"
 """A directory of its own within the one that is named: a store may have its accounts in that one."""
 
 LEAST_BYTES = 2**20
+
+MOST_OUTDATED = 10_000
+"""So many slots are remembered for which the disk may still have what could not be replaced."""
 
 
 class DiskLayer(Layer):
@@ -120,6 +124,7 @@ class DiskLayer(Layer):
         self._database = databases(told, place, max_bytes, self.quotas, self._board.begin)
         self._process: tuple[Process | None] | None = None
         self._directory = outer
+        self._outdated: dict[bytes, None] = {}
         self._count_anew()
         super().__init__()
         close_before_fork(self)
@@ -130,7 +135,8 @@ class DiskLayer(Layer):
     def get(self, slot: bytes) -> bytes | None:
         found = None
         try:
-            found = self._do(lambda rows: rows.find(slot, self._wall_clock()))
+            if slot not in self._outdated:
+                found = self._do(lambda rows: rows.find(slot, self._wall_clock()))
             return found
         finally:
             with self._counting:
@@ -143,13 +149,14 @@ class DiskLayer(Layer):
 
         def keep(rows: Rows) -> tuple[bool, int, int]:
             with rows.transact():
-                if ttl_s <= 0 or len(slot) + len(data) > rows.most_entry_bytes:
+                if ttl_s <= 0:
                     rows.forget(slot)
                     return False, 0, 0
                 return rows.keep(slot, data, float(ttl_s), group, self._wall_clock())
 
         try:
-            kept, evicted, expired = self._do(keep, writes=True)
+            with self._changing(slot):
+                kept, evicted, expired = self._do(keep, writes=True)
         finally:
             with self._counting:
                 self._sets += kept
@@ -159,8 +166,9 @@ class DiskLayer(Layer):
         return kept
 
     def delete(self, slot: bytes) -> None:
-        if self._do(lambda rows: rows.is_held(slot)):  # what is not there is not worth a write
-            self._do(lambda rows: rows.forget(slot), writes=True)
+        with self._changing(slot):
+            if self._do(lambda rows: rows.is_held(slot)):  # what is not there is not worth a write
+                self._do(lambda rows: rows.forget(slot), writes=True)
 
     def clear(self, group: str | None = None) -> None:
         after, last = -(2**63), self._do(lambda rows: rows.last())
@@ -183,7 +191,7 @@ class DiskLayer(Layer):
         while found := self._do(partial(_scan_some, after=after, last=last)):
             for number, slot in found:
                 data = self._do(partial(_look_at, slot=slot, now=self._wall_clock()))
-                if data is not None:
+                if data is not None and slot not in self._outdated:
                     yield slot, data
                 after = number
 
@@ -240,7 +248,29 @@ class DiskLayer(Layer):
         self._count_anew()
 
     def _do(self, work: Callable[[Rows], T], *, writes: bool = False) -> T:
-        return self._database.do(work, self._writing if writes else self._reading)
+        if not writes:
+            return self._database.do(work, self._reading)
+
+        def bounded(rows: Rows) -> T:
+            rows.bound_files()
+            return work(rows)
+
+        return self._database.do(bounded, self._writing)
+
+    @contextmanager
+    def _changing(self, slot: bytes) -> Iterator[None]:
+        """If it fails, what was there before may still be there, and is not to be answered with."""
+        try:
+            yield
+        except StoreUnavailableError:
+            with self._counting:
+                self._outdated[slot] = None
+                if len(self._outdated) > MOST_OUTDATED:
+                    del self._outdated[next(iter(self._outdated))]
+            raise
+        if self._outdated:
+            with self._counting:
+                self._outdated.pop(slot, None)
 
     def _count_anew(self) -> None:
         self._counting = threading.Lock()

@@ -13,6 +13,9 @@ __all__ = ["Notices", "Unreadable", "last_readable", "line"]
 
 VERSION = 1
 
+MOST_NUMBER = 2**53
+"""Numbers count milliseconds since 1970, or are made up; those that are posted go to half of it."""
+
 AT_ONCE = 1000
 """So many notices make one line where all are written anew."""
 
@@ -119,8 +122,9 @@ class Notices:
 def _beginning(first: bytes) -> Notices:
     """What the first line of a file says. Raises ``Unreadable``."""
     match _unchecked(first):
-        case {"notices": 1, "number": int(number), "floor": int(floor)} if 0 <= floor <= number:
-            return Notices(number, floor)
+        case {"notices": 1, "number": int(number), "floor": int(floor)}:
+            if 0 <= floor <= number <= MOST_NUMBER:
+                return Notices(number, floor)
     raise Unreadable("does not begin as it should")
 
 
@@ -146,7 +150,7 @@ def _notices(written: bytes) -> list[Notice]:
         raise Unreadable("says something else")
     for each in found:
         match each:
-            case [str(name), int(number), str() | None as content] if number >= 0:
+            case [str(name), int(number), str() | None as content] if 0 <= number <= MOST_NUMBER:
                 notices.append(Notice(name, number, content))
             case _:
                 raise Unreadable("says something else")

@@ -197,7 +197,9 @@ class Room:
 
     def _next_to_go(self, size: int, tag: bytes | None, ended: int) -> _Row | None:
         if not self._quotas:
-            ((on_probation,),) = self._shelf.rows("SELECT total(CAST(bytes AS INTEGER)) FROM Probation WHERE tag = 0")
+            ((on_probation,),) = self._shelf.rows(
+                "SELECT total(CAST(bytes AS INTEGER)) FROM Probation WHERE tag = 0"
+            )
             return self._first(_OF_ALL, (), 0, on_probation - ended, self._bytes)
         while (group := self._loser(size, tag)) is not None:
             ((on_probation, whole),) = self._shelf.rows(_BOOKS, (group,))

@@ -8,6 +8,7 @@ a value falls over.
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Mapping
 
@@ -27,7 +28,7 @@ MOST_JOURNAL_BYTES = 4 * 2**20
 JOURNAL = 8
 """One in so many bytes is for SQLite's journal."""
 
-JOURNAL_WAIT_S = 0.1
+JOURNAL_WAIT_S = 0.25
 """So long those who read are waited for, so that the journal can begin anew."""
 
 MOST_ENTRY_BYTES = 64 * 2**20
@@ -77,11 +78,15 @@ _COUNT = f"SELECT count(*) FROM Cache WHERE {_IS_ENTRY}"  # noqa: S608
 class Rows(Shelf):
     """One open database. Raises what ``Shelf`` does. For one thread at a time."""
 
+    auto_vacuum = 2  # freed pages are used again; and given up in steps where the bound has become smaller
+
     def __init__(self, place: Place, max_bytes: int, quotas: Mapping[str, float]) -> None:
         super().__init__(place)
-        self._journal = f"{place.database}-wal"
+        self._file, self._journal = str(place.database), f"{place.database}-wal"
         self._journal_bytes = journal_bytes = min(MOST_JOURNAL_BYTES, max_bytes // JOURNAL)
-        most_pages = (max_bytes - journal_bytes) // self._page_size
+        self._file_bytes = max_bytes - journal_bytes
+        self._pages_at_once = journal_bytes // self._page_size
+        most_pages = self._file_bytes // self._page_size
         self.most_entry_bytes = min(MOST_ENTRY_BYTES, max_bytes // ENTRY)
         try:
             self.rows(f"PRAGMA journal_size_limit = {journal_bytes}")
@@ -94,23 +99,30 @@ class Rows(Shelf):
     def _check_pages(self) -> None:
         """Not ahead of use: it would read a gigabyte first. Entries have a check of their own."""
 
-    def bound_journal(self) -> None:
-        """Ahead of a transaction: SQLite alone begins its journal anew only when nobody reads.
+    def bound_files(self) -> None:
+        """Ahead of a transaction. SQLite alone begins its journal anew only when nobody reads.
 
         Raises ``StoreUnavailableError`` where somebody does not end, and the journal would grow without end.
         """
-        if self._unbounded() * 4 <= self._journal_bytes * 3:
+        if os.stat(self._file).st_size > self._file_bytes:
+            # each page is a row of no columns, of which ``execute`` would fetch but one
+            self._con.executescript(f"PRAGMA incremental_vacuum({self._pages_at_once})")
+        if self._journal_size() * 4 <= self._journal_bytes * 3:
             return
         waits_s = self._waits_s
         self.wait_for(min(waits_s, JOURNAL_WAIT_S))
+        ends = time.monotonic() + self._waits_s
         try:
-            self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            while self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+                if self._journal_size() <= 2 * self._journal_bytes:  # somebody else is at it, or will be
+                    break
+                if time.monotonic() > ends:
+                    raise StoreUnavailableError("somebody who reads keeps the database's journal from ending")
+                time.sleep(0.001)
         finally:
             self.wait_for(waits_s)
-        if self._unbounded() > self._journal_bytes:  # below that somebody else may do better
-            raise StoreUnavailableError("somebody who reads keeps the database's journal from ending")
 
-    def _unbounded(self) -> int:
+    def _journal_size(self) -> int:
         try:
             return os.stat(self._journal).st_size
         except FileNotFoundError:
@@ -146,6 +158,9 @@ class Rows(Shelf):
         """Within a transaction. What is set again while it is here was asked for, wherever that was."""
         key, tag = SLOT + slot, group.encode("utf-8", "surrogatepass")
         size = ROW_BYTES + 2 * (len(key) + len(tag)) + len(data)
+        if len(slot) + len(tag) + len(data) > self.most_entry_bytes:
+            self.delete_row(key)
+            return Made(False)
         before = self.rows(_BOOKED, (key,))
         expired = self._sweep(now, key)
         proven = self._room.came_back(key) or bool(before)

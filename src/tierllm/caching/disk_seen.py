@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import UsageError
 from ..stores.disk_place import Place
-from ..stores.disk_shelf import Damaged
+from ..stores.disk_shelf import Damaged, lenient
 from .disk_board import DiskBoard
 from .disk_database import DiskDatabase
 from .disk_notices import Notices, Unreadable
@@ -59,8 +59,12 @@ class _SeenRows(Rows):
             isolation_level=None,
             check_same_thread=False,
         )
+        self._connection.text_factory = lenient
         for pragma in ("trusted_schema = OFF", "mmap_size = 0", "query_only = ON"):
             self.rows(f"PRAGMA {pragma}")
+
+    def bound_files(self) -> None:
+        """Nothing is written."""
 
     def find(self, slot: bytes, now: float, *, ask: bool = True) -> bytes | None:
         try:

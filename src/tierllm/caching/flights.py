@@ -84,7 +84,8 @@ class Flight:
 
     @property
     def slot(self) -> bytes:
-        return self.key.partition(b":")[0] if self.call.lookup is None else self.call.lookup.slot
+        """Where its answer is kept."""
+        return b"" if self.call.lookup is None else self.call.lookup.slot
 
     def leads(self, trace: Trace | None) -> None:
         """Its founder leads it under his own ``trace``."""

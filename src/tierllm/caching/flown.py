@@ -178,6 +178,7 @@ class Flown:
                 answer = caching.hit(found, call, "hit", caching.wall(), missed=True)
                 if answer is not None:
                     flight.answered_by, flight.worth_usd = found.layer, found.entry.cost_usd
+                    look.returned = found.entry.returned
                     return answer
             return await self._keeping.asked(call, look, handler, partial(self._across.behind, flight))
         finally:
@@ -188,7 +189,7 @@ class Flown:
     def _landed(self, flight: Flight) -> None:
         self.flights.landed(flight)
         flight.abandon = None  # it refers to the flight
-        claimed = flight.claimed
+        claimed, flight.claimed = flight.claimed, None
         if claimed is not None:
             self._caching.host.soon(lambda: self._across.give(claimed, flight))
         if flight.closes:

@@ -83,7 +83,7 @@ class Keeping:
             generation=look.generation,
             returned=look.returned,
         )
-        await cache.stack.keep(look.slot, entry, now, soon)
+        await cache.stack.keep(look.slot, entry, now, soon, for_others=not origin.own)
         self._counts.count("kept")
 
     def _has_better(self, call: Call, look: Lookup, response: Response) -> bool:

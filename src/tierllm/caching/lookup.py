@@ -58,22 +58,19 @@ class Lookup:
 class CallLookup(Lookup):
     """What a call begins with: a client's policy may ask the cache more than once for it.
 
-    ``latest`` is the last question, and ``slots`` are those that it has asked for.
+    ``questions`` are the first ones for each slot, ``answered`` the slots for which there was an answer,
+    or will be.
     """
 
-    __slots__ = ("latest", "slots")
+    __slots__ = ("answered", "questions")
 
     def __init__(self, mode: str) -> None:
         super().__init__(mode)
-        self.latest: Lookup | None = None
-        self.slots: list[bytes] = []
+        self.questions: dict[bytes, Lookup] = {}
+        self.answered: set[bytes] = set()
 
-    def another(self) -> Lookup:
-        self.latest = Lookup(self.mode, self.flights)
-        return self.latest
-
-    def asks_again(self, slot: bytes) -> bool:
-        """Whether what there is for ``slot`` would not do before."""
-        again = slot in self.slots
-        self.slots.append(slot)
-        return again
+    def asks(self, look: Lookup) -> None:
+        """``look`` is about to be answered. One that was answered before asks for something else."""
+        look.alone = look.slot in self.answered and look.mode != "only"
+        self.answered.add(look.slot)
+        self.questions.setdefault(look.slot, look)

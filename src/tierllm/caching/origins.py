@@ -87,6 +87,10 @@ class Origins:
         self._warm_unasked = {tier: self._sends_warm(tier, {}) for tier in self._ranks}
         self._warm_at_0 = {tier: self._sends_warm(tier, {"temperature": 0}) for tier in self._ranks}
 
+    def all_own(self, tier: str) -> bool:
+        """Whether other clients could not use what ``tier`` says."""
+        return all(origin.own for origin in self._all if origin.tier == tier)
+
     def maker(self, entry: Entry, request: Request) -> Origin | None:
         """The deployment that made ``entry``, where it is still the same and may serve ``request``."""
         origin = self._places.get((entry.tier, entry.deployment))

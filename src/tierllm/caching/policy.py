@@ -81,7 +81,7 @@ class Caching:
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         asked, trace = call.lookup, call.trace
-        look = asked.another() if isinstance(asked, CallLookup) else asked
+        look = Lookup(asked.mode, asked.flights) if isinstance(asked, CallLookup) else asked
         applies = look is not None and await self._keyed(call, look)
         if look is None or not applies:
             if look is not None:
@@ -91,8 +91,8 @@ class Caching:
             if trace is not None:
                 trace.cache = "off" if look is None else "bypassed"
             return await call_next(call)
-        if isinstance(asked, CallLookup) and asked.asks_again(look.slot):
-            look.alone = look.mode != "only"  # whoever asks again was not content with it
+        if isinstance(asked, CallLookup):
+            asked.asks(look)
         if look.mode != "refresh" and not look.alone:
             answer = await self._answered(call, look)
             if answer is not None:
@@ -105,7 +105,12 @@ class Caching:
             trace.cache = "miss"
         own = call.copy()
         own.lookup = look
-        return await call_next(own)
+        try:
+            return await call_next(own)
+        except Exception:
+            if isinstance(asked, CallLookup):
+                asked.answered.discard(look.slot)  # whoever tries again may have what there is
+            raise
 
     def enter(self, call: Call, handler: Handler) -> Flow[Response]:
         """A call comes to a tier, whose line is ``handler``."""
@@ -285,10 +290,10 @@ class Caching:
     def rung(self, call: Call) -> Response | None:
         """When all tiers are out: an old answer, of a tier that the call may come to."""
         asked, plan = call.lookup, call.plan
-        if not isinstance(asked, CallLookup) or len(asked.slots) != 1 or plan is None:
+        if not isinstance(asked, CallLookup) or len(asked.questions) != 1 or plan is None:
             return None  # of several questions nobody knows which one was the call's
-        look = asked.latest
-        if look is None or look.spare is None:
+        (look,) = asked.questions.values()
+        if look.spare is None:
             return None
         entry, now = look.spare.entry, self.wall()
         if entry.tier not in plan.tiers and not self._good_enough(entry.tier, plan.tiers[0]):

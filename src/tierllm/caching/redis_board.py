@@ -14,13 +14,10 @@ from ..stores.redis_trips import Ask, Trips
 from ..stores.trouble import Health
 from .layer import MOST_NOTICES, Board, Notice
 from .redis_board_scripts import BOARD, POST, PUT_BACK
-from .redis_known import NOTHING, Known, Saying, board_of, written
+from .redis_known import MOST_NUMBER, NOTHING, Known, Saying, board_of, written
 from .redis_news import News
 
 __all__ = ["Mget", "RedisBoard"]
-
-MOST_NUMBER = 2**52
-"""Lua counts in doubles."""
 
 TRIES = 3
 
@@ -46,7 +43,8 @@ class RedisBoard:
     """The board of the layer whose keys begin with ``base``. Thread-safe.
 
     ``number`` is the key of what the board says of itself: to be brought along by every ``get`` and given
-    to ``known.takes``; where that is false, ``put_back`` comes before any answer.
+    to ``known.takes``, with what ``known.said`` before; where that is false, ``put_back`` comes before any
+    answer.
     Methods raise ``StoreUnavailableError``.
     """
 
@@ -60,7 +58,6 @@ class RedisBoard:
         self._health = health
         self._news: News | None = None
         self._abandoned: list[News] = []
-        self._closed = False
         self._lock = threading.Lock()
         health.watcher = self
 
@@ -70,24 +67,29 @@ class RedisBoard:
         least = max((each.number for each in notices), default=0)
         if not 0 <= least <= MOST_NUMBER:
             raise ConfigError(f"Notice(number={least!r}): give a whole number, at most {MOST_NUMBER}")
+        knew = self.known.said
         # above all that entries were made with here, also where the board has lost its number
-        args: list[bytes | int] = [self._base, MOST_NOTICES, max(least, self.known.number + 1)]
+        args: list[bytes | int] = [self._base, MOST_NOTICES, max(least, knew.number + 1)]
         for each in notices:
             args += written(each)
         before, value = cast("Sequence[bytes]", self._run(Ask(POST, (self.number,), args)))
-        posted = Saying.read(value) or NOTHING
-        if self.known.takes(before or None):
+        posted = Saying.read(value)
+        if posted is None:
+            raise StoreUnavailableError(f"{self.number.decode()} in Redis counts no further: delete it")
+        if self.known.takes(before or None, knew):
             said = Saying.read(before) or NOTHING
             self.known.posted(notices, before=said.number, number=posted.number)
         else:
             self.put_back()
-        self.told(value)
+        if not self.known.takes(value, knew):
+            self.put_back()
         return posted.number
 
     def read(self, since: int) -> Board:
         for _ in range(TRIES):
+            knew = self.known.said
             reply = cast("Sequence[bytes]", self._run(Ask(BOARD, (self.number,), (self._base, since))))
-            if self.known.takes(reply[0] or None):
+            if self.known.takes(reply[0] or None, knew):
                 board = board_of(reply)
                 self.known.learnt(since, board)
                 return board
@@ -97,13 +99,15 @@ class RedisBoard:
     def look(self) -> None:
         """Ask what the board says of itself; in trouble, whether Redis is well again."""
         self._health.expect(watching=True)
+        knew = self.known.said
         (value,) = cast("Sequence[bytes | None]", self._trips.run(Mget(self.number)))
-        self.told(value)
-
-    def told(self, value: bytes | None) -> None:
-        """The board says ``value``; if it has lost what is known here, that is put back."""
-        if not self.known.takes(value):
+        if not self.known.takes(value, knew):
             self.put_back()
+
+    def told(self, value: bytes) -> None:
+        """The board said ``value`` a while ago; where that does not fit what is known, it is asked itself."""
+        if not self.known.takes(value, self.known.said._replace(number=0)):
+            self.look()
 
     def put_back(self) -> None:
         self._tell_lost()
@@ -150,7 +154,7 @@ class RedisBoard:
     def listen(self) -> None:
         """Hear of what others post, from now on."""
         with self._lock:
-            if self.listens or self._closed:
+            if self.listens:
                 return
             news = News(self, self._clients, self._base + b":news", self._health.retry_s)
             try:
@@ -160,9 +164,9 @@ class RedisBoard:
             self._news, self.listens = news, True
 
     def close(self) -> None:
+        """Listen no more; whoever goes on asks again what was ``heard``."""
         with self._lock:
-            self._closed = True
-            news, self._news = self._news, None
+            news, self._news, self.listens = self._news, None, False
         if news is not None:
             news.stop(min(self._clients.timeout_s, CLOSES_WITHIN_S))
 

@@ -10,20 +10,20 @@ Keys, under the same hash tag as the entries:
 
 ``origin`` is another one after the data was lost, or may have been: it names the run of the server that
 wrote last, and when the board began. So whoever knows notices sees when to put them back,
-also where others have posted since. Numbers are milliseconds since 1970 or a little more: exact in a double.
+also where others have posted since. The board is small, and has no time to live: a server that makes room
+by one of its ``volatile`` policies leaves it alone. Numbers are milliseconds since 1970 or a little more:
+exact in a double.
 """
 
 from __future__ import annotations
 
 from ..stores.redis_scripts import Script
+from .redis_known import LONGEST_SAYING, MOST_NUMBER
 
 __all__ = ["BOARD", "CLAIM", "POST", "PUT_BACK", "RELEASE"]
 
-LIFE_MS = 400 * 86_400_000
-"""A board that nobody posts to lives for so long: longer than any entry."""
-
 STATE = f"""
-local LIFE = '{LIFE_MS}'
+local LONGEST_SAYING, MOST_NUMBER = {LONGEST_SAYING}, {MOST_NUMBER}
 local base = ARGV[1]
 local BOARD, CONTENTS, NUMBER = base .. ':board', base .. ':contents', base .. ':number'
 
@@ -34,11 +34,13 @@ end
 -- → number, floor, origin (nil: the board is new, or lost a part), what was found of it
 local function state()
   local found = redis.pcall('GET', NUMBER)
-  if type(found) ~= 'string' then found = '' end
+  if type(found) ~= 'string' or #found > LONGEST_SAYING then found = '' end
   local number, floor, names, origin = string.match(found, '^(%d+) (%d+) (%d+) (%S+)$')
   number, floor, names = tonumber(number) or 0, tonumber(floor) or 0, tonumber(names) or 0
+  if math.max(number, floor) > MOST_NUMBER then number, floor, names = 0, 0, -1 end  -- not said by us
   if redis.call('ZCARD', BOARD) ~= names or redis.call('HLEN', CONTENTS) ~= names then
     -- nobody knows which notices are gone: nothing made before the last one is valid
+    redis.call('ZREMRANGEBYSCORE', BOARD, '(' .. text(MOST_NUMBER), '+inf')
     local there = redis.call('ZRANGE', BOARD, 0, -1, 'WITHSCORES')
     number = math.max(number, tonumber(there[#there]) or 0)
     floor, origin = number, nil
@@ -81,9 +83,7 @@ local function kept(number, floor, origin)
   end
   local names = text(redis.call('ZCARD', BOARD))
   local value = text(number) .. ' ' .. text(floor) .. ' ' .. names .. ' ' .. origin
-  redis.call('SET', NUMBER, value, 'PX', LIFE)
-  redis.call('PEXPIRE', BOARD, LIFE)
-  redis.call('PEXPIRE', CONTENTS, LIFE)
+  redis.call('SET', NUMBER, value)
   return value
 end
 

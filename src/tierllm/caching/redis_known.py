@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 from .layer import Board, Notice
 
-__all__ = ["NOTHING", "Known", "Saying", "board_of", "written"]
+__all__ = ["LONGEST_SAYING", "MOST_NUMBER", "NOTHING", "Known", "Saying", "board_of", "written"]
+
+MOST_NUMBER = 2**52
+"""Lua counts in doubles. What is said to be above was not said by a layer."""
+
+LONGEST_SAYING = 128
 
 AT_ONCE = 500
 """Notices that one step puts back: it keeps everybody waiting meanwhile."""
@@ -24,10 +29,13 @@ class Saying(NamedTuple):
     @classmethod
     def read(cls, value: bytes | None) -> Saying | None:
         """``None``: there is no board, or what is there is not of ours."""
-        parts = (value or b"").split(b" ")
+        if value is None or len(value) > LONGEST_SAYING:
+            return None
+        parts = value.split(b" ")
         if len(parts) != 4 or not all(part.isdigit() for part in parts[:3]):
             return None
-        return cls(int(parts[0]), int(parts[1]), parts[3])
+        said = cls(int(parts[0]), int(parts[1]), parts[3])
+        return said if max(said[:2]) <= MOST_NUMBER else None
 
 
 NOTHING = Saying(0, 0, b"")
@@ -37,11 +45,10 @@ class Known:
     """The notices that were posted or read here, ``most`` at most, and the last number heard. Thread-safe."""
 
     def __init__(self, most: int) -> None:
-        self.number = 0
-        """Of the last notice, as far as it is known; never goes backwards."""
+        self.said = NOTHING
+        """The last that is known; its number never goes backwards."""
         self.most = most
         self._seen: bytes | None = None
-        self._origin = b""
         self._complete = 0  # up to here all notices are known
         self._floor = 0
         self._notices: dict[str, Notice] = {}
@@ -51,17 +58,27 @@ class Known:
         """After a fork: what is known stays known."""
         self._lock = threading.Lock()
 
-    def takes(self, value: bytes | None) -> bool:
-        """Whether a board that says so has lost nothing, as far as can be seen; its number is known then."""
+    @property
+    def number(self) -> int:
+        """Of the last notice, as far as it is known."""
+        return self.said.number
+
+    def takes(self, value: bytes | None, knew: Saying) -> bool:
+        """Whether a board that says so has lost nothing, as far as can be seen; its number is known then.
+
+        ``knew`` is what had been ``said`` before it was asked: more may have been heard since.
+        """
         if value == self._seen:
             return True
         said = Saying.read(value)
+        if said is None:
+            return value is None and knew.number == 0
         with self._lock:
-            if said is None:
-                return value is None and self.number == 0
-            if said.number < self.number or (self._origin and said.origin != self._origin):
+            known = self.said
+            if said.number < knew.number or (knew.origin and said.origin not in (knew.origin, known.origin)):
                 return False
-            self._believe(said, value)
+            if said.number >= known.number:
+                self._believe(said, value)
             return True
 
     def adopt(self, value: bytes) -> None:
@@ -72,9 +89,11 @@ class Known:
                 self._believe(said, value)
 
     def _believe(self, said: Saying, value: bytes | None) -> None:
-        if said.number >= self.number:
-            self.number, self._seen = said.number, value
-        self._origin = said.origin
+        known = self.said
+        if said.number >= known.number:
+            self.said, self._seen = said, value
+        else:
+            self.said = known._replace(origin=said.origin)
 
     def posted(self, notices: Iterable[Notice], *, before: int, number: int) -> None:
         """``notices`` were given ``number`` by a board whose last number had been ``before``."""
@@ -109,7 +128,7 @@ class Known:
         all up to the last number are known here or there, nothing made before it is valid.
         """
         with self._lock:
-            number, origin = self.number, self._origin
+            number, _, origin = self.said
             floor, whole = self._floor, int(self._complete >= number)
             notices = sorted((n for n in self._notices.values() if n.number > floor), key=lambda n: n.number)
         start = 0
@@ -138,10 +157,14 @@ def written(notice: Notice) -> tuple[bytes, bytes]:
 def board_of(reply: Sequence[bytes]) -> Board:
     said = Saying.read(reply[0]) or NOTHING
     notices = tuple(
-        Notice(_text(reply[i]), int(float(reply[i + 1])), _text(reply[i + 2][1:]) if reply[i + 2] else None)
-        for i in range(1, len(reply), 3)
+        Notice(_text(name), _number(score), _text(content[1:]) if content else None)
+        for name, score, content in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
     )
     return Board(said.number, said.floor, notices)
+
+
+def _number(score: bytes) -> int:
+    return int(min(max(0.0, float(score)), MOST_NUMBER))
 
 
 def _text(data: bytes) -> str:

@@ -14,7 +14,7 @@ from ..pipeline.clock import Clock
 from ..stores.redis_clients import Clients
 from ..stores.redis_trips import Ask, Trips
 from ..stores.trouble import Health
-from .layer import Board, Layer, LayerStats, Notice, check_set, checked_name, checked_ttl
+from .layer import MOST_TTL_S, Board, Layer, LayerStats, Notice, check_set, checked_name, checked_ttl
 from .memory_layer import checked_quotas
 from .redis_board import Mget, RedisBoard
 from .redis_board_scripts import CLAIM, RELEASE
@@ -36,9 +36,8 @@ SLOT_COPIES = 4
 
 LEAST_BYTES = 4096
 
-MOST_DATA_BYTES = 2**29 - 1
-"""Redis keeps no longer values."""
-
+MOST_DATA_BYTES = 4 * 2**20
+"""At a gigabit a second it takes 34 ms, within the time-out: a longer one would look like trouble."""
 
 _Found = Sequence[bytes | None]
 
@@ -52,12 +51,13 @@ class RedisLayer(Layer):
     ``StoreUnavailableError`` at once, until the thread that hears of news (below) finds Redis well again,
     trying every ``retry_s``; where there is none, a call tries again after ``retry_s``.
 
-    Holds at most ``max_bytes``, what entries take in Redis beside their data counted; what is larger is
-    not kept. Every entry has its time to live, and the index lives no longer than the entries. When room
-    is needed, the group with the most bytes gives it, so that a batch pushes out its own; ``quotas``
-    guarantees shares of ``max_bytes`` to groups, as with ``MemoryLayer``. Within a group those go first
-    that came once and were not asked for since (S3-FIFO, see ``redis_scripts``). An entry for which a group
-    with less would have to give is not kept. All that share a namespace should give the same bounds.
+    Holds at most ``max_bytes``, what entries take in Redis beside their data counted; what is larger, or has
+    more than 4 MiB of data, is not kept. Every entry has its time to live, and the index lives no longer
+    than the entries. When room is needed, the group with the most bytes gives it, so that a batch pushes out
+    its own; ``quotas`` guarantees shares of ``max_bytes`` to groups, as with ``MemoryLayer``. Within a group
+    those go first that came once and were not asked for since (S3-FIFO, see ``redis_scripts``). An entry for
+    which a group with less would have to give is not kept. All that share a namespace should give the same
+    bounds.
 
     Notices that are known here are put back where Redis has lost them, before anything is answered;
     ``get`` sees that without a further round trip. From the first ``heard`` on a daemon thread, with a
@@ -65,8 +65,9 @@ class RedisLayer(Layer):
     where the server lets nobody subscribe, it asks every ``retry_s``. While Redis is out of reach, nothing
     is heard.
 
-    A server with ``maxmemory`` should evict by one of the ``volatile`` policies: with the others it may
-    drop parts of the index, and ``clear`` and the bound miss entries until their time is over.
+    A server with ``maxmemory`` should have room for ``max_bytes``, and evict by one of the ``volatile``
+    policies: they leave the board alone. Where it drops a part of the index, everything is forgotten; where
+    it drops all of it at once, ``clear`` and the bound miss entries until their time is over.
 
     Raises ``ConfigError`` where settings make no sense, or if the ``redis`` extra is missing.
     """
@@ -106,7 +107,7 @@ class RedisLayer(Layer):
         self._entry = self._base + b":entry:"
         self._claim = self._base + b":claim:"
         self.health = Health(self.name, self._tell, retry_s=retry_s, clock=clock)
-        self._trips = Trips(self._clients, self.health)
+        self._trips = Trips(self._clients, self.health, keys=f"the keys {self._base.decode()}:*")
         self._board = RedisBoard(self._base, self._trips, self._clients, self.health)
         self._count_anew()
         super().__init__()
@@ -120,15 +121,17 @@ class RedisLayer(Layer):
 
     def get(self, slot: bytes) -> bytes | None:
         self.health.expect()
+        knew = self._board.known.said
         data, saying = cast("_Found", self._trips.run(self._ask_get(slot)))
-        if not self._board.known.takes(saying):
+        if not self._board.known.takes(saying, knew):
             self._board.put_back()
         return self._got(data)
 
     async def _aget(self, slot: bytes) -> bytes | None:
         self.health.expect()
+        knew = self._board.known.said
         data, saying = cast("_Found", await self._trips.arun(self._ask_get(slot)))
-        if not self._board.known.takes(saying):
+        if not self._board.known.takes(saying, knew):
             await self._board.aput_back()
         return self._got(data)
 
@@ -227,7 +230,7 @@ class RedisLayer(Layer):
     def heard(self) -> int:
         if not self._board.listens:
             self._board.listen()
-        return self._board.known.number
+        return self._board.known.said.number
 
     def post(self, notices: Sequence[Notice]) -> int:
         return self._board.post(notices)
@@ -236,6 +239,8 @@ class RedisLayer(Layer):
         return self._board.read(since)
 
     def claim(self, slot: bytes, owner: bytes, lease_s: float) -> bool:
+        if type(lease_s) not in (float, int) or not 0 < lease_s <= MOST_TTL_S:
+            raise ConfigError(f"RedisLayer.claim(lease_s={lease_s!r}): give seconds, above 0")
         self.health.expect()
         lease_ms = max(1, int(lease_s * 1000))
         return self._trips.run(Ask(CLAIM, (self._claim + slot,), (owner, lease_ms))) == 1

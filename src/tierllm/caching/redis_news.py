@@ -53,6 +53,7 @@ class News:
         self._busy = threading.Lock()  # while the hearer is told
         self._wire: Wire | None = None
         self._refused = False
+        self._puzzled = False  # by what nobody has thought of
         errors = load_redis().exceptions
         self._failures: tuple[type[Exception], ...] = (errors.RedisError, OSError, EOFError, UnicodeError)
         self._answer: type[Exception] = errors.ResponseError
@@ -64,7 +65,8 @@ class News:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._stop.is_set()
+        """Whether it does what it is for: where it fails, callers look after themselves."""
+        return self._thread.is_alive() and not self._puzzled and not self._stop.is_set()
 
     def stop(self, wait_s: float) -> None:
         """End the thread soon. Nobody is told anything any more, if that under way ends within ``wait_s``."""
@@ -90,13 +92,16 @@ class News:
                 pass  # it had ended
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set() and self._hearer() is not None:
+        while not self._stop.is_set() and self._hearer() is not None:
+            try:
                 self._try_to_follow()
                 self._pass_on(None)
                 self._rest()
-        except Exception:
-            log_failure("news of the cache's board cannot be heard")
+            except Exception:
+                if not self._puzzled:
+                    log_failure("news of the cache's board cannot be heard just now")
+                self._puzzled = True
+                self._stop.wait(self._pause_s)
 
     def _try_to_follow(self) -> None:
         try:
@@ -166,6 +171,7 @@ class News:
                     hearer.told(value)
             except StoreUnavailableError:
                 pass  # it has told of it
+            self._puzzled = False
             return True
 
     def _tell_refused(self, error: Exception) -> None:

@@ -20,7 +20,7 @@ asked for when its turn comes, or is set again while it is here or soon after it
 part, where being asked for buys one more round.
 
 The index lives as long as the longest of the entries. Where a part of it was lost (the server made
-room, somebody deleted keys), the rest is put in order as it is met, or everything is forgotten.
+room, somebody deleted keys or put values of his own there), everything is forgotten, some with each set.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ CLEARED_AT_ONCE = 500
 
 SWEPT_AT_ONCE = 50
 """Entries whose time is over that one set takes out of the index."""
+
+DROPPED = 3
+"""So many that the server may have dropped one set looks after."""
 
 MOST_EVICTED = 1000
 """What needs the room of more entries than this is not kept."""
@@ -51,6 +54,7 @@ MOST_MARKS = 2**20
 
 INDEX = f"""
 local SWEPT, CLEARED, MOST, SPARED = {SWEPT_AT_ONCE}, {CLEARED_AT_ONCE}, {MOST_EVICTED}, {MOST_SPARED}
+local DROPPED = {DROPPED}
 local MAIN = 2 ^ 52  -- above all times, and exact in a double with any of them
 local base = ARGV[1]
 local ABOUT, EXPIRY, GROUPS = base .. ':about', base .. ':expiry', base .. ':groups'
@@ -58,6 +62,14 @@ local GONE = base .. ':gone'
 
 local function text(number)
   return string.format('%.0f', number)
+end
+
+-- How much is under a key of the index: nothing if somebody put another kind of value there
+local function size_of(command, key)
+  local found = redis.pcall(command, key)
+  if type(found) == 'number' then return found end
+  redis.call('UNLINK', key)
+  return 0
 end
 
 local function now_us()
@@ -76,7 +88,7 @@ local function drop(slot)
   if not size then return 0 end
   redis.call('HINCRBY', ABOUT, 't', '-' .. size)
   local queue = base .. ':group:' .. group
-  redis.call('ZREM', queue, slot)
+  redis.pcall('ZREM', queue, slot)
   if redis.call('EXISTS', queue) == 1 then
     redis.call('ZINCRBY', GROUPS, '-' .. size, group)
   else
@@ -84,6 +96,33 @@ local function drop(slot)
     redis.call('HDEL', ABOUT, 'l' .. group)
   end
   return tonumber(size)
+end
+
+-- Whether no part of it was lost. There is a line for each entry, one of all, some of groups.
+local function is_whole()
+  local lines, groups = math.max(0, size_of('HLEN', ABOUT) - 1), size_of('ZCARD', GROUPS)
+  local entries = size_of('ZCARD', EXPIRY)
+  return entries <= lines and lines <= entries + groups and (entries == 0) == (groups == 0)
+end
+
+-- Forget so many entries as the index still knows of. How many went, and whether none is left.
+local function forget(most)
+  local slots, cursor = {{}}, '0'
+  if size_of('ZCARD', EXPIRY) > 0 then slots = redis.call('ZRANGE', EXPIRY, 0, most - 1) end
+  if #slots == 0 and size_of('HLEN', ABOUT) > 0 then
+    repeat
+      local found = redis.call('HSCAN', ABOUT, cursor, 'COUNT', most)
+      cursor = found[1]
+      for i = 1, #found[2], 2 do
+        if string.sub(found[2][i], 1, 1) == 's' then table.insert(slots, string.sub(found[2][i], 2)) end
+      end
+    until #slots > 0 or cursor == '0'
+  end
+  for _, slot in ipairs(slots) do drop(slot) end
+  redis.call('UNLINK', GROUPS)  -- so that it is not whole until none is left
+  local done = cursor == '0' and redis.call('EXISTS', EXPIRY) == 0
+  if done then redis.call('UNLINK', ABOUT, GONE) end
+  return #slots, done
 end
 """
 
@@ -108,6 +147,7 @@ end
 -- Whose turn it is in a queue, and its score. The one for which room is made, if it is there, is the last
 -- of its part and does not count as on probation: ``new`` is 1 then.
 local function next_of(queue, new)
+  if size_of('ZCARD', queue) == 0 then return end
   local on_probation = redis.call('ZCOUNT', queue, '-inf', '(' .. text(MAIN))
   local entries = redis.call('ZCARD', queue)
   local first = (on_probation - new) * PROBATION > entries or on_probation == entries
@@ -130,12 +170,21 @@ local now, queue = now_us(), base .. ':group:' .. group
 
 -- Changes nothing, but a server without room refuses it; after another write it would refuse nothing.
 local refused = redis.pcall('SETRANGE', KEYS[1], 0, '')
+local evicted, done = 0, true
+if not is_whole() then evicted, done = forget(MOST) end
 local proven = drop(slot) > 0 or went_lately(slot)
+if not done then return {0, evicted, 0} end
 local over = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', text(now), 'LIMIT', 0, SWEPT)
 for _, each in ipairs(over) do drop(each) end
-if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then return {0, 0, #over} end
+-- a server that makes room itself begins with those that end soon, or have waited long
+for _, each in ipairs(redis.call('ZRANGE', EXPIRY, 0, DROPPED - 1)) do
+  if redis.call('EXISTS', base .. ':entry:' .. each) == 1 then break end
+  drop(each)
+end
+if type(refused) == 'table' and string.find(refused.err, 'OOM', 1, true) then return {0, evicted, #over} end
 
 -- into the index, as the last of its group: behind those that are spared below
+size_of('ZCARD', queue)
 redis.call('HSET', ABOUT, 's' .. slot, ARGV[6] .. ' ' .. group)
 local total = redis.call('HINCRBY', ABOUT, 't', ARGV[6])
 redis.call('ZADD', EXPIRY, text(now + 1000 * life), slot)
@@ -151,26 +200,25 @@ for _, key in ipairs({ABOUT, EXPIRY, GROUPS, queue}) do
   if redis.call('PTTL', key) < life + 1000 then redis.call('PEXPIRE', key, text(life + 60000)) end
 end
 
-local evicted, spared, marked = 0, 0, false
+local spared, marked, lost = 0, false, false
 for turn = 1, MOST do
   if total <= bound then break end
   local loser = redis.call('ZREVRANGE', GROUPS, 0, 0)[1]
   local from = base .. ':group:' .. loser
   local victim, since = next_of(from, loser == group and not proven and 1 or 0)
   if not victim then
-    redis.call('ZREM', GROUPS, loser)
-  elseif victim == slot then
-    -- it is all that its group has, and nobody has more
-    local lost = tonumber(redis.call('ZSCORE', GROUPS, loser)) ~= size - least
-    if lost or redis.call('ZCARD', GROUPS) == 1 then
-      -- or a part of the index was lost, and better all is forgotten
-      drop(slot)
-      for _, each in ipairs(redis.call('ZRANGE', EXPIRY, 0, MOST - 1)) do
-        drop(each)
-        evicted = evicted + 1
-      end
-      redis.call('DEL', ABOUT, GROUPS)
+    -- a queue ends with the last of its entries: perhaps they are not swept yet
+    local ended = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', text(now), 'LIMIT', 0, SWEPT)
+    for _, each in ipairs(ended) do
+      total = total - drop(each)
+      table.insert(over, each)
     end
+    lost = #ended == 0
+    if lost then break end
+  elseif victim == slot then
+    -- it is all that its group has, and nobody has more; or a part of the index was lost
+    local score = tonumber(redis.call('ZSCORE', GROUPS, loser))
+    lost = score ~= size - least or redis.call('ZCARD', GROUPS) == 1
     break
   else
     local on_probation = since < MAIN
@@ -195,6 +243,7 @@ end
 if marked and redis.call('PTTL', GONE) < life + 1000 then redis.call('PEXPIRE', GONE, text(life + 60000)) end
 if total > bound then
   drop(slot)
+  if lost then evicted = evicted + forget(MOST) end
   return {0, evicted, #over}
 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
@@ -206,6 +255,7 @@ DELETE = Script(
     INDEX,
     """
 -- ARGV: base, slot
+is_whole()
 return {drop(ARGV[2])}
 """,
 )
@@ -213,14 +263,18 @@ return {drop(ARGV[2])}
 CLEAR = Script(
     INDEX,
     """
--- ARGV: base; then the group, or nothing for all → how many went; if fewer than CLEARED, none is left
-local from = ARGV[2] and (base .. ':group:' .. ARGV[2]) or EXPIRY
-local slots = redis.call('ZRANGE', from, 0, CLEARED - 1)
+-- ARGV: base; then the group, or nothing for all → CLEARED where more may be left, or fewer
+is_whole()
+if not ARGV[2] then
+  local _, done = forget(CLEARED)
+  return {done and 0 or CLEARED}
+end
+local from = base .. ':group:' .. ARGV[2]
+local slots = size_of('ZCARD', from) > 0 and redis.call('ZRANGE', from, 0, CLEARED - 1) or {}
 for _, slot in ipairs(slots) do
   drop(slot)
   redis.call('ZREM', from, slot)
 end
-if redis.call('EXISTS', EXPIRY) == 0 then redis.call('DEL', ABOUT, GROUPS, GONE) end
 return {#slots}
 """,
 )

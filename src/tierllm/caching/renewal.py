@@ -56,9 +56,13 @@ class Renewal:
                 return
         try:
             own = self._caching.renewed(call)
-        except BaseException:
+        except ClientClosedError:
             self._room.release()
             raise
+        except Exception:
+            self._room.release()
+            log_failure("an old answer could not be made anew")
+            return
         own.lookup = fresh = Lookup("renew")
         fresh.key, fresh.slot, fresh.scope = look.key, look.slot, look.scope
         fresh.generation = look.generation
@@ -81,7 +85,7 @@ class Renewal:
 
     def _failed_lately(self, slot: bytes) -> bool:
         failed_at = self._failures.get(slot)
-        return failed_at is not None and self._caching.wall() < failed_at + TRY_AGAIN_S
+        return failed_at is not None and self._caching.host.clock() < failed_at + TRY_AGAIN_S
 
     async def _refreshed(self, flight: Flight) -> Response:
         call = flight.call
@@ -123,4 +127,4 @@ class Renewal:
         if failed:
             if len(failures) >= FAILURES_KEPT:
                 self._failures = failures = {}
-            failures[slot] = self._caching.wall()
+            failures[slot] = self._caching.host.clock()

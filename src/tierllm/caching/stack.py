@@ -105,7 +105,7 @@ class Stack:
             try:
                 data = layer.get(slot)
             except Exception as error:
-                self._failed(layer, error)
+                self.failed(layer, error)
                 return None
             entry = None if data is None else Entry.decode(data)
         if entry is None or entry.canonical != canonical:
@@ -136,7 +136,7 @@ class Stack:
                 await Blocking(lambda: layer.delete(slot))
                 self._damaged(layer)
         except Exception as error:
-            self._failed(layer, error)
+            self.failed(layer, error)
             return None
         if entry is None or entry.canonical != canonical:  # another request, whose hash is the same
             return None
@@ -146,7 +146,7 @@ class Stack:
         if self.emit is not None:
             self.emit(CacheDamaged(layer=layer.name))
 
-    def _failed(self, layer: Layer, error: Exception) -> None:
+    def failed(self, layer: Layer, error: Exception) -> None:
         """It is a miss. The layer itself has told of its trouble, if it is one of ours."""
         if not isinstance(error, StoreUnavailableError) and (layer.name, type(error)) not in self._said:
             self._said.add((layer.name, type(error)))  # every call comes by here
@@ -154,11 +154,17 @@ class Stack:
 
     # -- writing ---------------------------------------------------------------------
 
-    async def keep(self, slot: bytes, entry: Entry, now: float, soon: Soon) -> None:
-        """Put ``entry`` into all layers; those that take time now, or behind the call's back."""
+    async def keep(
+        self, slot: bytes, entry: Entry, now: float, soon: Soon, *, for_others: bool = True
+    ) -> None:
+        """Put ``entry`` into all layers; those that take time now, or behind the call's back.
+
+        Not ``for_others``: where nobody else would find it, in those that are this process's own.
+        """
         for layer in self._top:
-            self._put(layer, slot, entry, now)
-        if not self._deep:
+            if for_others or not layer.shared:
+                self._put(layer, slot, entry, now)
+        if not self._deep or not for_others:
             return
         if self.write == "behind":
             with self._done:
@@ -171,10 +177,12 @@ class Stack:
     def _write_latest(self, slot: bytes, now: float) -> None:
         """One writer a slot: of what was asked for one after the other, the last is what stays."""
         while (entry := self._latest.get(slot)) is not None:
-            self._write(self._deep, slot, entry, now)
-            with self._done:
-                if self._latest.get(slot) is entry:
-                    del self._latest[slot]
+            try:
+                self._write(self._deep, slot, entry, now)
+            finally:
+                with self._done:
+                    if self._latest.get(slot) is entry:
+                        del self._latest[slot]
 
     def _fill(self, found_at: int, slot: bytes, entry: Entry, now: float, soon: Soon | None = None) -> None:
         above = self.layers[:found_at]
@@ -195,11 +203,11 @@ class Stack:
 
     def _put(self, layer: Layer, slot: bytes, entry: Entry, now: float, data: bytes | None = None) -> None:
         """One layer after the other: a broken one must not keep the others from it."""
-        ttl_s = max(entry.fresh_until, entry.stale_until) - now
-        if layer.ttl_s is not None:
-            ttl_s = min(ttl_s, layer.ttl_s)
-        group = _group(layer, entry)
         try:
+            ttl_s = max(entry.fresh_until, entry.stale_until) - now
+            if layer.ttl_s is not None:
+                ttl_s = min(ttl_s, layer.ttl_s)
+            group = _group(layer, entry)
             if isinstance(layer, MemoryLayer):
                 here = layer.look(slot)
                 if type(here) is not Entry or not _is_newer(here, entry):
@@ -207,7 +215,7 @@ class Stack:
             else:
                 layer.set(slot, entry.encode() if data is None else data, ttl_s=ttl_s, group=group)
         except Exception as error:
-            self._failed(layer, error)
+            self.failed(layer, error)
 
     def _later(self, soon: Soon, work: Callable[[], object], slot: bytes | None = None) -> None:
         with self._done:
@@ -247,7 +255,7 @@ class Stack:
             try:
                 layer.delete(slot)
             except Exception as error:
-                self._failed(layer, error)
+                self.failed(layer, error)
 
 
 def _is_newer(here: Entry, entry: Entry) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 from ..providers.parsing import parsed, reader
 from ..types import Response, ToolCall, Usage
 from .returned import Returned, complete
-from .written import COMPLETE, MOST_TOKENS
+from .written import COMPLETE, MOST_TOKENS, is_cost
 
 __all__ = ["format_of", "storable"]
 
@@ -72,7 +71,7 @@ def _is_plain(response: Response) -> bool:
         all(type(text) is str for text in texts)
         and all(text is None or type(text) is str for text in maybe)
         and all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts)
-        and (response.cost_usd is None or type(response.cost_usd) is Decimal)
+        and (response.cost_usd is None or is_cost(response.cost_usd))
     )
 
 
@@ -106,4 +105,7 @@ def _comes_again(response: Response, wanted: object) -> bool:
     if again is None:
         missing = reader(wanted) is not None and response.text and not response.tool_calls
         return response.parsed is None and not missing
-    return type(again) is type(response.parsed) and bool(again == response.parsed)
+    try:
+        return type(again) is type(response.parsed) and bool(again == response.parsed)
+    except Exception:  # of a class of the application's own
+        return False

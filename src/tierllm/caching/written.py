@@ -23,7 +23,7 @@ from .returned import Returned
 if TYPE_CHECKING:
     from .entry import Entry
 
-__all__ = ["COMPLETE", "MOST_TOKENS", "read", "write"]
+__all__ = ["COMPLETE", "MOST_TOKENS", "is_cost", "read", "write"]
 
 COMPLETE = ("stop", "tool_calls")
 """How an answer ends that is whole: no other is kept, nor served."""
@@ -221,6 +221,17 @@ def _check_times(made_at: float, fresh_until: float, stale_until: float, latency
 
 def _dollars(told: str) -> Decimal:
     dollars = Decimal(told if len(told) <= 100 else "NaN")
-    if not dollars.is_finite() or dollars < 0 or abs(dollars.adjusted()) > 100:
-        raise ValueError  # 1E+999999999 is a number, but nobody may be made to write it out
+    if not is_cost(dollars):
+        raise ValueError
     return dollars
+
+
+def is_cost(value: object) -> bool:
+    """Whether it is an amount that can be read back. 1E+999999999 is a number, but not to be written out."""
+    return (
+        type(value) is Decimal
+        and value.is_finite()
+        and value >= 0
+        and abs(value.adjusted()) <= 100
+        and len(str(value)) <= 100
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -124,14 +125,11 @@ def _origin(line: DeploymentLine) -> Origin:
 def _identity(policy: Policy) -> list[object]:
     """A policy of the application's own, which may change what is sent; ``version`` tells when it did.
 
-    Without one it counts by its code and what it holds: where that is not plain data, nothing is kept.
+    Without one a function counts by its code and the plain data that it sees; an object, which may hold
+    anything, is its own.
     """
     version = getattr(policy, "version", None)
-    kind = policy if hasattr(policy, "__qualname__") else type(policy)
-    named = [kind.__module__, kind.__qualname__]
     if version is not None:
-        return [*named, str(version)]
-    call = type(policy).__call__
-    if isinstance(call, FunctionType):
-        return [*named, identity(call), object.__getstate__(policy)]
-    return identity(policy)
+        kind = policy if hasattr(policy, "__qualname__") else type(policy)
+        return [kind.__module__, kind.__qualname__, str(version)]
+    return identity(policy) if isinstance(policy, FunctionType | MethodType | partial) else [policy, object()]

@@ -23,7 +23,6 @@ _SETTINGS = {
     "cull_limit": 10,  # expired rows are deleted by the way
     "sqlite_journal_mode": "wal",
     "sqlite_synchronous": 1,
-    "sqlite_auto_vacuum": 0,  # freed pages are used again
     "sqlite_mmap_size": 0,  # a truncated file is then an error and not a SIGBUS
 }
 
@@ -74,6 +73,7 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
     Raises ``Damaged`` where the file is no sound database of ours, ``sqlite3.Error`` for other trouble.
     """
 
+    auto_vacuum = 0  # freed pages are used again
     _txn_id: int | None
 
     def __init__(self, place: Place) -> None:
@@ -86,7 +86,8 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
         self._path = str(place.database)
         try:
             self._inspect()
-            super().__init__(str(place.directory), timeout=self._wait_s, disk=BytesDisk, **_SETTINGS)
+            settings = _SETTINGS | {"sqlite_auto_vacuum": self.auto_vacuum}
+            super().__init__(str(place.directory), timeout=self._wait_s, disk=BytesDisk, **settings)
             self.rows("PRAGMA journal_size_limit = 4194304")
         except BaseException:
             self.close()
@@ -154,6 +155,8 @@ class Shelf(diskcache.Cache):  # type: ignore[misc]
         schema = {(kind, name) for kind, name in self.rows("SELECT type, name FROM sqlite_master")}
         if any(each[0] in ("trigger", "view") and each not in _TRIGGERS for each in schema):
             raise Damaged("the database was changed by somebody else")
+        for name in [name for kind, name in schema if kind == "trigger"]:
+            self.rows(f"DROP TRIGGER IF EXISTS {name}")  # whatever it does; the base class makes it anew
         if ("table", "Settings") in schema:  # the base class would believe them; its own come again
             marks = ",".join("?" * len(METADATA))
             self.rows(f"DELETE FROM Settings WHERE key NOT IN ({marks})", tuple(METADATA))  # noqa: S608

@@ -21,7 +21,6 @@ PATIENCE_S = 5.0
 LATE = 1.5
 """An answer that is missed by so many times the time-out was missed by the event loop, which had no time."""
 
-_SOMETHING = "a value under one of our keys in Redis"
 _POOL_IS_EMPTY = ("Too many connections", "No connection available")
 
 # The server's own state, by the first words of its answer or within those of a script. Any other error
@@ -49,13 +48,14 @@ class Ask(NamedTuple):
 
 
 class Trips:
-    """Asks by ``clients``, and keeps ``health``. Thread-safe.
+    """Asks by ``clients``, and keeps ``health``; ``keys`` are what errors call ours. Thread-safe.
 
     All methods raise ``StoreUnavailableError``; ``NotDone`` where nothing was sent. What is asked may be
     done twice: every script comes to the same then.
     """
 
-    def __init__(self, clients: Clients, health: Health) -> None:
+    def __init__(self, clients: Clients, health: Health, *, keys: str = "our keys") -> None:
+        self._something = f"a value under one of {keys} in Redis"
         self._clients = clients
         self._health = health
         errors = load_redis().exceptions
@@ -92,7 +92,7 @@ class Trips:
         try:
             if waited:
                 self._health.expect()
-            with self._judging(_SOMETHING):
+            with self._judging(self._something):
                 try:
                     return await self._punctual(looped.client, ask.by_hash())
                 except self._unknown_script:
@@ -101,8 +101,8 @@ class Trips:
             looped.turns.release()
 
     @contextmanager
-    def _turn(self, what: str = _SOMETHING) -> Iterator[Threaded]:
-        """A client, when it is one's turn."""
+    def _turn(self, what: str = "") -> Iterator[Threaded]:
+        """A client, when it is one's turn. ``what`` is asked about."""
         turns = self._clients.turns
         waits = not turns.acquire(blocking=False)
         if waits and not turns.acquire(timeout=PATIENCE_S):
@@ -111,7 +111,7 @@ class Trips:
             if waits:
                 self._health.expect()  # those before may have found that it is gone
             client = self._clients.for_threads()
-            with self._judging(what):
+            with self._judging(what or self._something):
                 yield client
         finally:
             turns.release()
