@@ -15,7 +15,7 @@ from caching.kept import CachedWorld
 from client.forms import Form, every_form
 from tierllm import Budget, Deployment, Price, Tier
 from tierllm.caching.memory_layer import MemoryLayer
-from tierllm.caching.renewal import TRY_AGAIN_S
+from tierllm.caching.renewal import MOST_AT_ONCE, TRY_AGAIN_S
 from tierllm.errors import AllTiersFailedError, BudgetExceededError, CacheMissError, DeadlineExceededError
 from tierllm.events import CacheRefreshed
 from tierllm.testing import Fail, FakeProvider, Reply
@@ -516,3 +516,33 @@ def test_what_a_call_gets_at_any_time(
             assert (told.ok.text, told.ok.degraded) == (text, ("stale",))
         else:
             assert told.error is not None
+
+
+def test_jitter_takes_nothing_from_what_bridges_an_outage() -> None:
+    fake = FakeProvider()
+    world = CachedWorld(
+        [Tier("gold", [Deployment("g", fake)])],
+        fake=fake,
+        cache={"ttl_s": 1000, "jitter": 0.9, "stale_if_error_s": 10},
+        retry=False,
+        breaker=False,
+    )
+    for n in range(20):
+        world.call(str(n))
+    world.pass_s(999)
+    fake.down("g", Fail.unavailable())
+    for n in range(20):
+        assert world.call(str(n)).ok.cached
+
+
+def test_no_more_than_so_many_renewals_are_under_way() -> None:
+    fake = FakeProvider(latency_s=1.0)
+    world = swr(fake)
+    for n in range(40):
+        world.call(str(n))
+    world.pass_s(105)
+    fake.peak_in_flight = 0
+    for n in range(40):
+        world.begin(str(n))
+    world.pass_s(0.5)
+    assert fake.in_flight == MOST_AT_ONCE

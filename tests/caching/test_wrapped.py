@@ -697,3 +697,53 @@ def test_what_cannot_be_wrapped() -> None:
         with pytest.raises(ConfigError, match="depends_on"):
             cache.wrap(noted, depends_on=lambda question, d=documents: d)("q")
     assert not CALLS
+
+
+# -- what a function holds ----------------------------------------------------------------
+
+
+def test_what_a_function_counts_makes_no_difference(client: TieredClient) -> None:
+    calls: list[str] = []
+
+    @tiered.call(client=client, prompt=lambda q: q)
+    def ask(q: str) -> str:
+        calls.append(q)
+        return q.upper()
+
+    assert [ask("why") for _ in range(3)] == ["WHY"] * 3
+    assert calls == ["why"]
+
+
+def test_functions_over_what_cannot_be_told_are_kept_apart(client: TieredClient) -> None:
+    class Sdk:
+        def __init__(self, words: str) -> None:
+            self.words, self.calls = words, 0
+
+        def create(self, q: str) -> str:
+            self.calls += 1
+            return f"{self.words} {q}"
+
+    def over_sdk(sdk: Sdk) -> Callable[[str], str]:
+        @tiered.call(client=client, prompt=lambda q: q)
+        def ask(q: str) -> str:
+            return sdk.create(q)
+
+        return ask
+
+    one, other = Sdk("one"), Sdk("other")
+    ask_one, ask_other = over_sdk(one), over_sdk(other)
+    for _ in range(2):
+        assert (ask_one("why"), ask_other("why")) == ("one why", "other why")
+    assert (one.calls, other.calls) == (1, 1)
+
+
+def test_alone_too_what_is_counted_makes_no_difference() -> None:
+    calls: list[str] = []
+
+    def ask(q: str) -> str:
+        calls.append(q)
+        return q
+
+    wrapped = ResultCache().wrap(ask)
+    assert [wrapped("a"), wrapped("a")] == ["a", "a"]
+    assert calls == ["a"]

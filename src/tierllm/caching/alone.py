@@ -16,6 +16,7 @@ from ..pipeline.fork import renew_after_fork
 from ..pipeline.host import Host
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
+from ..providers.identity import Own
 from ..providers.signature import Signature
 from ..providers.wrapped import WrappedCall
 from ..types import Call, Request, Response, Trace
@@ -79,7 +80,7 @@ def around(
     if depends_on is not None and not callable(depends_on):
         raise ConfigError("ResultCache.wrap(depends_on=...): give a function of the same arguments")
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-    host = Host()
+    host, own = Host(), Own()
 
     async def ask(call: Call, /) -> Response:
         assert call.target is not None
@@ -129,7 +130,7 @@ def around(
                 f'ResultCache(scope="{whose}"): this call names none; '
                 f"make it inside tierllm.scope({whose}=...)"
             )
-        call = begun(request, WrappedCall(fn, signature, args, kwargs))
+        call = begun(request, WrappedCall(fn, signature, args, kwargs, own=own))
         assert call.scope is not None
         return ReadyCall(call, handler, call.scope, ground.host)
 

@@ -75,7 +75,7 @@ class Keeping:
             fingerprint=made_by,
             made_at=now,
             fresh_until=fresh_until,
-            stale_until=fresh_until + stale_s,
+            stale_until=now + ttl_s + stale_s,  # the jitter takes nothing from what an outage is bridged by
             latency_s=max(0.0, now - look.asked_at),
             depends=request.depends_on,
             tags=request.tags,

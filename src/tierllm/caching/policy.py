@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheMissError
 from ..pipeline.effects import Blocking, Handler
-from ..types import Response, length_of
+from ..providers.identity import identity
+from ..types import Request, Response, length_of
 from .flown import Flown
 from .key import key_of
 from .lookup import CallLookup, Lookup
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from ..events import Event
     from ..pipeline.effects import Flow
     from ..pipeline.host import Host
-    from ..types import Call, Request
+    from ..types import Call
     from .entry import Entry
     from .key import Key
     from .origins import Origins
@@ -169,6 +171,9 @@ class Caching:
         if not self.cache.serve_higher:
             also.append(["tier", plan.tiers[0]])
         if call.target is not None:  # a wrapped function
+            own = getattr(call.target, "own", None)
+            if own is not None and own.name is None:
+                own.name = _named(identity(call.target.fn))  # type: ignore[attr-defined]
             asks = getattr(call.target, "asks", None)
             also.append(["call", call.target if asks is None else asks()])
         return key_of(
@@ -298,10 +303,17 @@ class Caching:
         entry, now = look.spare.entry, self.wall()
         if entry.tier not in plan.tiers and not self._good_enough(entry.tier, plan.tiers[0]):
             return None
-        if now >= entry.fresh_until + self.cache.stale_if_error_s:
+        longest_s = max(self.cache.stale_while_revalidate_s, self.cache.stale_if_error_s)
+        if now >= entry.stale_until - longest_s + self.cache.stale_if_error_s:
             return None
         if self._boards.behind and not self._boards.catch_up():
             return None
         if not self._boards.notices.allow(entry, look.slot) or not self._may_have(entry, call.request):
             return None
         return self.hit(look.spare, call, "stale", now, missed=True)
+
+
+def _named(function: list[object]) -> str:
+    """A name for what a function holds; its own, unlike any other's, where that cannot be written down."""
+    written = key_of(Request(messages=({"role": "function", "content": function},)), scope="")
+    return (os.urandom(32) if written is None else written.digest).hex()

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 from ..client import TieredClient
 from ..errors import ConfigError
 from ..pipeline.ready import AsyncResponseStream, ReadyCall, ResponseStream
+from ..providers.identity import Own
 from ..providers.signature import Signature
 from ..providers.wrapped import WrappedCall
 from ..routing.ask import NO_PROMPT, CallOptions, ask
@@ -84,6 +85,7 @@ class Decorated:
         self._client = _checked("@tiered(client=...)", client)
         self._options: Mapping[str, Any] = {"route": self.__name__, **options}
         self._wrapping = wrapping
+        self._own = Own()
         self._made: tuple[Any, ...] | None = None
         self._check_options()
 
@@ -279,7 +281,7 @@ class WrappedFunction(Decorated, Generic[P, R]):
                 f"{self.__qualname__}(route=...): tierllm fills it in. To choose a tier, use "
                 "with_options(sla=...); to go without service levels, call the function's __wrapped__"
             )
-        return WrappedCall(self._fn, self._signature, args, kwargs, self._wrapping.retry_on)
+        return WrappedCall(self._fn, self._signature, args, kwargs, self._wrapping.retry_on, self._own)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...

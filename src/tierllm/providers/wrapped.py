@@ -16,7 +16,7 @@ from ..errors import (
 )
 from ..types import Chunk, Response, Route, Usage
 from .base import BaseProvider
-from .identity import identity
+from .identity import Own, identity
 from .translate import translate
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class WrappedCall(BaseProvider):
     Known SDKs' and transports' errors are translated, and those in ``retry_on`` count as the
     provider's; any other passes untouched and counts for nothing. What the function returns is the
     response's ``raw``; what a generator yields, the chunks'. ``began`` says that it yielded, or ended.
+    ``own`` is the function's name among those that are kept apart by what they hold.
     """
 
     name = "wrapped"
@@ -70,8 +71,10 @@ class WrappedCall(BaseProvider):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         retry_on: tuple[type[Exception], ...] = (),
+        own: Own | None = None,
     ) -> None:
         self.fn = fn
+        self.own = own
         self.args = args
         self.kwargs = kwargs or {}
         self._signature = signature
@@ -83,7 +86,8 @@ class WrappedCall(BaseProvider):
 
     def asks(self) -> list[object]:
         """All that its answer depends on beside the prompt, as far as can be told."""
-        return [identity(self.fn), self._signature.given(self.args, self.kwargs)]
+        own = None if self.own is None else self.own.name
+        return [own, identity(self.fn, own), self._signature.given(self.args, self.kwargs)]
 
     def _call(self, call: Call, scope: Invocation) -> Any:
         if not self.takes_route:
