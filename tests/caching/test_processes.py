@@ -40,7 +40,7 @@ from tierllm.caching.layer import Layer
 from tierllm.errors import StoreUnavailableError
 from tierllm.types import Call
 
-PROCESSES, CALLERS = 8, 25
+PROCESSES, CALLERS = 8, 50
 SLOT = b"slot" * 8
 
 
