@@ -112,3 +112,15 @@ def test_what_anothers_budget_cut_short_is_asked_for_again() -> None:
         assert cut.finish_reason == "length"
         assert whole.finish_reason == "stop"
         assert whole.text.split() == words.split()
+
+
+async def test_on_an_event_loop_answers_are_invalidated_beside_it(client: TieredClient) -> None:
+    async def kept(**options: Any) -> bool:
+        return (await client.acomplete("Hello", **options)).cached
+
+    assert [await kept(tags=["faq"]) for _ in range(2)] == [False, True]
+    await client.cache.ainvalidate(tag="faq")
+    assert not await kept(tags=["faq"])
+    assert [await kept(depends_on={"doc:1": "old"}) for _ in range(2)] == [False, True]
+    await client.cache.achanged({"doc:1": "new"})
+    assert not await kept(depends_on={"doc:1": "old"})
