@@ -248,7 +248,25 @@ class CircuitOpenError(RejectedError):
 
 
 class ThrottledError(RejectedError):
-    """A pool or a rate limit is full; there is room in about ``retry_after_s`` seconds."""
+    """A pool or a rate limit is full; there is room in about ``retry_after_s`` seconds.
+
+    ``waitable``: room comes by itself, so that waiting in the tier's queue helps. ``steps_down`` says
+    whether the next place or tier may be tried instead.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after_s: float | None = None,
+        waitable: bool = False,
+        steps_down: bool = True,
+        personal: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.waitable = waitable
+        self.steps_down = steps_down
+        self.personal = personal
 
 
 class RequestTooLargeError(RejectedError):

@@ -6,7 +6,7 @@ down the pipeline; each level that changes something works on its own copy. ``Re
 """
 
 from .answered import Chunk, Response, ToolCall, Usage
-from .asked import Call, Message, Request, Route, length_of, text_of
+from .asked import Call, Message, Request, Route, Turn, length_of, text_of
 from .happened import Attempt, Candidate, Outcome, Trace, Waited
 from .settings import Objective, Timeouts
 
@@ -24,6 +24,7 @@ __all__ = [
     "Timeouts",
     "ToolCall",
     "Trace",
+    "Turn",
     "Usage",
     "Waited",
     "length_of",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .happened import Trace
     from .settings import Timeouts
 
-__all__ = ["Call", "Message", "Request", "Route", "length_of", "text_of"]
+__all__ = ["Call", "Message", "Request", "Route", "Turn", "length_of", "text_of"]
 
 Message = Mapping[str, Any]
 """One chat message, ``{"role": ..., "content": ...}``; content that is not text passes through."""
@@ -46,8 +46,9 @@ class Request:
     (a decorated function's name), ``language`` the language of a simple reply. ``max_cost_usd`` is what
     the call may cost at most, all attempts together; ``confirm`` is asked where it may cost more than
     ``confirm_over_usd``. ``cache`` says what a cache may do for it, ``cache_ttl_s`` for how long its
-    answer is fresh; ``depends_on`` names documents with hashes of the contents that it rests on. A call
-    that is not ``repeatable`` reaches a provider once at most.
+    answer is fresh; ``depends_on`` names documents with hashes of the contents that it rests on.
+    ``defer_ok``: it may wait for a calmer time. A call that is not ``repeatable`` reaches a provider once
+    at most.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +72,7 @@ class Request:
     cache: str | None = None
     cache_ttl_s: float | None = None
     depends_on: tuple[tuple[str, str], ...] = ()
+    defer_ok: bool = False
     params: Mapping[str, Any] = _NOTHING
     extra: Mapping[str, Mapping[str, Any]] = _NOTHING
 
@@ -111,6 +113,45 @@ def text_of(message: Message) -> str:
     return "".join(p for p in parts if isinstance(p, str))
 
 
+class Turn:
+    """What decides when a call's turn comes, in whichever queue it waits: shared by all its copies.
+
+    ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
+    may wait for a calmer time. ``place`` is where it waits now, ``None`` if nowhere.
+    """
+
+    __slots__ = ("defer", "place", "priority", "weight")
+
+    def __init__(self, priority: int = 0, defer: bool = False) -> None:
+        self.priority = priority
+        self.weight = 1.0
+        self.defer = defer
+        self.place: Queued | None = None
+
+    def set_priority(self, priority: int) -> None:
+        """Change it, wherever the call waits."""
+        if priority != self.priority:
+            self.priority = priority
+            place = self.place
+            if place is not None:
+                place.move(priority)
+
+
+class Degrading(Protocol):
+    """What is taken away from a call under load."""
+
+    names: tuple[str, ...]
+    cheaper: bool
+
+    def apply(self, params: dict[str, Any]) -> None: ...
+
+
+class Queued(Protocol):
+    """A place in a queue."""
+
+    def move(self, priority: int) -> None: ...
+
+
 class Call:
     """A request on its way down the pipeline.
 
@@ -124,6 +165,7 @@ class Call:
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
     open, ``min_window`` a context window that has proven too small. ``caps`` are the budgets of this
     very call, ``sizes`` what is known so far of the input's tokens (kept for large requests only).
+    ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load.
     ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
     (both for whole answers), ``"stream"``, or ``""`` where nobody said.
     ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
@@ -136,6 +178,7 @@ class Call:
         "attempt",
         "begun_at",
         "caps",
+        "degrade",
         "deployment",
         "driven",
         "lookup",
@@ -146,7 +189,6 @@ class Call:
         "patience_s",
         "permit",
         "plan",
-        "priority",
         "progress",
         "request",
         "scope",
@@ -155,6 +197,7 @@ class Call:
         "tier",
         "timeouts",
         "trace",
+        "turn",
     )
 
     def __init__(
@@ -170,7 +213,8 @@ class Call:
         self.request = request
         self.messages: tuple[Message, ...] = request.messages
         self.params: Mapping[str, Any] = request.params
-        self.priority = request.priority
+        self.turn = Turn(request.priority, request.defer_ok)
+        self.degrade: Degrading | None = None
         self.trace = trace
         self.scope = scope
         self.target = target
@@ -191,13 +235,23 @@ class Call:
         self.attempt = 0
         self.progress: Invocation | None = None
 
+    @property
+    def priority(self) -> int:
+        """How urgent it is, as granted; higher is more urgent."""
+        return self.turn.priority
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        self.turn.set_priority(priority)
+
     def copy(self) -> Call:
-        """A copy that shares request, trace, scope and permit, with no progress of its own yet."""
+        """A copy that shares request, trace, scope, turn and permit, with no progress of its own yet."""
         twin = Call.__new__(Call)
         twin.request = self.request
         twin.messages = self.messages
         twin.params = self.params
-        twin.priority = self.priority
+        twin.turn = self.turn
+        twin.degrade = self.degrade
         twin.trace = self.trace
         twin.scope = self.scope
         twin.target = self.target
