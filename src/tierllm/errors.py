@@ -5,6 +5,7 @@
     │   └── UnknownOptionError           … because a keyword is not known (also a TypeError)
     ├── UsageError                       the library was used where it cannot work
     │   └── ClientClosedError            the client was closed before or during the call
+    ├── CallCancelledError               the call was cancelled by its handle
     ├── DeadlineExceededError            the call's own deadline passed
     ├── ProviderError                    a provider was called and failed
     │   ├── RateLimitError               429
@@ -47,6 +48,7 @@ __all__ = [
     "AuthenticationError",
     "BudgetExceededError",
     "CacheMissError",
+    "CallCancelledError",
     "CircuitOpenError",
     "ClientClosedError",
     "ConfigError",
@@ -97,12 +99,22 @@ class ClientClosedError(UsageError):
     """The client was closed before the call began, or while it was under way."""
 
 
-class DeadlineExceededError(TierLLMError, TimeoutError):
-    """The call's ``deadline_s`` passed. ``partial`` holds what a stream had delivered."""
+class CallCancelledError(TierLLMError):
+    """The call was cancelled by its handle, while it waited or was under way."""
 
-    def __init__(self, message: str = "", *, partial: Response | None = None) -> None:
+
+class DeadlineExceededError(TierLLMError, TimeoutError):
+    """The call's ``deadline_s`` passed. ``partial`` holds what a stream had delivered.
+
+    ``retry_after_s`` is known where it passed while the call stood in a queue.
+    """
+
+    def __init__(
+        self, message: str = "", *, partial: Response | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.partial = partial
+        self.retry_after_s = retry_after_s
 
 
 class ProviderError(TierLLMError):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from ..pipeline.effects import Ticket
 
 if TYPE_CHECKING:
+    from ..pipeline.effects import Grant
     from ..types import Call
+    from .alarms import Nudge
     from .pool import Permit, Pool
 
 __all__ = ["Place", "tenant_of"]
@@ -37,20 +39,42 @@ class Place:
         "weight",
     )
 
-    def __init__(self, pool: Pool, call: Call, permit: Permit, now: float, number: int, tokens: int) -> None:
-        turn, scope = call.turn, call.scope
+    def __init__(
+        self, pool: Pool, call: Call | None, permit: Permit, now: float, number: int, tokens: int
+    ) -> None:
         self.pool = pool
         self.call = call
         self.permit = permit
         self.ticket: Ticket | None = None
-        self.tenant = tenant_of(call)
-        self.weight = turn.weight
-        self.priority = turn.priority
-        self.deadline_at = None if scope is None else scope.deadline_at
+        self.tenant = ""
+        self.weight = 1.0
+        self.priority = 0
+        self.deadline_at: float | None = None
+        if call is not None:
+            self.tenant = tenant_of(call)
+            self.weight = call.turn.weight
+            self.priority = call.turn.priority
+            self.deadline_at = None if call.scope is None else call.scope.deadline_at
         self.arrived_at = now
         self.number = number
         self.tokens = tokens
         self.due_at: float | None = None
+
+    # -- what can be waited for --------------------------------------------------
+
+    def take(self, owner: list[Grant]) -> Permit | Nudge | None:
+        """Whoever has a place stands in line."""
+        return None
+
+    def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
+        return self.pool.line_up(self, ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        self.pool.leave(ticket)
+
+    def move(self, priority: int) -> None:
+        """Let it be this urgent from now on."""
+        self.pool.move(self, priority)
 
 
 def tenant_of(call: Call) -> str:

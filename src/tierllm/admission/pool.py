@@ -1,28 +1,63 @@
-"""A pool of permits, handed over in the order of arrival."""
+"""A pool of permits, handed to the most urgent of those who wait."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import OrderedDict
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import ConfigError
-from ..pipeline.effects import Ticket
+from .alarms import Alarms, Nudge
+from .pace import Throughput
+from .place import Place
+from .queue import FairQueue
+from .shares import TenantShares
 
 if TYPE_CHECKING:
-    from ..pipeline.effects import Grant
+    from ..pipeline.clock import Clock
+    from ..pipeline.effects import Grant, Ticket
     from ..types import Call
+    from .record import PoolRecord
+    from .schedule import Schedule
 
-__all__ = ["Permit", "Pool"]
+__all__ = ["Gate", "Permit", "Pool", "Short"]
+
+LOOK_AGAIN_S = 1.0
+"""Where nobody says when there will be room, somebody looks so often."""
+
+
+class Short(NamedTuple):
+    """Why a call finds no room: for how long, and whether that is its own affair alone."""
+
+    wait_s: float
+    personal: bool = False
+    too_large: bool = False
+
+
+class Gate(Protocol):
+    """What has to have room besides the pool; asked under the pool's lock, and answers at once.
+
+    ``short``: why a call, after ``copies - 1`` others like it, finds none now.
+    """
+
+    def short(self, call: Call, now: float, copies: int) -> Short | None: ...
+
+    def rate_per_s(self) -> float | None: ...
 
 
 class Permit:
-    """One place in a pool. A context manager; releasing it twice is harmless."""
+    """One place in a pool. A context manager; releasing it twice is harmless.
 
-    __slots__ = ("pool",)
+    ``pool`` is whose slot it takes: the pool's where the call belongs, or one that lends it.
+    """
+
+    __slots__ = ("of", "pool")
 
     def __init__(self, pool: Pool) -> None:
+        self.of = pool
         self.pool = pool
 
     def release(self) -> None:
@@ -38,23 +73,70 @@ class Permit:
 
 
 class Pool:
-    """At most ``size`` permits at once, for threads and tasks alike, in order of arrival (FIFO).
+    """At most ``size`` permits at once (``None``: any number), for threads and tasks alike.
 
-    ``max_waiting`` bounds the queue; ``None`` is no bound. The permits in use are a set: adding
-    and discarding are single steps that an interrupt (Ctrl-C) cannot split, so the count cannot
-    drift.
+    Those who wait go by priority, their tenant's share, deadline and arrival (``FairQueue``); who shows no
+    call goes by arrival. ``max_waiting`` bounds the queue; ``None`` is no bound. ``schedule`` changes the
+    size by the hour. ``defer_at`` is the share of the size up to which deferred calls are let in.
+
+    The permits in use are a set: adding and discarding are single steps that an interrupt (Ctrl-C) cannot
+    split, so the count cannot drift. Nothing here waits: where room will come at a known time, one of
+    those who wait is asked to look then (``alarm_s``).
     """
 
-    def __init__(self, size: int, *, name: str = "", max_waiting: int | None = None) -> None:
-        if size < 1:
+    def __init__(
+        self,
+        size: int | None,
+        *,
+        name: str = "",
+        max_waiting: int | None = None,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        schedule: Schedule | None = None,
+        shares: TenantShares | None = None,
+        age_s: float | None = 30.0,
+        defer_at: float = 0.7,
+    ) -> None:
+        if size is not None and size < 1:
             raise ConfigError(f"a pool needs room for at least one call, not {size}")
         self.name = name
-        self.size = size
+        self.usual_size = size
         self.max_waiting = max_waiting
+        self.clock = clock
+        self.wall = wall
+        self.schedule = schedule
+        self.defer_at = defer_at
+        self.gate: Gate | None = None
+        self.is_calm: Callable[[], bool] | None = None
+        """Asked before a deferred call is let in, besides ``defer_at``."""
         self.peak = 0
+        self.record: PoolRecord | None = None
+        self.shares = shares or TenantShares()
+        self.queue = FairQueue(self.shares, age_s=age_s)
+        self.later = FairQueue(self.shares, age_s=age_s)
+        self.pace = Throughput()
+        self.eta_s: Callable[[Place], float | None] = self._eta_s
+        self.lenders: list[tuple[Pool, float]] = []
+        self._borrowers: list[Pool] = []
+        self._begin(threading.RLock())  # reentrant: garbage collection may end a flow right here
+
+    def _begin(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        self._lock = lock
         self._held: set[Permit] = set()
-        self._queue: OrderedDict[Ticket, Permit] = OrderedDict()
-        self._lock = threading.RLock()  # reentrant: garbage collection may end a flow right here
+        self._unsent: set[Permit] = set()
+        self._places: dict[Ticket, Place] = {}
+        self._alarms = Alarms()
+        self._numbers = 0
+
+    # -- how it stands ---------------------------------------------------------
+
+    @property
+    def size(self) -> float:
+        """How many may be in use now; infinite where nothing bounds them."""
+        usual = self.usual_size
+        if usual is None:
+            return math.inf
+        return usual if self.schedule is None else self.schedule.size_at(self.wall(), usual)
 
     @property
     def in_use(self) -> int:
@@ -62,47 +144,192 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        """How many wait in line, deferred calls not included."""
+        return len(self.queue) + len(self._alarms.parked)
+
+    @property
+    def deferred(self) -> int:
+        return len(self.later)
 
     @property
     def full(self) -> bool:
         """True when a newcomer would have to wait and the queue takes no more."""
+        return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
+
+    @property
+    def calm(self) -> bool:
+        """Whether deferred calls may be let in."""
+        size = self.size
         return (
-            len(self._held) >= self.size
-            and self.max_waiting is not None
-            and len(self._queue) >= self.max_waiting
+            not self.queue
+            and (size == math.inf or len(self._held) < max(1, int(self.defer_at * size)))
+            and (self.is_calm is None or self.is_calm())
         )
+
+    def waiters(self) -> Iterator[Place]:
+        """All that wait, deferred ones too, in no order."""
+        with self._lock:
+            return iter([place for place in self._places.values() if place.call is not None])
+
+    def ahead_of(self, place: Place) -> int:
+        """How many would go before ``place``, as things stand."""
+        with self._lock:
+            return self.queue.ahead_of(place, self.clock())
+
+    def expected_wait_s(self, ahead: int) -> float | None:
+        """How long one with so many ahead will wait; ``None`` as long as nothing is known."""
+        gate = self.gate
+        rate = self.pace.rate_per_s(self.clock(), self.size, None if gate is None else gate.rate_per_s())
+        return None if rate is None else (ahead + 1) / rate
+
+    def _eta_s(self, place: Place) -> float | None:
+        return self.expected_wait_s(self.ahead_of(place))
+
+    # -- slots -----------------------------------------------------------------
+
+    def lend_to(self, borrower: Pool, share: float) -> None:
+        """Let ``borrower`` have up to ``share`` of the slots as long as they are idle.
+
+        To be called before either pool is used.
+        """
+        borrower._lock = self._lock
+        borrower.lenders.append((self, share))
+        self._borrowers.append(borrower)
+
+    def _has_slot(self) -> bool:
+        return len(self._held) < self.size or self._lender() is not None
+
+    def _lender(self) -> Pool | None:
+        for lender, share in self.lenders:
+            size = lender.size
+            if len(lender._held) < size and not lender.waiting:
+                lent = sum(1 for permit in lender._held if permit.of is not lender)
+                if lent < int(share * size):
+                    return lender
+        return None
+
+    def _occupy(self, permit: Permit) -> bool:
+        """Put ``permit`` into a slot, if there is one."""
+        home: Pool | None = self
+        if len(self._held) >= self.size:
+            home = self._lender() if self.lenders else None
+            if home is None:
+                return False
+        assert home is not None
+        permit.pool = home
+        home._held.add(permit)
+        if len(home._held) > home.peak:
+            home.peak = len(home._held)
+        return True
 
     def take(self, owner: list[Permit] | list[Grant]) -> Permit | None:
         """A permit, if one is free and nobody waits for it."""
         with self._lock:
-            held = self._held
-            if self._queue or len(held) >= self.size:
+            if self._places and self.waiting:
                 return None
             permit = Permit(self)
             owner.append(permit)  # first, so that an interrupt between the two cannot lose it
-            held.add(permit)
-            if len(held) > self.peak:
-                self.peak = len(held)
-            return permit
+            if self._occupy(permit):
+                return permit
+            owner.pop()
+            return None
+
+    def take_back(self, permit: Permit) -> None:
+        """The permit's place is free again. Harmless where it was given back before."""
+        self._held.discard(permit)
+        self._unsent.discard(permit)
+        if permit.of is not self:
+            permit.of._unsent.discard(permit)
+        if self._places:
+            self._hand_out()
+        for borrower in self._borrowers:
+            if borrower._places:
+                borrower._hand_out()
+
+    def sent(self, permit: Permit) -> None:
+        """A permit from the queue is used: what its call needs besides is taken."""
+        if permit in self._unsent:
+            self._unsent.discard(permit)
+            if self._places:
+                self._hand_out()
+
+    def poke(self) -> None:
+        """There may be room where there was none."""
+        if self._places:
+            self._hand_out()
+
+    def noted(self, now: float, waited_s: float = 0.0) -> None:
+        """Write down how it stands now, and that a call has ``waited_s``."""
+        record = self.record
+        if record is not None:
+            record.changed(now, len(self._held), self.size, self.waiting)
+            if waited_s:
+                record.waited(now, waited_s)
+
+    # -- the queue -------------------------------------------------------------
+
+    def place(self, call: Call | None, tokens: int = 0) -> Place:
+        """A place in the queue for ``call``, to be waited for."""
+        with self._lock:
+            self._numbers += 1
+            return Place(self, call, Permit(self), self.clock(), self._numbers, tokens)
 
     def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
+        return self.line_up(self.place(call), ticket)
+
+    def line_up(self, place: Place, ticket: Ticket) -> bool:
+        """``ticket`` waits at ``place``. True when it was given its grant at once."""
         with self._lock:
-            self._queue[ticket] = Permit(self)
+            place.ticket = ticket
+            self._places[ticket] = place
+            if place.due_at is None:
+                self.queue.push(place)
+            else:
+                self.later.push(place)
+                self._alarms.at(place.due_at, place)
         self._hand_out()
         return ticket.grant is not None
 
     def leave(self, ticket: Ticket) -> None:
         with self._lock:
-            permit = self._queue.pop(ticket, ticket.grant)
+            place = self._places.pop(ticket, None)
+            if place is not None:
+                self._take_out(place)
+            permit = ticket.grant
+            if permit is None and place is not None:
+                permit = place.permit  # which may have been put into a slot without being told
         if permit is not None:
             permit.release()
+        if place is not None and self._places and self._alarms.keeper is not place:
+            self._hand_out()  # the keeper comes back at once, and is not to be overtaken meanwhile
 
-    def take_back(self, permit: Permit) -> None:
-        """The permit's place is free again. Harmless where it was given back before."""
-        self._held.discard(permit)
-        if self._queue:
-            self._hand_out()
+    def forget(self, place: Place) -> None:
+        """Who had ``place`` will not come back to it."""
+        if self._alarms.keeper is place:
+            self._alarms.keeper = None
+            self.poke()
+
+    def move(self, place: Place, priority: int) -> None:
+        """Give one that waits another priority."""
+        with self._lock:
+            if place.due_at is not None:
+                self.later.move(place, priority)
+            elif place in self._alarms.parked:
+                place.priority = priority
+            else:
+                self.queue.move(place, priority)
+            place.priority = priority
+        self.poke()
+
+    def alarm_s(self, place: Place) -> float | None:
+        """In how many seconds who waits at ``place`` is to look after the queue; ``None``: not at all."""
+        with self._lock:
+            return self._alarms.keep(place, self.clock())
+
+    def _take_out(self, place: Place) -> None:
+        if not self.queue.remove(place):
+            self.later.remove(place)
+        self._alarms.parked.discard(place)
 
     def _hand_out(self) -> None:
         """Give free permits to those who wait. A waiter who cannot be woken any more is skipped.
@@ -110,23 +337,90 @@ class Pool:
         Each one stays in the queue, with the permit that is meant for it, until it has been told:
         wherever an interrupt strikes, the next release takes up the work from there.
         """
-        held, queue = self._held, self._queue
         while True:
             with self._lock:
-                if not queue:
+                place = self._next() or self._keeper()
+                if place is None:
                     return
-                ticket, permit = next(iter(queue.items()))
-                if ticket.grant is None:
-                    if permit not in held and len(held) >= self.size:
-                        return
-                    held.add(permit)
-                    self.peak = max(self.peak, len(held))
-                if not ticket.give(permit):
-                    held.discard(permit)
-                queue.pop(ticket, None)
+                ticket, permit = place.ticket, place.permit
+                assert ticket is not None
+                if ticket.grant is not None:
+                    told = True
+                elif permit in permit.pool._held:
+                    told = ticket.give(permit)
+                    if not told:
+                        permit.pool._held.discard(permit)
+                    elif self.gate is not None:
+                        self._unsent.add(permit)
+                else:
+                    told = ticket.give(Nudge())
+                if not told and self._alarms.keeper is place:
+                    self._alarms.keeper = None
+                self._places.pop(ticket, None)
+                self._take_out(place)
+                if told and permit in permit.pool._held:
+                    self.pace.granted(self.clock(), len(self.queue))
+                    if self._alarms.keeper is place:
+                        self._alarms.keeper = None
+
+    def _next(self) -> Place | None:
+        """Whose turn it is, if there is room for it; its permit is then in its slot."""
+        now, alarms = self.clock(), self._alarms
+        for place in alarms.ring(now):
+            if place.due_at is not None:
+                if self.later.remove(place):
+                    place.due_at = None
+                    self.queue.push(place)
+            elif place in alarms.parked:
+                alarms.parked.discard(place)
+                self.queue.push(place)
+        alarms.opens_at = None
+        while (place := self.queue.first(now)) is not None:
+            if place.permit in place.permit.pool._held:
+                return place
+            if not self._has_slot():
+                return None
+            wait_s = self._gated(place, now)
+            if wait_s is None:
+                return place if self._occupy(place.permit) else None
+            if wait_s >= 0:
+                alarms.opens_at = now + wait_s
+                return None
+        if self.later:
+            place = self.later.first(now)
+            if place is not None and place.permit in place.permit.pool._held:
+                return place
+            if self.calm and place is not None and self._gated(place, now) is None:
+                return place if self._occupy(place.permit) else None
+            alarms.opens_at = now + LOOK_AGAIN_S
+        return None
+
+    def _gated(self, place: Place, now: float) -> float | None:
+        """``None`` where ``place`` may pass the gate, else for how long it is shut; -1: for this one only."""
+        gate, call = self.gate, place.call
+        if gate is None or call is None:
+            return None
+        short = gate.short(call, now, len(self._unsent) + 1)
+        if short is None or short.too_large:  # what never fits is told so by its limit
+            return None
+        wait_s = min(max(short.wait_s, 0.001), LOOK_AGAIN_S if short.wait_s == math.inf else short.wait_s)
+        if (short.personal or call.request.require) and place.due_at is None:
+            self.queue.remove(place)
+            self._alarms.parked.add(place)
+            self._alarms.at(now + max(wait_s, 0.001), place)
+            return -1.0
+        return max(wait_s, 0.001)
+
+    def _keeper(self) -> Place | None:
+        """Whom to ask to look after the queue, where something is due and nobody does."""
+        if not self._places:
+            return None
+        return self._alarms.appoint(next(iter(self._places.values())))
 
     def renew(self) -> None:
         """After a fork: the parent's permits and waiters do not exist here."""
-        self._lock = threading.RLock()
-        self._held = set()
-        self._queue = OrderedDict()
+        self._begin(threading.RLock())
+        for lender, _ in self.lenders:
+            self._lock = lender._lock
+        self.queue.renew()
+        self.later.renew()

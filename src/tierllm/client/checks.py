@@ -13,19 +13,24 @@ from ..errors import ConfigError
 from ..routing.tier import Tier
 
 if TYPE_CHECKING:
+    from ..admission.plans import Plans, ServicePlan
+    from ..admission.rate_limit import RateLimit
     from ..cost.budget import Budget
     from ..cost.ledger import UsageLedger
     from ..cost.treasury import Treasury
+    from ..events import Event
 
 __all__ = [
     "check_money",
     "check_options",
     "check_treasury",
     "checked_budgets",
+    "checked_limits",
     "checked_tiers",
     "close_made",
     "ledger_of",
     "listed",
+    "service_of",
 ]
 
 T = TypeVar("T")
@@ -51,6 +56,25 @@ def checked_budgets(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
         if not hasattr(budget, "draws"):
             raise ConfigError(f"TieredClient(budgets): {type(budget).__name__} is not a Budget")
     return budgets
+
+
+def checked_limits(limits: tuple[RateLimit, ...]) -> tuple[RateLimit, ...]:
+    for limit in limits:
+        if isinstance(limit, type) or not hasattr(limit, "rpm"):
+            raise ConfigError(f"TieredClient(limits): {type(limit).__name__} is not a RateLimit")
+    return limits
+
+
+def service_of(plans: tuple[ServicePlan, ...], *, emit: Callable[[Event], None] | None) -> Plans | None:
+    """The service plans, looked up by name; ``None`` where there are none."""
+    if not plans:
+        return None
+    from ..admission.plans import Plans
+
+    for plan in plans:
+        if not hasattr(plan, "max_priority"):
+            raise ConfigError(f"TieredClient(plans): {type(plan).__name__} is not a ServicePlan")
+    return Plans(plans, emit=emit)
 
 
 def check_money(store: object, prices: object, estimator: object, confirm: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import os
 import random
@@ -33,7 +32,6 @@ from ..resilience.retry import Retry, RetryBudget
 from ..resilience.sized import Sized
 from ..resilience.window import may_be_large
 from ..routing.ask import FOREVER_S, CallOptions, ask, check_dollars
-from ..routing.plan import Plan, plan
 from ..routing.tier import Tier, check_rules
 from ..types import Call, Candidate, Message, Request, Response, Timeouts, Trace, length_of
 from .accounts import Accounts
@@ -43,15 +41,21 @@ from .checks import (
     check_options,
     check_treasury,
     checked_budgets,
+    checked_limits,
     checked_tiers,
     close_made,
     ledger_of,
     listed,
+    service_of,
 )
+from .planned import Planned
+from .queued import Queued
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from ..admission.plans import ServicePlan
+    from ..admission.rate_limit import RateLimit
     from ..caching import ResultCache
     from ..config import Config
     from ..cost.budget import Budget
@@ -61,16 +65,16 @@ if TYPE_CHECKING:
     from ..pipeline.effects import Flow, Policy
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
+    from ..routing.plan import Plan
     from ..stores import Store
 
 __all__ = ["TieredClient"]
 
 Prompt = str | Sequence[Message]
 T = TypeVar("T")
-PLANS_KEPT = 1024
 
 
-class TieredClient(Accounts, Cached):
+class TieredClient(Accounts, Cached, Planned, Queued):
     """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
 
     ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
@@ -81,6 +85,9 @@ class TieredClient(Accounts, Cached):
     are asked for an answer before the error is raised. ``policies`` go outermost around each call.
     ``clock`` and ``rng`` make time and chance the caller's. ``deadline_s`` is the default for calls
     that name none. ``cache`` keeps answers; clients may share one, and the last to close closes it.
+
+    ``limits`` are ``RateLimit``s that hold at every deployment (per user, tenant, plan, …), ``plans`` the
+    service plans that calls name, with their priorities. Where the store is shared, so are the limits.
 
     ``budgets`` limit what is spent, on accounts in ``store`` (in memory unless given). ``ledger`` keeps
     a row for every call: a ``UsageLedger``, a path, or ``False`` for none; left out, a client with
@@ -105,6 +112,8 @@ class TieredClient(Accounts, Cached):
         simple_reply: Any = None,
         cache: ResultCache | None = None,
         budgets: Sequence[Budget] = (),
+        limits: Sequence[RateLimit] = (),
+        plans: Sequence[ServicePlan] = (),
         store: Store | None = None,
         ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
         prices: PriceBook | None = None,
@@ -162,8 +171,12 @@ class TieredClient(Accounts, Cached):
             timeouts=timeouts,
             treasury=self._treasury,
             prices=prices,
+            limits=checked_limits(listed("limits", limits)),
         )
-        self._lines = {tier.name: assembly.line(tier) for tier in self.tiers}
+        self._lines = assembly.lines(self.tiers)
+        self._service = service_of(listed("plans", plans), emit=self._emit)
+        admissions = [line.admission for line in self._lines.values() if line.admission is not None]
+        self._sheds = any(admission.shed_at is not None for admission in admissions)
         caching = self._caching = self._with_cache(cache)
         rungs: list[Rung] = [] if caching is None else [StaleEntry(caching)]
         if stale is not None:
@@ -174,6 +187,7 @@ class TieredClient(Accounts, Cached):
         outer += policies
         if caching is not None:
             outer.append(caching)
+        self._declare_emergencies(None if caching is None else StaleEntry(caching))
         self._quotes = Quotes(self._lines, self._estimator)
         self._confirms = confirm is not None or confirm_over_usd is not None
         asking = Confirm(self._quotes.of, self._quotes.dearest_usd, confirm, over_usd)
@@ -248,6 +262,10 @@ class TieredClient(Accounts, Cached):
         call.plan = admissible
         call.begun_at = now
         treasury = self._treasury
+        if self._service is not None:
+            self._rank(call, trace)
+        if self._sheds:
+            self._shed(call, trace)
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self)
             if treasury.steers(call.caps):
@@ -259,41 +277,6 @@ class TieredClient(Accounts, Cached):
         if may_be_large(length_of(request.messages), request.params):
             call.sizes = {}
         return ReadyCall(call, self._observed, scope, self._host)
-
-    def _steer(self, call: Call, trace: Trace) -> None:
-        """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
-        before = call.plan
-        assert before is not None
-        tiers = self._treasury.steered(call.request, before.tiers, call.caps)
-        if tiers is not before.tiers:
-            raised = before.tiers.index(tiers[0])
-            call.plan = Plan(tiers[0], tiers, before.excluded, raised)
-            trace.granted = tiers[0]
-            trace.candidates.append(Candidate(before.granted, "*", "budget"))
-
-    def _check_extra(self, request: Request) -> None:
-        vendors = {provider.name for provider in self._providers()}
-        for name in request.extra:
-            if name not in vendors:
-                close = difflib.get_close_matches(name, vendors, 1)
-                hint = (
-                    f"did you mean {close[0]!r}?"
-                    if close
-                    else f"the providers are {', '.join(sorted(vendors))}"
-                )
-                raise ConfigError(f"extra[{name!r}]: no deployment has such a provider; {hint}")
-
-    def _plan(self, request: Request) -> Plan:
-        if request.min_tier is None and request.fallback and not request.require:
-            key: Any = request.sla
-        else:
-            key = (request.sla, request.min_tier, request.fallback, request.require)
-        found = self._plans.get(key)
-        if found is None:
-            found = plan(request, self.tiers)
-            if len(self._plans) < PLANS_KEPT:
-                self._plans[key] = found
-        return found
 
     async def _observed(self, call: Call, /) -> Response:
         """The outermost: writes down how the call ended, and tells the listeners."""
@@ -323,6 +306,8 @@ class TieredClient(Accounts, Cached):
             trace.outcome = "ok"
             trace.served = response.tier
             trace.deployment = response.deployment
+            if trace.warnings:  # of before it was sent
+                response.warnings = (*trace.warnings, *response.warnings)
             trace.degraded = response.degraded
             trace.warnings = response.warnings
             if trace.attempts:
@@ -355,6 +340,8 @@ class TieredClient(Accounts, Cached):
             "retry_budget": self._budget.status(),
             "budgets": self._treasury.status(),
             "cache": None if self._caching is None else self._caching.cache.status(),
+            "plans": None if self._service is None else self._service.status(),
+            "emergencies": sorted(self.emergencies()),
             "tiers": {name: line.status() for name, line in self._lines.items()},
         }
 
@@ -405,6 +392,8 @@ class TieredClient(Accounts, Cached):
         self._treasury.renew()
         if self._caching is not None:
             self._caching.renew()
+        if self._service is not None:
+            self._service.renew()
         for line in self._lines.values():
             line.renew()
         for provider in self._providers():

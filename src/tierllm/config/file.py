@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
 
 from ..errors import ConfigError
 from ..types import Timeouts
 from .addresses import without_address
-from .cache import CacheTable, misnamed
+from .admission import AccountTable, LimitTable, PlanTable
+from .cache import CacheTable
+from .contradictions import contradictions
 from .finding import Finding, Loc, did_you_mean, dotted, told
 from .finding import error as wrong
-from .money import BudgetTable, LedgerTable, PricesTable, StoreTable, twins
+from .money import BudgetTable, LedgerTable, PricesTable, StoreTable
 from .places import misplaced
 from .problems import problems
 from .providers import KINDS, ProviderTable, Source, spoken_of
@@ -34,9 +35,10 @@ from .sections import (
     TierTable,
     TimeoutsTable,
 )
-from .table import OrOff, Table, layered, named
+from .table import Name, OrOff, Table, layered
 
 if TYPE_CHECKING:
+    from ..admission.rate_limit import RateLimit
     from ..cost.prices import PriceBook
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
@@ -61,6 +63,9 @@ class Config(Table):
     breaker: OrOff[BreakerTable] | None = None
     timeouts: TimeoutsTable | None = None
     fallback: FallbackTable | None = None
+    accounts: dict[Name, AccountTable] = Field(default_factory=dict)
+    limits: list[LimitTable] = Field(default_factory=list)
+    plans: dict[Name, PlanTable] = Field(default_factory=dict)
     budgets: list[BudgetTable] = Field(default_factory=list)
     store: StoreTable | None = None
     ledger: OrOff[LedgerTable] | None = None
@@ -190,12 +195,17 @@ class Config(Table):
         self._put(settings, "store", lambda table: table.build(self._base, os.environ))
         store: Store | None = settings.get("store")
         if "tiers" not in settings:
-            settings["tiers"] = [self._tier(tier, provider, store) for tier in self.tiers]
+            accounts = {name: table.build(name) for name, table in self.accounts.items()}
+            settings["tiers"] = [self._tier(tier, provider, store, accounts) for tier in self.tiers]
         self._put(settings, "breaker", lambda table: table.build(store))
         for name in ("retry", "retry_budget", "timeouts", "fallback"):
             self._put(settings, name, lambda table: table.build())
         if self.budgets:
             settings.setdefault("budgets", [table.build() for table in self.budgets])
+        if self.limits:
+            settings.setdefault("limits", [table.build() for table in self.limits])
+        if self.plans:
+            settings.setdefault("plans", [table.build(name) for name, table in self.plans.items()])
         clock = settings.get("clock", time.monotonic)
         wall = time.time if clock is time.monotonic else clock  # as the client has it
         opened: dict[str, Callable[[Any], object]] = {
@@ -222,17 +232,24 @@ class Config(Table):
         except ConfigError as error:
             raise ConfigError(told(self._source, [wrong(name, str(error))])) from error
 
-    def _tier(self, tier: TierTable, provider: Any, store: Store | None) -> Tier:
-        made = [d for table in tier.deployments for d in self._deployments(tier, table, provider, store)]
-        return tier.build(made)
+    def _tier(
+        self, tier: TierTable, provider: Any, store: Store | None, accounts: Mapping[str, RateLimit]
+    ) -> Tier:
+        made = (self._deployments(tier, table, provider, store, accounts) for table in tier.deployments)
+        return tier.build([deployment for several in made for deployment in several])
 
     def _deployments(
-        self, tier: TierTable, table: DeploymentTable, provider: Any, store: Store | None
+        self,
+        tier: TierTable,
+        table: DeploymentTable,
+        provider: Any,
+        store: Store | None,
+        accounts: Mapping[str, RateLimit],
     ) -> Iterator[Deployment]:
         """One for each key of the account, with rules of its own."""
         name, source = self.provider_of(table)
         for variable in source.variables or (None,):
-            rules: dict[str, Any] = {}
+            rules: dict[str, Any] = {"account": accounts[table.account]} if table.account else {}
             for rule in LAYERED:
                 if getattr(tier, rule) is not None or getattr(table, rule) is not None:
                     where = (store,) if rule == "breaker" else ()
@@ -256,43 +273,7 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = list(self._contradictions()) or list(misplaced(self))
+        wrong = list(contradictions(self)) or list(misplaced(self))
         if wrong:
             raise ValidationError.from_exception_data("Config", wrong)
         return self
-
-    def _contradictions(self) -> Iterator[InitErrorDetails]:
-        if not self.tiers:
-            yield named(("tiers",), "there is no tier", "give at least one [[tiers]]")
-        names: list[str] = []
-        for t, tier in enumerate(self.tiers):
-            if tier.name in names:
-                yield named(("tiers", t, "name"), "another tier has this name", "give it one of its own")
-            names.append(tier.name)
-            for d, deployment in enumerate(tier.deployments):
-                loc: Loc = ("tiers", t, "deployments", d)
-                yield from self._unknown_provider(deployment, loc)
-                try:
-                    self.timeouts_of(tier, deployment)
-                    self.retry_of(tier, deployment)
-                    self.breaker_of(tier, deployment)
-                except ConfigError as error:
-                    yield named(loc, "settings of several levels do not fit together", str(error))
-        if self.store is None or not self.store.shared:
-            for loc in self.shared_breakers():
-                remedy = 'add a [store] of kind "disk" or "redis"'
-                yield named((*loc, "breaker", "shared"), "there is no store to share them in", remedy)
-        yield from twins(self.budgets)
-        yield from misnamed(self)
-
-    def _unknown_provider(self, deployment: DeploymentTable, loc: Loc) -> Iterator[InitErrorDetails]:
-        known = [*self.providers, *(kind for kind in KINDS if kind not in self.providers)]
-        if deployment.provider is None:
-            if len(self.providers) != 1:
-                yield named((*loc, "provider"), "is missing", f'such as provider = "{known[0]}"')
-        elif deployment.provider not in known:
-            yield named(
-                (*loc, "provider"),
-                "there is no such provider",
-                f"{did_you_mean(deployment.provider, known)} (or add a [providers.…] table of this name)",
-            )

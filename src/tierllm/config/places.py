@@ -1,4 +1,4 @@
-"""Every deployment by the name that budgets know it by, and budgets for places that there are not."""
+"""Every deployment by the name that budgets know it by; budgets and limits for places that there are not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .table import named
 if TYPE_CHECKING:
     from pydantic_core import InitErrorDetails
 
+    from ..admission.rate_limit import RateLimit
+    from ..cost.budget import Budget
     from .file import Config
     from .providers import Source
     from .sections import DeploymentTable, TierTable
@@ -45,16 +47,21 @@ def places(config: Config) -> Iterator[Place]:
 
 
 def misplaced(config: Config) -> Iterator[InitErrorDetails]:
-    """Budgets that would never hold, since no deployment is what they say."""
+    """Budgets and limits that would never hold, since no deployment is what they say."""
     held = [(place.tier.name, place.name, place.table.model) for place in places(config)]
-    for b, table in enumerate(config.budgets):
-        budget, missing = table.build(), False
+    written: list[tuple[Loc, Budget | RateLimit]]
+    written = [(("budgets", b), table.build()) for b, table in enumerate(config.budgets)]
+    written += [(("limits", at), table.build()) for at, table in enumerate(config.limits)]
+    for loc, limit in written:
+        missing = False
         for at, option in enumerate(("tier", "deployment", "model")):
             known = list(dict.fromkeys(place[at] for place in held))
-            for name in sorted(budget.where.get(option, frozenset()) - set(known)):
+            for name in sorted(limit.where.get(option, frozenset()) - set(known)):
                 missing = True
-                loc: Loc = ("budgets", b, "where", option)
-                yield named(loc, f"there is no such {option}", did_you_mean(name, known))
-        if not missing and not any(budget.holds_at(*place) for place in held):
-            problem = "no deployment is all that is said here, so that the budget never holds"
-            yield named(("budgets", b, "where"), problem, "take out what does not go together")
+                yield named(
+                    (*loc, "where", option), f"there is no such {option}", did_you_mean(name, known)
+                )
+        if not missing and not any(limit.holds_at(*place) for place in held):
+            what = "budget" if loc[0] == "budgets" else "limit"
+            problem = f"no deployment is all that is said here, so that the {what} never holds"
+            yield named((*loc, "where"), problem, "take out what does not go together")

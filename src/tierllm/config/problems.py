@@ -26,21 +26,29 @@ REMEDIES = {
     ("list_type", "tiers"): "write [[tiers]]",
     ("list_type", "deployments"): "write [[tiers.deployments]]",
     ("list_type", "budgets"): "write [[budgets]]",
+    ("list_type", "limits"): "write [[limits]]",
+    ("list_type", "consent"): "write [[tiers.sampling.consent]]",
+    ("list_type", "hours"): 'write hours = [{when = "22:00-06:00", size = 8}]',
+    ("missing", "since"): "from which day on it holds, such as since = 2026-11-01",
     ("list_type", "layers"): "write [[cache.layers]]",
     ("model_type", "cache"): "leave it out for none",
     ("model_type", "breaker"): "write false for none",
     ("model_type", "ledger"): "write ledger = false for none",
     ("model_type", "retry"): "write false for none",
     ("model_type", "fallback"): "write true or false, or content_filter and mode in a table",
+    ("model_type", "adaptive"): "write true or false, or start, least and most in a table",
+    ("model_type", "throttle"): "write true or false, or k and window_s in a table",
+    ("model_type", "hedge"): "write true or false, or share and bank in a table",
+    ("model_type", "schedule"): "write [tiers.admission.schedule] with hours and tz",
 }
 KNOWN = {"store": STORES, "cache": LAYERS}
 """Kinds in tables of these names; elsewhere they are providers'."""
 
 REFUSED = re.compile(
-    r"Value error, (?:\w+\((?:…, )?(\w+)=.*?\)|(\w+)=…): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL
+    r"Value error, (?:\w+\((?:'?…'?, )?(\w+)=.*?\)|(\w+)=…): (?:(\w+)(?:=.*?)?: )?(.*)", re.DOTALL
 )
 WORDS = (
-    (r"^Value error, (\w+\(\): )?", ""),
+    (r"^Value error, (\w+\(…?\): )?", ""),
     (r"^Input should be ", "should be "),
     (r"a valid dictionary.*", "a table"),
     (r"a valid (integer|boolean|number|string|list)", r"a \1"),

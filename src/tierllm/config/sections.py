@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ..cost.price import Price
@@ -19,6 +19,7 @@ from ..resilience.fallback import FallbackChain
 from ..resilience.retry import Retry, RetryBudget
 from ..routing.tier import Deployment, Tier
 from ..types import Objective, Timeouts
+from .admission import AdaptiveTable, AdmissionTable, HedgeTable, SamplingTable, ThrottleTable
 from .table import (
     BEARS_ONE,
     KEYS_GO,
@@ -29,9 +30,9 @@ from .table import (
     OffOrFloat,
     OffOrInt,
     OrOff,
+    OrSwitch,
     Rule,
     Table,
-    switch,
 )
 
 if TYPE_CHECKING:
@@ -221,13 +222,22 @@ class DeploymentTable(Rule):
     drop: list[str] = Field(default_factory=list)
     labels: list[str] = Field(default_factory=list)
     weight: Annotated[float, Field(gt=0)] | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    input_tpm: Count | None = None
+    output_tpm: Count | None = None
+    rpd: Count | None = None
+    max_concurrency: Count | None = None
+    account: Name | None = None
+    adaptive: OrSwitch[AdaptiveTable] | None = None
+    throttle: OrSwitch[ThrottleTable] | None = None
     timeouts: TimeoutsTable | None = None
     breaker: OrOff[BreakerTable] | None = None
     retry: OrOff[RetryTable] | None = None
 
     def build(self, provider: Provider | None = None, **rules: Any) -> Deployment:
-        """Without ``provider`` it shows only whether it can be built."""
-        settings = self.built(leaving=("model", "provider", *LAYERED))
+        """Without ``provider`` it shows only whether it can be built. ``rules`` has its account, if any."""
+        settings = self.built(leaving=("model", "provider", "account", *LAYERED))
         return Deployment(self.model, provider, **settings, **rules)
 
 
@@ -244,15 +254,13 @@ class TierTable(Rule):
     max_concurrency: Count | None = None
     max_waiting: Annotated[int, Field(ge=0)] | None = None
     max_wait_s: Annotated[float, Field(ge=0)] | None = None
+    admission: AdmissionTable | None = None
+    sampling: SamplingTable | None = None
+    hedge: OrSwitch[HedgeTable] | None = None
     timeouts: TimeoutsTable | None = None
     breaker: OrOff[BreakerTable] | None = None
     retry: OrOff[RetryTable] | None = None
-    fallback: (
-        Annotated[
-            Annotated[FallbackTable, Tag("table")] | Annotated[bool, Tag("switch")], Discriminator(switch)
-        ]
-        | None
-    ) = None
+    fallback: OrSwitch[FallbackTable] | None = None
 
     def build(self, deployments: Sequence[Deployment] = ()) -> Tier:
         """Without ``deployments`` it shows only whether it can be built."""

@@ -35,6 +35,7 @@ __all__ = [
     "OffOrFloat",
     "OffOrInt",
     "OrOff",
+    "OrSwitch",
     "PathName",
     "Rule",
     "Seconds",
@@ -92,6 +93,7 @@ OffOrInt = Annotated[int | None, BeforeValidator(_off)]
 OrOff = Annotated[
     Annotated[R, Tag("table")] | Annotated[Literal[False], Tag("switch")], Discriminator(switch)
 ]
+OrSwitch = Annotated[Annotated[R, Tag("table")] | Annotated[bool, Tag("switch")], Discriminator(switch)]
 Money = int | float | str
 """A float is taken as it is written: 0.1 is a tenth."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..errors import ClientClosedError, UsageError
+from ..errors import CallCancelledError, ClientClosedError, UsageError
 from .scope import Cancelled
 from .sync import SyncRun, run
 
@@ -67,8 +67,12 @@ class ReadyCall:
         finally:
             self.host.end(self.scope)
 
-    def closed(self) -> ClientClosedError:
-        error = ClientClosedError("the client, or this stream, was closed while the call was under way")
+    def closed(self) -> CallCancelledError | ClientClosedError:
+        error: CallCancelledError | ClientClosedError
+        if self.call.turn.cancelled:
+            error = CallCancelledError("the call was cancelled by its handle")
+        else:
+            error = ClientClosedError("the client, or this stream, was closed while the call was under way")
         error.trace = self.call.trace
         return error
 

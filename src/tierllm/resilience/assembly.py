@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..types import Timeouts
@@ -16,6 +17,7 @@ from .tier_line import TierLine
 if TYPE_CHECKING:
     import random
 
+    from ..admission.rate_limit import RateLimit
     from ..cost.prices import PriceBook
     from ..cost.treasury import Treasury
     from ..events import Event
@@ -43,6 +45,7 @@ class Assembly:
     timeouts: Timeouts | None
     treasury: Treasury
     prices: PriceBook | None
+    limits: Sequence[RateLimit] = ()
 
     def line(self, tier: Tier) -> TierLine:
         """A tier's line, with those of its deployments."""
@@ -51,7 +54,24 @@ class Assembly:
             self._deployment_line(tier, deployment, name)
             for deployment, name in zip(tier.deployments, _names(tier), strict=True)
         ]
-        return TierLine(tier, lines, rule=rule, clock=self.clock, rng=self.rng)
+        return TierLine(
+            tier,
+            lines,
+            rule=rule,
+            clock=self.clock,
+            wall=self.treasury.wall,
+            rng=self.rng,
+            emit=self.emit,
+        )
+
+    def lines(self, tiers: Sequence[Tier]) -> dict[str, TierLine]:
+        """The lines of all tiers, best first; each may borrow what the next one has idle."""
+        made = {tier.name: self.line(tier) for tier in tiers}
+        for upper, lower in reversed([*pairwise(made.values())]):  # from below: they share a lock
+            admission = upper.admission
+            if admission is not None and admission.borrow and lower.pool is not None:
+                lower.pool.lend_to(admission.pool, admission.borrow)
+        return made
 
     def _deployment_line(self, tier: Tier, deployment: Deployment, name: str) -> DeploymentLine:
         return DeploymentLine(
@@ -65,6 +85,8 @@ class Assembly:
             timeouts=deployment.timeouts or tier.timeouts or self.timeouts or Timeouts(),
             treasury=self.treasury,
             prices=self.prices,
+            limits=(*deployment.limits, *self.limits),
+            rng=self.rng,
         )
 
     def _breaker_of(self, tier: Tier, deployment: Deployment, name: str) -> CircuitBreaker | None:

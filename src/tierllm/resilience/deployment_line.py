@@ -1,15 +1,18 @@
 """The line a call walks down at one deployment.
 
-Retry → record → policies → Budget → CircuitBreaker → Invoke
+Retry → record → policies → RateLimit → Budget
+→ AdaptiveConcurrency → ClientThrottle → CircuitBreaker → Invoke
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..admission.pool import Short
 from ..cost.billing import reported
 from ..cost.place import DEFAULT_MAX_TOKENS, Place
 from ..cost.price import Price
@@ -35,6 +38,8 @@ from .timeouts import Pace
 from .window import Window
 
 if TYPE_CHECKING:
+    from ..admission.limits import Limits
+    from ..admission.rate_limit import RateLimit
     from ..cost.prices import PriceBook
     from ..cost.treasury import Treasury
     from ..pipeline.clock import Clock
@@ -77,6 +82,8 @@ class DeploymentLine:
         timeouts: Timeouts | None,
         treasury: Treasury,
         prices: PriceBook | None,
+        limits: Sequence[RateLimit],
+        rng: random.Random,
     ) -> None:
         self.tier = tier
         self.deployment = deployment
@@ -110,10 +117,26 @@ class DeploymentLine:
         )
         treasury.places.append(self.place)
         self.spending = Spending(self.place, treasury)
-        guards: list[Policy] = [] if breaker is None else [breaker.policy]
-        self._guarded = compose([*deployment.policies, *guards], invoking(provider))
-        self._metered = compose([*deployment.policies, self.spending, *guards], invoking(provider))
+        self.limits = self._limited(limits)
+        self.adaptive = self.throttle = None
+        guards: list[Policy] = []
+        where: dict[str, Any] = {"tier": tier.name, "deployment": name, "clock": clock, "emit": emit}
+        if deployment.adaptive is not None:
+            self.adaptive = deployment.adaptive.bound(**where, rng=rng)
+            guards.append(self.adaptive)
+        if deployment.throttle is not None:
+            self.throttle = deployment.throttle.bound(**where, rng=rng)
+            guards.append(self.throttle)
+        self.bounded = self.limits is not None or self.adaptive is not None
+        """Whether it lets only so much through, so that there is something to wait for."""
+        if breaker is not None:
+            guards.append(breaker.policy)
+        outer: list[Policy] = [*deployment.policies, *([] if self.limits is None else [self.limits])]
+        self._guarded = compose([*outer, *guards], invoking(provider))
+        self._metered = compose([*outer, self.spending, *guards], invoking(provider))
         self._always_metered = treasury.active
+        self.once: Handler = self._recorded
+        """One attempt, without retrying."""
         self.handler: Handler = self._recorded
         if retry is not None:
             retry.held_s = self.held_s
@@ -122,7 +145,37 @@ class DeploymentLine:
         self._base: Mapping[str, Any] = self.params_for({})
         self.window = Window(self.place, tier, deployment, self.params_for)
 
+    def _limited(self, limits: Sequence[RateLimit]) -> Limits | None:
+        if not limits:
+            return None
+        from ..admission.limits import Limits
+
+        treasury = self.spending.treasury
+        store = treasury.store if treasury.store.shared else None
+        return Limits(
+            limits, place=self.place, clock=self.clock, wall=treasury.wall, store=store, emit=self.emit
+        )
+
     # -- before ----------------------------------------------------------------
+
+    def short(self, call: Call, now: float, copies: int = 1) -> Short | None:
+        """What room is lacking now for ``call``, after ``copies - 1`` others like it. Changes nothing."""
+        if self.limits is not None:
+            shortfall = self.limits.peek(call, now, copies)
+            if shortfall is not None:
+                return shortfall
+        if self.adaptive is not None:
+            full = self.adaptive.peek(now, copies)
+            if full is not None:
+                return Short(full.retry_after_s or 0.0)
+        return None
+
+    def listen(self, poke: Callable[[], None]) -> None:
+        """Let ``poke`` know when there may be room again."""
+        if self.limits is not None:
+            self.limits.listen(poke)
+        if self.adaptive is not None:
+            self.adaptive.listen(poke)
 
     def held_s(self) -> float:
         """For how long the provider asked to be left alone."""
@@ -191,10 +244,13 @@ class DeploymentLine:
         request = call.request
         if self.tier.prompt is not None:
             fit.messages = self.tier.worded(request.messages)
-        fit.params = self.params_for(request.params) if request.params else dict(self._base)
+        params = self.params_for(request.params) if request.params else dict(self._base)
+        if call.degrade is not None:
+            call.degrade.apply(params)
+        fit.params = params
         return fit
 
-    def params_for(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    def params_for(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that are sent where these were asked for."""
         params = {**self.tier.defaults, **self.deployment.params, **asked}
         self.tier.ceilings.apply(params)
@@ -305,6 +361,12 @@ class DeploymentLine:
                 )
             )
 
+    def renew(self) -> None:
+        """After a fork."""
+        for part in (self.breaker, self.limits, self.adaptive, self.throttle):
+            if part is not None:
+                part.renew()
+
     def status(self) -> dict[str, Any]:
         return {
             "model": self.deployment.model,
@@ -316,6 +378,9 @@ class DeploymentLine:
             "latency_p50_s": self.pace.history.quantile(0.5),
             "held_for_s": self.held_s(),
             "breaker": None if self.breaker is None else self.breaker.status(),
+            "limits": None if self.limits is None else self.limits.status(),
+            "adaptive": None if self.adaptive is None else self.adaptive.status(),
+            "throttle": None if self.throttle is None else self.throttle.status(),
         }
 
 

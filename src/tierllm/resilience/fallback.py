@@ -104,8 +104,8 @@ class FallbackChain:
             return False
         if isinstance(error, StreamInterruptedError):
             return False  # text has been delivered
-        if isinstance(error, BudgetExceededError) and not error.steps_down:
-            return False  # a cheaper place is not what its owner asked for
+        if isinstance(error, BudgetExceededError | ThrottledError) and not error.steps_down:
+            return False  # another place is not what its owner asked for
         rule = self.rules.get(tier, self)
         if rule.on is not None and not isinstance(error, NotInTime):
             try:

@@ -230,7 +230,7 @@ class Retry:
 
         Failures are the errors of known SDKs and transports, told as tierllm's, and those in ``on``.
         """
-        from .alone import around
+        from ..providers.alone import around
 
         return around(self, fn, on=on, clock=self._clock)
 

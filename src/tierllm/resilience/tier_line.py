@@ -1,6 +1,6 @@
 """The line a call walks down in one tier.
 
-    Admission → policies → choice of deployment
+    AdaptiveSampling → Admission → policies → Hedge → choice of deployment
 
 A place that would refuse (open breaker, held off by a 429, too small, too slow for what is left of
 the deadline) is passed over before a permit is taken.
@@ -8,12 +8,12 @@ the deadline) is passed over before a permit is taken.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..admission.pool import Pool
-from ..admission.seat import Admission
+from ..admission.policy import Admission
 from ..errors import (
     BudgetExceededError,
     CircuitOpenError,
@@ -22,18 +22,24 @@ from ..errors import (
     ProviderError,
     RejectedError,
     RequestTooLargeError,
+    ThrottledError,
 )
 from ..pipeline.compose import compose
 from ..types import Attempt, Candidate
 from .fallback import NotInTime
 
 if TYPE_CHECKING:
+    from ..admission.emergency import Emergencies
+    from ..admission.pool import Pool, Short
+    from ..admission.sampling import AdaptiveSampling
+    from ..events import Event
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow, Handler, Policy
     from ..routing.tier import Tier
     from ..types import Call, Response
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
+    from .hedge import Hedge
 
 __all__ = ["TierLine"]
 
@@ -48,20 +54,101 @@ class TierLine:
         *,
         rule: FallbackChain,
         clock: Clock,
+        wall: Clock,
         rng: random.Random,
+        emit: Callable[[Event], None] | None,
     ) -> None:
         self.tier = tier
         self.lines = tuple(lines)
         self.rule = rule
+        self.clock = clock
+        self.wall = wall
         self.rng = rng
-        self.pool: Pool | None = None
-        policies: list[Policy] = []
-        if tier.max_concurrency is not None:
-            self.pool = Pool(tier.max_concurrency, name=tier.name, max_waiting=tier.max_waiting)
-            policies.append(Admission(self.pool, clock=clock, max_wait_s=tier.max_wait_s))
-        policies += tier.policies
-        self._inside = compose(policies, self._choose)
+        self.emit = emit
+        self.admission = self._admission()
+        self.sampling: AdaptiveSampling | None = None
+        self.hedge: Hedge | None = None
+        if tier.hedge:
+            from .hedge import Hedge
+
+            hedge = Hedge() if tier.hedge is True else tier.hedge
+            self.hedge = hedge.bound(tier=tier.name, clock=clock, emit=emit)
+        self._build()
+
+    @property
+    def pool(self) -> Pool | None:
+        return None if self.admission is None else self.admission.pool
+
+    def _admission(self) -> Admission | None:
+        """The tier's pool; one of any size where there is no bound but the deployments' own limits."""
+        tier = self.tier
+        bounded = [line for line in self.lines if line.bounded]
+        given = (tier.max_concurrency, tier.admission, tier.sampling)
+        if not bounded and all(each is None for each in given):
+            return None
+        admission = (tier.admission or Admission()).bound(
+            name=tier.name,
+            max_concurrency=tier.max_concurrency,
+            max_waiting=tier.max_waiting,
+            max_wait_s=tier.max_wait_s,
+            clock=self.clock,
+            wall=self.wall,
+            emit=self.emit,
+        )
+        if bounded:
+            admission.pool.gate = self
+            for line in bounded:
+                line.listen(admission.pool.poke)
+        return admission
+
+    def samples(
+        self, *, stale: Callable[[Call], Response | None] | None, emergencies: Emergencies | None
+    ) -> None:
+        """Take away from calls under load what the tier's sampling says."""
+        if self.tier.sampling is not None and self.admission is not None:
+            self.sampling = self.tier.sampling.bound(
+                tier=self.tier.name,
+                load=self.admission.reading,
+                clock=self.clock,
+                wall=self.wall,
+                emit=self.emit,
+                stale=stale,
+                emergencies=emergencies,
+            )
+            self._build()
+
+    def _build(self) -> None:
+        policies: list[Policy] = [each for each in (self.sampling, self.admission) if each is not None]
+        policies += self.tier.policies
+        self._inside = compose(policies, self._choose if self.hedge is None else self._hedged)
         self.handler: Handler = self._inside if not policies else self._glance
+
+    # -- what the pool asks ----------------------------------------------------
+
+    def short(self, call: Call, now: float, copies: int) -> Short | None:
+        """Why no place of the tier has room for ``call``; ``None`` where one has, or where none is open."""
+        soonest: Short | None = None
+        for line in self.lines:
+            if not call.request.require <= line.deployment.labels or line.obstacle(call, count=False):
+                continue
+            short = line.short(call, now, copies)
+            if short is None:
+                return None
+            if soonest is None or short.wait_s < soonest.wait_s:
+                soonest = short
+        return soonest
+
+    def rate_per_s(self) -> float | None:
+        """The most calls a second that the places let through; ``None`` where one has no limit."""
+        total = 0.0
+        for line in self.lines:
+            rate = None if line.limits is None else line.limits.rate_per_s()
+            if rate is None:
+                return None
+            total += rate
+        return total
+
+    # -- a call ----------------------------------------------------------------
 
     def _glance(self, call: Call, /) -> Flow[Response]:
         """Where no place is open, say so before a permit is taken or waited for.
@@ -69,7 +156,7 @@ class TierLine:
         What a budget says is asked beforehand only of calls that would have to queue.
         """
         pool = self.pool
-        queues = pool is not None and pool.in_use >= pool.size
+        queues = pool is not None and (pool.waiting > 0 or pool.in_use >= pool.size)
         obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
             if call.request.require <= line.deployment.labels:
@@ -88,7 +175,9 @@ class TierLine:
         """The first deployment that answers; each one passed over leaves its reason in the trace."""
         failure: ProviderError | RejectedError | None = None
         refusal: RejectedError | None = None
-        for line in self._ordered():
+        for line in self._ordered(call):
+            if line is call.avoid:
+                continue
             obstacle: Obstacle | None = None
             if line is call.ahead:
                 call.ahead = None  # once: a policy may come here again
@@ -107,7 +196,7 @@ class TierLine:
                     if not self.rule.goes_on(error, call, self.tier.name):
                         raise
                     if isinstance(error, RejectedError):
-                        refusal = error
+                        refusal = _sooner(refusal, error)
                     else:
                         failure = error
                     if isinstance(error, ContextWindowExceededError) and error.window:
@@ -120,7 +209,7 @@ class TierLine:
                 return response
             self._barred(call, line, obstacle)
             if isinstance(obstacle, RejectedError):
-                refusal = obstacle
+                refusal = _sooner(refusal, obstacle)
             elif failure is None:
                 failure = obstacle
         raise failure or refusal or self._nowhere()
@@ -128,7 +217,9 @@ class TierLine:
     def _nowhere(self) -> RejectedError:
         return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
 
-    def _ordered(self) -> Iterable[DeploymentLine]:
+    def _ordered(self, call: Call) -> Iterable[DeploymentLine]:
+        if call.degrade is not None and call.degrade.cheaper:
+            return sorted(self.lines, key=_dearness)
         if self.tier.choose == "ordered" or len(self.lines) == 1:
             return self.lines
         # a weighted draw without replacement: Efraimidis and Spirakis, 2006
@@ -151,20 +242,35 @@ class TierLine:
 
     def renew(self) -> None:
         """After a fork."""
-        if self.pool is not None:
-            self.pool.renew()
-        for line in self.lines:
-            if line.breaker is not None:
-                line.breaker.renew()
+        for part in (self.admission, self.sampling, self.hedge, *self.lines):
+            if part is not None:
+                part.renew()
 
     def status(self) -> dict[str, Any]:
-        pool = self.pool
+        load = None if self.admission is None else self.admission.load.reading()
         return {
             "deployments": {line.name: line.status() for line in self.lines},
-            "pool": None
-            if pool is None
-            else {"size": pool.size, "in_use": pool.in_use, "waiting": pool.waiting, "peak": pool.peak},
+            "pool": None if self.admission is None else self.admission.status(),
+            "load": None if load is None else load._asdict(),
+            "sampling": None if self.sampling is None else self.sampling.status(),
+            "hedge": None if self.hedge is None else self.hedge.status(),
         }
+
+
+def _sooner(refusal: RejectedError | None, other: RejectedError) -> RejectedError:
+    """The one to be told: what can be waited for, the soonest first; else the last one met."""
+    if isinstance(refusal, ThrottledError) and refusal.waitable:
+        if not (isinstance(other, ThrottledError) and other.waitable):
+            return refusal
+        if (refusal.retry_after_s or 0.0) <= (other.retry_after_s or 0.0):
+            return refusal
+    return other
+
+
+def _dearness(line: DeploymentLine) -> float:
+    """Dollars for a million tokens in and a million out; a place without a price comes last."""
+    price = line.place.price
+    return math.inf if price is None else float(price.input_usd_per_mtok + price.output_usd_per_mtok)
 
 
 def _reason(error: BaseException) -> str:

@@ -48,8 +48,9 @@ class CallOptions(TypedDict, total=False):
 
     **What it is.** ``route`` (the kind of call) and ``language`` choose a simple reply. ``user``,
     ``tenant``, ``plan``, ``session``, ``route`` and ``tags`` say whose budgets it draws on, and stand
-    in the usage ledger. They and ``priority`` (higher is more urgent) are carried in the ``Request``
-    for your own policies too; none is sent to a vendor.
+    in the usage ledger. ``priority`` (higher is more urgent) orders calls that have to wait, as far as the
+    plan allows it; ``defer_ok`` lets a call wait for a calmer time, up to its deadline. All are carried in
+    the ``Request`` for your own policies too; none is sent to a vendor.
 
     **What it may cost.** ``max_cost_usd`` is the most that all its attempts may cost together. Where
     it may cost more than ``confirm_over_usd``, ``confirm(estimate)`` is asked first.
@@ -73,6 +74,7 @@ class CallOptions(TypedDict, total=False):
     deadline_s: float | None
     min_tier: str | None
     fallback: bool
+    defer_ok: bool
     require: Sequence[str] | set[str] | frozenset[str]
     max_cost_usd: Decimal | float | int | str
     confirm: Callable[[Estimate], object]
@@ -257,9 +259,9 @@ def _checked(name: str, value: Any) -> Any:
             if not callable(value):
                 raise ConfigError(f"confirm={value!r}: give a function of the estimate")
             return value
-        case "fallback":
+        case "fallback" | "defer_ok":
             if not isinstance(value, bool):
-                raise ConfigError(f"fallback={value!r}: give True or False")
+                raise ConfigError(f"{name}={value!r}: give True or False")
             return value
         case "require":
             return frozenset(names_of(name, value))

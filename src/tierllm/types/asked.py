@@ -117,15 +117,17 @@ class Turn:
     """What decides when a call's turn comes, in whichever queue it waits: shared by all its copies.
 
     ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
-    may wait for a calmer time. ``place`` is where it waits now, ``None`` if nowhere.
+    may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now,
+    ``None`` if nowhere.
     """
 
-    __slots__ = ("defer", "place", "priority", "weight")
+    __slots__ = ("cancelled", "defer", "place", "priority", "weight")
 
     def __init__(self, priority: int = 0, defer: bool = False) -> None:
         self.priority = priority
         self.weight = 1.0
         self.defer = defer
+        self.cancelled = False
         self.place: Queued | None = None
 
     def set_priority(self, priority: int) -> None:
@@ -163,8 +165,9 @@ class Call:
     ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
     stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
-    open, ``min_window`` a context window that has proven too small. ``caps`` are the budgets of this
-    very call, ``sizes`` what is known so far of the input's tokens (kept for large requests only).
+    open, ``avoid`` one that is not to be asked, ``min_window`` a context window that has
+    proven too small. ``caps`` are the budgets of this very call, ``sizes`` what is known so far of the
+    input's tokens (kept for large requests only).
     ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load.
     ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
     (both for whole answers), ``"stream"``, or ``""`` where nobody said.
@@ -176,6 +179,7 @@ class Call:
     __slots__ = (
         "ahead",
         "attempt",
+        "avoid",
         "begun_at",
         "caps",
         "degrade",
@@ -224,6 +228,7 @@ class Call:
         self.deployment = ""
         self.permit: Any = None
         self.ahead: Any = None
+        self.avoid: Any = None
         self.plan: Plan | None = None
         self.begun_at = 0.0
         self.caps: tuple[Cap, ...] = ()
@@ -261,6 +266,7 @@ class Call:
         twin.deployment = self.deployment
         twin.permit = self.permit
         twin.ahead = None
+        twin.avoid = self.avoid
         twin.plan = self.plan
         twin.begun_at = self.begun_at
         twin.caps = self.caps

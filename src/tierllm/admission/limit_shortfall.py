@@ -1,0 +1,77 @@
+"""What a call needs of a rate limit, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ..errors import RejectedError, RequestTooLargeError, ThrottledError
+
+__all__ = ["Need", "Shortfall"]
+
+WINDOWS = {
+    "rpm": "requests a minute",
+    "tpm": "tokens a minute",
+    "input_tpm": "input tokens a minute",
+    "output_tpm": "output tokens a minute",
+    "rpd": "requests a day",
+    "tpd": "tokens a day",
+    "max_concurrency": "calls at once",
+}
+
+
+class Need(NamedTuple):
+    """What a call will use. ``guessed``: the output is a guess, and may be taken for less where that fits."""
+
+    input_tokens: int
+    output_tokens: int
+    requests: int = 1
+    guessed: bool = False
+
+
+class Shortfall(NamedTuple):
+    """Why a call may not go now.
+
+    In ``wait_s`` seconds there is room, if nothing else happens (``inf``: unknown or, where it is
+    ``too_large``, never). ``limit`` is the limit's name, ``dimension`` the setting (``"rpm"``), ``bucket``
+    whose it is, ``most`` the limit there and ``asked`` what this call needs of it. ``personal``: it is about
+    this caller; others may go.
+    """
+
+    wait_s: float
+    limit: str
+    dimension: str
+    bucket: str
+    personal: bool
+    too_large: bool
+    asked: int
+    most: int
+    input_tokens: int
+    output_tokens: int
+    mode: str = "enforce"
+
+    def error(self, where: str = "") -> ThrottledError | RequestTooLargeError:
+        """What to raise at ``where``."""
+        whose = f" ({self.bucket})" if self.personal else ""
+        at = f"{where}: " if where else ""
+        bound = WINDOWS.get(self.dimension, f"({self.dimension})")
+        if self.too_large:
+            error: RejectedError = RequestTooLargeError(
+                f"{at}the request needs {self.asked} of the {self.most} {bound} that limit {self.limit!r}"
+                f"{whose} allows in all, so it never fits: shorten it, ask for fewer max_tokens, or raise "
+                f"{self.dimension}",
+                input_tokens=self.input_tokens,
+                output_tokens=self.output_tokens,
+                window=self.most,
+            )
+            error.personal = self.personal
+            assert isinstance(error, RequestTooLargeError)
+            return error
+        known = self.wait_s < math.inf
+        when = f"there is room in {self.wait_s:.3g} s" if known else "there is room when one of them ends"
+        return ThrottledError(
+            f"{at}limit {self.limit!r}{whose} of {self.most} {bound} is used up; {when}",
+            retry_after_s=self.wait_s if known else None,
+            waitable=True,
+            personal=self.personal,
+        )

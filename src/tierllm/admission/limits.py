@@ -1,0 +1,314 @@
+"""Taken before, settled after: the policy that keeps all rate limits at one deployment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..cost.billing import NOTHING, billed, reported
+from ..cost.guess import guessed_text
+from ..errors import ConfigError, ProviderError, StoreUnavailableError, ThrottledError
+from ..events import CallThrottled, Event, log_failure
+from ..pipeline.effects import Blocking, Handler
+from ..types import Response, Usage
+from .limit_headers import told_by
+from .limit_need import Expected
+from .limit_shortfall import Need, Shortfall
+from .limiter import Draw, take_on
+from .shared_limit import Shared, asked_of, recalled, refusal, remember, reserving, undo
+
+if TYPE_CHECKING:
+    from ..cost.place import Place
+    from ..pipeline.clock import Clock
+    from ..pipeline.scope import Invocation
+    from ..stores import Store, Verdict
+    from ..types import Call
+    from .limit_meter import Take
+    from .rate_limit import RateLimit
+
+__all__ = ["Limits", "Need", "Shortfall"]
+
+
+class Limits:
+    """Every rate limit that holds for the calls at one place: a policy. Thread-safe.
+
+    A call takes from all of them at once, or from none and is refused with ``ThrottledError`` or
+    ``RequestTooLargeError``. What it took is settled as it ends, whichever way, without waiting: an answer
+    by what it used; an attempt that failed with nothing used gives its tokens back, and its request where
+    it is the caller's own and not one that the vendor has counted; a call that was never sent gives all
+    of it back.
+
+    ``store`` is the client's: limits without one of their own are shared by it, where it is shared between
+    processes and the limit has a name or is not the account's. ``expected`` tells what a call will use;
+    ``soon`` runs a store's flush off the path of the call.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[RateLimit],
+        *,
+        place: Place,
+        clock: Clock,
+        wall: Callable[[], float],
+        store: Store | None = None,
+        emit: Callable[[Event], None] | None = None,
+        expected: Callable[[Call, str], Need] | None = None,
+        soon: Callable[[Callable[[], object]], None] | None = None,
+    ) -> None:
+        self.place = place
+        here = place.tier, place.deployment, place.model
+        unique = {id(limit): limit for limit in limits}.values()
+        self.limits = tuple(limit for limit in unique if limit.holds_at(*here))
+        names = [limit.name for limit in self.limits]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{place.name}: two rate limits are called {name!r}; give one a name=...")
+        self._clock = clock
+        self._wall = wall
+        self._emit = emit
+        self._soon = soon
+        self._learns: Expected | None = None
+        if expected is None:
+            expected = self._learns = Expected(place)
+        self._expected = expected
+        self._modes = tuple({limit.tokens for limit in self.limits})
+        self._stores = {id(limit): _store_of(limit, store) for limit in self.limits}
+        self._shares = any(found is not None for found in self._stores.values())
+        self._pokes: tuple[Callable[[], None], ...] = ()
+        self._refused: dict[str, int] = {}
+        self._fixed: tuple[Draw, ...] | None = None
+        fixed = [(limit, limit.fixed_bucket(place.tier, place.deployment)) for limit in self.limits]
+        if all(bucket is not None and not limit.about_caller for limit, bucket in fixed):
+            self._fixed = tuple(sorted(Draw(limit, bucket or "") for limit, bucket in fixed))
+        for limit in self.limits:
+            limit.limiter.watch(self)
+
+    # -- before ----------------------------------------------------------------
+
+    def peek(self, call: Call, now: float, copies: int = 1) -> Shortfall | None:
+        """What would be missing for the call now, after ``copies - 1`` like it; ``None``: nothing.
+
+        From memory alone; changes nothing.
+        """
+        draws = self._draws(call) if self._fixed is None else self._fixed
+        worst: Shortfall | None = None
+        needs: dict[str, Need] = {}
+        for draw in draws:
+            limit = draw.limit
+            if limit.mode != "enforce":
+                continue
+            need = needs.get(limit.tokens)
+            if need is None:
+                need = needs[limit.tokens] = self._expected(call, limit.tokens)
+            found = draw.peek(need, now, self.place.tier, copies)
+            if found is None and self._stores[id(limit)] is not None:
+                found = recalled(draw, need, now)
+            if found is not None and (worst is None or found.wait_s > worst.wait_s):
+                worst = found
+        return worst
+
+    def listen(self, poke: Callable[[], None]) -> None:
+        """Call ``poke``, outside of locks, when room may have come back."""
+        self._pokes = (*self._pokes, poke)
+
+    def poked(self) -> None:
+        """Room came back, here or wherever else one of these limits holds."""
+        for poke in self._pokes:
+            poke()
+
+    # -- the policy --------------------------------------------------------------
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        draws = self._draws(call) if self._fixed is None else self._fixed
+        if not draws:
+            return await call_next(call)
+        takes: list[Take] = []
+        held: list[Shared] = []
+        earlier = call.progress
+        need: Need | None = None
+        try:
+            need = self._take(call, draws, takes)
+            if self._shares:
+                await self._share(call, draws, takes, held)
+            seat = call.permit
+            if seat is not None:
+                seat.sent()
+            response = await call_next(call)
+            self._answered(call, draws, takes, need, response)
+            for shared in held:
+                shared.settle()
+        except BaseException as error:
+            self._failed(call, draws, takes, earlier, error)
+            for shared in held:  # once settled, settling again counts for nothing
+                shared.settle()
+            if held:
+                if isinstance(error, Exception):
+                    await self._flush(held)
+                else:
+                    self._flush_soon(held)
+            raise
+        if held:
+            await self._flush(held)
+        return response
+
+    def _draws(self, call: Call) -> Sequence[Draw]:
+        """The buckets that the call draws on, in the order of their locks."""
+        request, place = call.request, self.place
+        draws = [
+            Draw(limit, bucket)
+            for limit in self.limits
+            if not limit.where or limit.holds_for(request)
+            for bucket in limit.buckets(request, place.tier, place.deployment)
+        ]
+        if len(draws) > 1:
+            draws.sort()
+        return draws
+
+    def _take(self, call: Call, draws: Sequence[Draw], takes: list[Take]) -> Need:
+        modes = self._modes
+        need = self._expected(call, modes[0])
+        needs = {modes[0]: need}
+        if len(modes) > 1:
+            needs[modes[1]] = self._expected(call, modes[1])
+        missing = take_on(draws, needs, self.place.tier, self._clock, takes)
+        if missing:
+            self._missing(call, missing, taken=bool(takes))
+        return need
+
+    def _missing(self, call: Call, missing: Sequence[Shortfall], *, taken: bool) -> None:
+        """Tell of what limits would have refused that only observe; raise what is refused."""
+        refusals = [each for each in missing if each.mode == "enforce"]
+        for each in missing:
+            if taken and each.mode == "observe":
+                self._tell(call, each)
+        if refusals:
+            raise self._tell(call, max(refusals, key=lambda each: (each.too_large, each.wait_s)))
+
+    def _tell(self, call: Call, shortfall: Shortfall) -> Any:
+        """The error for ``shortfall``, told to whom it may concern."""
+        error = shortfall.error(self.place.name)
+        self._refused[shortfall.limit] = self._refused.get(shortfall.limit, 0) + 1
+        if self._emit is not None:
+            self._emit(
+                CallThrottled(
+                    trace_id=call.trace.id if call.trace is not None else "",
+                    tier=self.place.tier,
+                    deployment=self.place.deployment,
+                    by=shortfall.limit,
+                    mode=shortfall.mode,
+                    error=error,
+                )
+            )
+        return error
+
+    # -- in a store ----------------------------------------------------------------
+
+    async def _share(
+        self, call: Call, draws: Sequence[Draw], takes: Sequence[Take], held: list[Shared]
+    ) -> None:
+        """Take the same in the stores that processes share."""
+        groups: dict[int, tuple[Store, list[tuple[Draw, Take]]]] = {}
+        for draw, take in zip(draws, takes, strict=True):
+            store = self._stores[id(draw.limit)]
+            if store is not None:
+                known = recalled(draw, Need(take.input_tokens, take.output_tokens), self._clock())
+                if known is not None and draw.limit.mode == "enforce":
+                    raise self._tell(call, known)
+                groups.setdefault(id(store), (store, []))[1].append((draw, take))
+        for store, drawn in groups.values():
+            wall_s = self._wall()
+            hold, parts = asked_of(store, drawn, self.place.tier, wall_s)
+            shared = Shared(store, hold, parts)
+            held.append(shared)  # first: giving back too much is harmless
+            try:
+                verdict: Verdict
+                if store.inline:
+                    verdict = store.reserve(hold)
+                else:
+                    reserve, areserve = reserving(store, hold)
+                    verdict = await Blocking(reserve, undo=partial(undo, store, hold), afn=areserve)
+            except StoreUnavailableError as error:
+                held.remove(shared)
+                self._unreachable(drawn, error)
+                continue
+            if verdict.ok:
+                continue
+            held.remove(shared)
+            short = refusal(hold, parts, verdict.standings, wall_s)
+            if short is None:  # it was given back before it came
+                raise ThrottledError(f"{self.place.name}: a rate limit's store did not take the call")
+            for draw, take in drawn:
+                if draw.limit.name == short.limit and draw.bucket == short.bucket:
+                    remember(short, take.meter, self._clock())
+            raise self._tell(call, short)
+
+    def _unreachable(self, drawn: Sequence[tuple[Draw, Take]], error: StoreUnavailableError) -> None:
+        """Go on by this process's own count, where all these limits allow it."""
+        for draw, _ in drawn:
+            if draw.limit.fail == "closed" and draw.limit.mode == "enforce":
+                raise ThrottledError(
+                    f"{self.place.name}: the store of limit {draw.limit.name!r} cannot be reached, and it "
+                    f"fails closed: {error}"
+                ) from error
+
+    async def _flush(self, held: Sequence[Shared]) -> None:
+        for shared in held:
+            store = shared.store
+            if store.inline:
+                continue
+            try:
+                await Blocking(store.flush, afn=store.aflush)
+            except Exception:  # the answer is there, and what it used is in the outbox
+                log_failure("settling a rate limit with a store failed")
+            except BaseException:
+                self._flush_soon(held)
+                raise
+
+    def _flush_soon(self, held: Sequence[Shared]) -> None:
+        for shared in held:
+            if not shared.store.inline and self._soon is not None:
+                self._soon(shared.store.flush)
+
+    # -- after -------------------------------------------------------------------
+
+    def _answered(
+        self, call: Call, draws: Sequence[Draw], takes: Sequence[Take], need: Need, response: Response
+    ) -> None:
+        usage = reported(response.usage)
+        progress = call.progress
+        if not isinstance(usage, Usage) or not usage.total_tokens:
+            self._settle(draws, takes, None, None, True, progress)
+            return
+        learns = self._learns
+        if learns is not None and not usage.estimated:
+            learns.learn(need, usage, truncated=response.finish_reason == "length")
+        self._settle(draws, takes, usage.input_tokens, usage.output_tokens, True, progress)
+
+    def _failed(
+        self,
+        call: Call,
+        draws: Sequence[Draw],
+        takes: Sequence[Take],
+        earlier: Invocation | None,
+        error: BaseException,
+    ) -> None:
+        progress = call.progress
+        if not takes or not takes[-1].open:
+            return
+        if progress is None or progress is earlier:  # never sent
+            now = self._clock()
+            backs = [take.limiter_settle(draw.limiter, now) for draw, take in zip(draws, takes, strict=False)]
+            self._tell_room(draws, backs)
+            return
+        bill = billed(error, progress)
+        if bill is None:
+            text = "".join((*progress.reasoning, *progress.texts, *(t.arguments for t in progress.tool_calls)))
+            self._settle(draws, takes, None, math.ceil(guessed_text(text)), True, progress)
+        elif bill is NOTHING:
+            self._settle(draws, takes, 0, 0, False, progress)
+        elif isinstance(bill, Usage):
+            self._settle(draws, takes, bill.input_tokens, bill.output_tokens, True, progress)
+        else:  # nobody knows
+            self._settle(draws, takes, None, None, not isinstance(error, ProviderError), progress)

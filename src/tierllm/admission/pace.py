@@ -1,0 +1,50 @@
+"""How fast a queue moves. Pure state."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+__all__ = ["Throughput"]
+
+SEEN = 33
+"""Grants that are looked back on."""
+
+ENOUGH = 9
+"""With fewer, the time a call holds its place says more."""
+
+
+class Throughput:
+    """What a pool gets through, from its latest grants to calls that waited, and how long calls hold a place.
+
+    The grants' rate counts only while somebody waits: an idle pool would seem slow. Until there are
+    enough of them it is size / mean holding time (Little's law).
+    """
+
+    __slots__ = ("_granted", "held_s")
+
+    def __init__(self) -> None:
+        self.held_s: float | None = None
+        """Seconds that a call holds its place: a moving mean of about the last 30."""
+        self._granted: deque[float] = deque(maxlen=SEEN)
+
+    def granted(self, now: float, still_waiting: int) -> None:
+        """One that waited was given a place."""
+        self._granted.append(now)
+        if not still_waiting:
+            self._granted.clear()
+
+    def ended(self, held_s: float) -> None:
+        """A call gave its place back."""
+        mean = self.held_s
+        self.held_s = held_s if mean is None else mean + (held_s - mean) / 30
+
+    def rate_per_s(self, now: float, size: float, most: float | None) -> float | None:
+        """Calls a second; ``most`` is what other limits let through."""
+        granted = self._granted
+        if len(granted) >= ENOUGH and now > granted[0]:
+            return len(granted) / (now - granted[0])
+        rate = math.inf if most is None else most
+        if self.held_s:
+            rate = min(rate, size / self.held_s)
+        return None if rate == math.inf else rate

@@ -1,0 +1,447 @@
+"""Waiting for a place in a tier's pool."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ConfigError, DeadlineExceededError, RejectedError, ThrottledError
+from ..events import CallDeferred, CallQueued, CallThrottled, Event
+from ..pipeline.effects import Handler, Wait
+from ..types import Waited, length_of
+from .alarms import Nudge
+from .crowding import Crowding
+from .load import LoadMeter
+from .place import Place, tenant_of
+from .pool import Permit, Pool
+from .record import PoolRecord
+from .seat import Seat
+from .shares import TenantShares
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from ..pipeline.clock import Clock
+    from ..types import Call, Response
+    from .schedule import Schedule
+
+__all__ = ["Admission", "OnFull"]
+
+OnFull = Literal["wait", "step_down", "refuse"]
+
+LONGEST_S = 60.0
+"""Without a deadline or ``max_wait_s``, a limit that opens later than this is not waited for."""
+
+COME_BACK_S = 1.0
+"""Told to who is refused before anything is known of how fast the queue moves."""
+
+GUESSED_OUTPUT = 256
+"""Tokens of an answer, before any was seen."""
+
+
+class Admission:
+    """Who may go now, and in which order, at one tier.
+
+    ``max_concurrency`` calls at once (a tier's own, where it is a tier's); the others wait: the highest
+    priority first, then by their tenant's share, deadline and arrival. A call that was passed over for
+    long counts as more urgent: one level for each ``age_s`` seconds (``None``: never). ``weights`` are the
+    tenants' shares, 1 unless given.
+
+    ``on_full``: ``"wait"`` in a queue of ``max_waiting`` at most and for ``max_wait_s`` at most, where the
+    expected wait fits the deadline; ``"step_down"`` to the next tier at once; ``"refuse"`` with
+    ``ThrottledError``. ``borrow`` is the share of the next lower tier's slots that may be used while they
+    are idle. ``schedule`` changes the size by the hour. ``hourly_usd`` is what an hour of the whole pool
+    costs, used or not.
+
+    Calls with ``defer_ok`` are let in while no more than ``defer_at`` of the places are taken, at the latest
+    after ``max_defer_s``. Where the load or its forecast reaches ``shed_at`` (1 is all the pool can do),
+    calls of a priority below ``shed_below`` start at the next tier instead.
+
+    ``mode="observe"`` lets every call pass, takes permits only where they are free, and reports whom it
+    would have kept back. Raises ``ConfigError`` for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_concurrency: int | None = None,
+        max_waiting: int | None = None,
+        max_wait_s: float | None = None,
+        on_full: OnFull = "wait",
+        borrow: float = 0.0,
+        schedule: Schedule | None = None,
+        age_s: float | None = 30.0,
+        weights: Mapping[str, float] | None = None,
+        hourly_usd: Decimal | float | str | None = None,
+        defer_at: float = 0.7,
+        max_defer_s: float = 3600.0,
+        shed_at: float | None = None,
+        shed_below: int = 1,
+        mode: Literal["enforce", "observe"] = "enforce",
+    ) -> None:
+        _whole(max_concurrency=(max_concurrency, 1), max_waiting=(max_waiting, 0))
+        _positive(age_s=age_s, max_defer_s=max_defer_s, shed_at=shed_at)
+        if max_wait_s is not None and not (_number(max_wait_s) and max_wait_s >= 0):
+            raise ConfigError(f"Admission(max_wait_s={max_wait_s!r}): give 0 or more seconds")
+        for name, share in (("borrow", borrow), ("defer_at", defer_at)):
+            if not _number(share) or not 0 <= share <= 1:
+                raise ConfigError(f"Admission({name}={share!r}): give a share from 0 to 1")
+        if on_full not in ("wait", "step_down", "refuse"):
+            raise ConfigError(f"Admission(on_full={on_full!r}): 'wait', 'step_down' or 'refuse'")
+        if mode not in ("enforce", "observe"):
+            raise ConfigError(f"Admission(mode={mode!r}): 'enforce' or 'observe'")
+        if isinstance(shed_below, bool) or not isinstance(shed_below, int):
+            raise ConfigError(f"Admission(shed_below={shed_below!r}): give a priority, a whole number")
+        if schedule is not None and not hasattr(schedule, "size_at"):
+            raise ConfigError(f"Admission(schedule={schedule!r}): give a Schedule")
+        self.max_concurrency = max_concurrency
+        self.max_waiting = max_waiting
+        self.max_wait_s = max_wait_s
+        self.on_full: OnFull = on_full
+        self.borrow = borrow
+        self.schedule = schedule
+        self.age_s = age_s
+        self.weights = dict(weights or {})
+        self.hourly_usd = hourly_usd
+        self.defer_at = defer_at
+        self.max_defer_s = max_defer_s
+        self.shed_at = shed_at
+        self.shed_below = shed_below
+        self.mode = mode
+        TenantShares(self.weights)  # whatever is wrong with them is told now
+        self.bind(time.monotonic, time.time, None)
+
+    def bound(
+        self,
+        *,
+        name: str,
+        max_concurrency: int | None,
+        max_waiting: int | None,
+        max_wait_s: float | None,
+        clock: Clock,
+        wall: Clock,
+        emit: Callable[[Event], None] | None,
+    ) -> Admission:
+        """A twin for one tier, with the tier's own sizes where none were given."""
+        twin = copy.copy(self)
+        twin.max_concurrency = self.max_concurrency if max_concurrency is None else max_concurrency
+        twin.max_waiting = self.max_waiting if max_waiting is None else max_waiting
+        twin.max_wait_s = self.max_wait_s if max_wait_s is None else max_wait_s
+        twin.bind(clock, wall, emit, name)
+        return twin
+
+    def bind(
+        self, clock: Clock, wall: Clock, emit: Callable[[Event], None] | None, name: str = "pool"
+    ) -> None:
+        """Begin anew, with an empty pool."""
+        self.clock = clock
+        self.wall = wall
+        self.emit = emit
+        self.pool = Pool(
+            self.max_concurrency,
+            name=name,
+            max_waiting=self.max_waiting,
+            clock=clock,
+            wall=wall,
+            schedule=self.schedule,
+            shares=TenantShares(self.weights),
+            age_s=self.age_s,
+            defer_at=self.defer_at,
+        )
+        self.pool.eta_s = self.eta_s
+        self.load = LoadMeter(clock=clock)
+        self.crowding = None if self.shed_at is None else Crowding(self.shed_at, name=name, emit=emit)
+        if self.max_concurrency is not None:
+            self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=self.hourly_usd)
+        self.refused = 0
+        self._tick_at = 0.0
+        self._output = GUESSED_OUTPUT
+
+    # -- a call ----------------------------------------------------------------
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        seat = call.permit = Seat(self)
+        now = self.clock()
+        self.load.arrived(now)
+        if now >= self._tick_at:
+            self.measure(now)
+        try:  # from here on: what the seat has taken is given back, wherever an interrupt strikes
+            if (call.turn.defer and not self.pool.calm) or not seat.take():
+                await seat.wait(call)
+            self._seated(seat, call)
+            while True:
+                try:
+                    response = await call_next(call)
+                    self._answered(seat, call, response)
+                    return response
+                except ThrottledError as error:
+                    if not self._waits_out(error, call, seat):
+                        raise
+                self._left(seat)
+                await seat.wait(call)
+                self._seated(seat, call)
+        except RejectedError:
+            now = self.clock()
+            self.load.refused(now)
+            if self.pool.record is not None:
+                self.pool.record.refused(now)
+            raise
+        finally:
+            self._left(seat)
+
+    async def admit(self, call: Call, seat: Seat) -> Permit | None:
+        """Wait in line. Raises ``ThrottledError`` where that is of no use, or was not."""
+        pool = self.pool
+        place = seat.place
+        if place is None:
+            if self.mode == "observe":
+                self._observed(call)
+                return pool.take([])
+            place = seat.place = pool.place(call, self._expected(call))
+            self._check(call, place)
+        asked = self.clock()
+        call.ahead = None  # what was seen before the wait may no longer hold after it
+        call.turn.place = place
+        try:
+            while True:
+                wait_s = self._patience_s(place)
+                alarm_s = pool.alarm_s(place)
+                if alarm_s is not None and (wait_s is None or alarm_s < wait_s):
+                    wait_s = alarm_s
+                try:
+                    grant = await Wait(place, wait_s, call)
+                except TimeoutError as error:
+                    if type(error) is not TimeoutError:
+                        raise
+                    left_s = self._patience_s(place)
+                    if left_s is not None and left_s <= 0:
+                        raise self._refusal(
+                            f"no place in the pool within {self.max_wait_s:g} s", place, call
+                        ) from None
+                    continue
+                if not isinstance(grant, Nudge):
+                    place.due_at = None
+                    return grant
+        except DeadlineExceededError as error:
+            error.retry_after_s = self._come_back_s(place)
+            raise
+        finally:
+            call.turn.place = None
+            pool.forget(place)
+            waited = self.clock() - asked
+            seat.waited_s += waited
+            if waited > 0.0005 and call.trace is not None:
+                call.trace.waits.append(Waited("pool", pool.name, waited))
+
+    def _check(self, call: Call, place: Place) -> None:
+        """Whether waiting is of any use. Raises ``ThrottledError`` where it is not."""
+        pool = self.pool
+        deferred = call.turn.defer and not pool.calm
+        if deferred:
+            place.due_at = place.arrived_at + self._spare_s(call)
+        elif self.on_full != "wait":
+            raise self._refusal("the pool is full", place, call)
+        elif pool.full:
+            raise self._refusal(f"the pool and its queue of {pool.max_waiting} are full", place, call)
+        ahead = pool.ahead_of(place)
+        expected_s = pool.expected_wait_s(ahead)
+        if not deferred and expected_s is not None:
+            most_s = math.inf if self.max_wait_s is None else self.max_wait_s
+            left_s = None if call.scope is None else call.scope.remaining_s()
+            if left_s is not None and left_s < most_s:
+                most_s = left_s
+            if expected_s > most_s:
+                raise self._refusal(
+                    f"the wait is about {expected_s:.3g} s, and the call has {most_s:.3g} s", place, call
+                )
+        if self.emit is not None:
+            trace_id = "" if call.trace is None else call.trace.id
+            if deferred:
+                self.emit(CallDeferred(trace_id=trace_id, tier=pool.name, eta_s=self.eta_s(place)))
+            else:
+                self.emit(
+                    CallQueued(trace_id=trace_id, tier=pool.name, ahead=ahead, expected_wait_s=expected_s)
+                )
+
+    def _spare_s(self, call: Call) -> float:
+        """For how long a call can be put off and still be answered before its deadline."""
+        left_s = None if call.scope is None else call.scope.remaining_s()
+        if left_s is None:
+            return self.max_defer_s
+        held_s = self.pool.pace.held_s or 0.0
+        return max(0.0, min(self.max_defer_s, left_s - 2 * held_s - 0.05 * left_s))
+
+    def eta_s(self, place: Place) -> float | None:
+        """In how many seconds the call at ``place`` will probably begin; ``None``: nothing is known."""
+        pool = self.pool
+        if place.due_at is None:
+            return pool.expected_wait_s(pool.ahead_of(place))
+        busy = pool.in_use - self.defer_at * pool.size if pool.size != math.inf else 0
+        eta_s = pool.expected_wait_s(pool.waiting + len(pool.later) + max(0, int(busy)))
+        latest_s = max(0.0, place.due_at - self.clock())
+        return latest_s if eta_s is None else min(eta_s, latest_s)
+
+    def _patience_s(self, place: Place) -> float | None:
+        if self.max_wait_s is None or place.due_at is not None:
+            return None
+        return place.arrived_at + self.max_wait_s - self.clock()
+
+    def _waits_out(self, error: ThrottledError, call: Call, seat: Seat) -> bool:
+        """Whether a limit that all places of the tier have met is waited for, in line."""
+        if not error.waitable or self.mode == "observe" or self.on_full != "wait":
+            return False
+        wait_s = error.retry_after_s or 0.0
+        left_s = None if call.scope is None else call.scope.remaining_s()
+        most_s = self.max_wait_s
+        if most_s is not None and seat.place is not None:
+            most_s -= self.clock() - seat.place.arrived_at
+        if left_s is None and most_s is None:
+            return wait_s <= LONGEST_S
+        return wait_s < min(math.inf if left_s is None else left_s, math.inf if most_s is None else most_s)
+
+    # -- refusals --------------------------------------------------------------
+
+    def _come_back_s(self, place: Place) -> float:
+        pool = self.pool
+        expected_s = pool.expected_wait_s(pool.ahead_of(place))
+        return COME_BACK_S if expected_s is None else expected_s
+
+    def _refusal(self, why: str, place: Place, call: Call) -> ThrottledError:
+        self.refused += 1
+        error = ThrottledError(
+            f"{self.pool.name}: {why}",
+            retry_after_s=self._come_back_s(place),
+            steps_down=self.on_full != "refuse",
+        )
+        self._tell(error, call)
+        return error
+
+    def _observed(self, call: Call) -> None:
+        """It would have had to wait, or been refused."""
+        pool = self.pool
+        self.refused += 1
+        error = ThrottledError(
+            f"{pool.name}: the pool is full",
+            retry_after_s=pool.expected_wait_s(0) or COME_BACK_S,
+            steps_down=self.on_full != "refuse",
+        )
+        self._tell(error, call)
+
+    def _tell(self, error: ThrottledError, call: Call) -> None:
+        if self.emit is not None:
+            trace_id = "" if call.trace is None else call.trace.id
+            self.emit(
+                CallThrottled(
+                    trace_id=trace_id,
+                    tier=self.pool.name,
+                    deployment="",
+                    by="pool",
+                    mode=self.mode,
+                    error=error,
+                )
+            )
+
+    # -- accounts --------------------------------------------------------------
+
+    def _expected(self, call: Call) -> int:
+        """Tokens that the call will use, roughly: what its tenant is charged until it has ended."""
+        request = call.request
+        most = request.params.get("max_tokens") if request.params else None
+        output = self._output if most is None or most > self._output else most
+        return length_of(request.messages) // 4 + output
+
+    def _seated(self, seat: Seat, call: Call) -> None:
+        pool = self.pool
+        seat.since = now = self.clock()
+        place = seat.place
+        seat.charged = self._expected(call) if place is None else place.tokens
+        pool.shares.charge(tenant_of(call), seat.charged, call.turn.weight)
+        pool.noted(now, seat.waited_s)
+
+    def _answered(self, seat: Seat, call: Call, response: Response) -> None:
+        usage = response.usage
+        if usage is not None and seat.charged:
+            used = usage.input_tokens + usage.output_tokens
+            self._output += (usage.output_tokens - self._output) // 16
+            self.pool.shares.settle(tenant_of(call), seat.charged, used, call.turn.weight)
+            seat.charged = 0
+
+    def _left(self, seat: Seat) -> None:
+        """Give the seat back, whichever way the call has ended."""
+        since, seat.since = seat.since, 0.0
+        seat.release()
+        if since:
+            now, pool = self.clock(), self.pool
+            pool.pace.ended(now - since)
+            self.load.served(now, now - since, seat.waited_s)
+            pool.noted(now)
+
+    def measure(self, now: float) -> None:
+        """Take the load's measure; once a second is enough."""
+        self._tick_at = now + 1.0
+        pool = self.pool
+        gate, size = pool.gate, pool.size
+        self.load.measure(
+            now,
+            in_flight=pool.in_use,
+            waiting=pool.waiting,
+            size=None if size == math.inf else size,
+            rate_per_s=None if gate is None else gate.rate_per_s(),
+        )
+        if self.crowding is not None:
+            self.crowding.read(self.load.level, self.load.forecast)
+
+    def reading(self) -> tuple[float, float]:
+        """The load's level and its forecast, 1 being all that the pool can do."""
+        now = self.clock()
+        if now >= self._tick_at:
+            self.measure(now)
+        return self.load.level, self.load.forecast
+
+    def sheds(self, priority: int) -> bool:
+        """Whether a call of this priority is to start at the next tier, while there still is room here."""
+        crowding = self.crowding
+        if crowding is None or priority >= self.shed_below:
+            return False
+        self.reading()
+        return crowding.on
+
+    def status(self) -> dict[str, Any]:
+        """How the pool stands, and what it did, as plain data."""
+        pool, now = self.pool, self.clock()
+        size = pool.size
+        return {
+            "size": None if size == math.inf else size,
+            "in_use": pool.in_use,
+            "waiting": pool.waiting,
+            "deferred": pool.deferred,
+            "peak": pool.peak,
+            "refused": self.refused,
+            "crowded": self.crowding is not None and self.crowding.on,
+            "tenants": pool.shares.status(),
+            "record": None if pool.record is None else pool.record.status(now),
+            "remarks": [] if pool.record is None else pool.record.remarks(now),
+        }
+
+    def renew(self) -> None:
+        """After a fork."""
+        self.pool.renew()
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(**options: tuple[object, int]) -> None:
+    for name, (value, least) in options.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ConfigError(f"Admission({name}={value!r}): give a whole number of at least {least}")
+
+
+def _positive(**options: float | None) -> None:
+    for name, value in options.items():
+        if value is not None and not (_number(value) and value > 0):
+            raise ConfigError(f"Admission({name}={value!r}): give a number above 0")

@@ -1,0 +1,125 @@
+"""What a client says and does about calls that wait, and about its load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from ..errors import ConfigError
+from ..routing.ask import CallOptions, ask
+from ..types import Message
+from .handle import CallHandle, QueuedCall
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ..admission.emergency import Emergencies
+    from ..admission.load import Load
+    from ..cost.treasury import Treasury
+    from ..events import Event
+    from ..pipeline.clock import Clock
+    from ..pipeline.host import Host
+    from ..pipeline.provider import Provider
+    from ..pipeline.ready import ReadyCall
+    from ..resilience.ladder import StaleEntry
+    from ..resilience.tier_line import TierLine
+    from ..routing.tier import Tier
+    from ..types import Request
+
+__all__ = ["Queued"]
+
+
+class Queued:
+    """The part of a client that knows who waits, and how busy it is."""
+
+    tiers: tuple[Tier, ...]
+    clock: Clock
+    _emergencies: Emergencies | None
+    _emit: Callable[[Event], None] | None
+    _host: Host
+    _lines: Mapping[str, TierLine]
+    _treasury: Treasury
+    _wall: Callable[[], float]
+
+    def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
+        raise NotImplementedError
+
+    def submit(self, prompt: str | Sequence[Message], **options: Unpack[CallOptions]) -> CallHandle:
+        """Begin a call in a thread of its own: a handle to wait for it, hurry it along or cancel it.
+
+        Raises ``ConfigError`` where the call makes no sense. Closing the client ends it.
+        """
+        ready = self.ready(ask(prompt, options))
+        handle = CallHandle(ready)
+        self._host.thread(handle.run, "call")
+        return handle
+
+    def queued(self, tier: str | None = None) -> list[QueuedCall]:
+        """The calls that wait for a place now, deferred ones too, longest first; of one tier or of all."""
+        lines = [line for name, line in self._lines.items() if tier in (None, name)]
+        if not lines:
+            raise ConfigError(f"there is no tier {tier!r}: the tiers are {', '.join(self._lines)}")
+        places = [place for line in lines if line.pool is not None for place in line.pool.waiters()]
+        places.sort(key=lambda place: place.arrived_at)
+        return [QueuedCall(place.call) for place in places if place.call is not None]
+
+    def load(self, tier: str) -> Load:
+        """How busy a tier is, and will be: 1 is as much as it can do.
+
+        Raises ``ConfigError`` for a tier that does not exist, or has nothing to measure by: no
+        ``max_concurrency`` and no limits.
+        """
+        line = self._lines.get(tier)
+        if line is None or line.admission is None:
+            raise ConfigError(f"there is no load of {tier!r}: name a tier with max_concurrency or limits")
+        line.admission.reading()
+        return line.admission.load.reading()
+
+    # -- emergencies -----------------------------------------------------------
+
+    def emergency(
+        self,
+        name: str,
+        *,
+        until: float | datetime | None = None,
+        for_s: float | None = None,
+        on: bool = True,
+    ) -> None:
+        """Declare an emergency that some tier's ``AdaptiveSampling(emergencies=...)`` names, or end it.
+
+        It holds in all processes that share the client's store, and ends by itself: ``until`` a time,
+        after ``for_s`` seconds, or after an hour. Raises ``ConfigError`` for a name that no tier knows, and
+        ``StoreUnavailableError``.
+        """
+        if self._emergencies is None:
+            raise ConfigError(
+                "this client knows no emergencies: give a tier sampling=AdaptiveSampling(emergencies=...)"
+            )
+        known = {each for tier in self.tiers if tier.sampling for each in tier.sampling.emergencies}
+        if name not in known:
+            raise ConfigError(f"there is no emergency {name!r}: known are {', '.join(sorted(known))}")
+        if on:
+            self._emergencies.declare(name, until=until, for_s=for_s)
+        else:
+            self._emergencies.end(name)
+
+    def emergencies(self) -> frozenset[str]:
+        """The emergencies that hold now."""
+        return frozenset() if self._emergencies is None else self._emergencies.active(self._wall())
+
+    def _declare_emergencies(self, stale: StaleEntry | None) -> None:
+        self._emergencies = None
+        if not any(tier.sampling is not None for tier in self.tiers):
+            return
+        from ..admission.emergency import Emergencies
+
+        if any(tier.sampling is not None and tier.sampling.emergencies for tier in self.tiers):
+            self._emergencies = Emergencies(
+                self._treasury.store,
+                clock=self.clock,
+                wall=self._wall,
+                emit=self._emit,
+                soon=self._host.soon,
+            )
+        for line in self._lines.values():
+            line.samples(stale=stale, emergencies=self._emergencies)

@@ -1,0 +1,279 @@
+"""The tables about admission: pools, rate limits, service plans, and what a tier does under load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
+
+from ..admission.adaptive import AdaptiveConcurrency
+from ..admission.client_throttle import ClientThrottle
+from ..admission.consent import Consent
+from ..admission.plans import ServicePlan
+from ..admission.policy import Admission
+from ..admission.rate_limit import RateLimit
+from ..admission.sampling import AdaptiveSampling
+from ..admission.schedule import Hours, Schedule
+from ..admission.steps import Step
+from ..errors import ConfigError
+from ..resilience.hedge import Hedge
+from .finding import Loc, did_you_mean
+from .table import Count, Money, Name, OffOrFloat, Rule, Table, named
+
+if TYPE_CHECKING:
+    from .file import Config
+
+__all__ = [
+    "AccountTable",
+    "AdaptiveTable",
+    "AdmissionTable",
+    "HedgeTable",
+    "LimitTable",
+    "PlanTable",
+    "SamplingTable",
+    "ThrottleTable",
+    "unmatched",
+]
+
+Mode = Literal["enforce", "observe"]
+
+
+# -- limits ------------------------------------------------------------------------------
+
+
+class AccountTable(Rule):
+    """What a vendor's account allows to all deployments on it together."""
+
+    rpm: Count | None = None
+    tpm: Count | None = None
+    input_tpm: Count | None = None
+    output_tpm: Count | None = None
+    rpd: Count | None = None
+    tpd: Count | None = None
+    max_concurrency: Count | None = None
+    reserve: dict[Name, float] = Field(default_factory=dict)
+    tokens: Literal["p90", "max"] = "p90"
+    pacing: bool | Count = False
+    headers: bool = True
+    fail: Literal["open", "closed"] = "open"
+    mode: Mode = "enforce"
+
+    def build(self, name: str | None = None) -> RateLimit:
+        """``name`` is the table's, which deployments call it by."""
+        given = self.given() if name is None else {"name": name, **self.given()}
+        return RateLimit(**given)
+
+
+class LimitTable(AccountTable):
+    """A limit that holds at every deployment."""
+
+    per: str | list[str] = "account"
+    where: dict[str, str | list[str]] = Field(default_factory=dict)
+    name: Name | None = None
+
+
+class PlanTable(Rule):
+    max_priority: int | None = None
+    high_priority: int | None = None
+    high_priority_quota: int | None = None
+    quota_window_s: float = 3600.0
+    weight: float = 1.0
+    mode: Mode = "enforce"
+
+    def build(self, name: str = "…") -> ServicePlan:
+        return ServicePlan(name, **self.given())
+
+
+# -- a tier's pool -------------------------------------------------------------------------
+
+
+def _when(when: str) -> str:
+    try:
+        Hours(when, size=1)
+    except ConfigError:
+        raise ValueError(
+            "should be hours such as '22:00-06:00', 'mon-fri 08:00-18:00' or 'sat-sun'"
+        ) from None
+    return when
+
+
+class HoursTable(Table):
+    when: Annotated[str, AfterValidator(_when)]
+    size: Count
+
+
+class ScheduleTable(Rule):
+    hours: Annotated[list[HoursTable], Field(min_length=1)]
+    tz: str = "UTC"
+
+    def build(self) -> Schedule:
+        return Schedule([Hours(each.when, size=each.size) for each in self.hours], tz=self.tz)
+
+
+class AdmissionTable(Rule):
+    max_concurrency: Count | None = None
+    max_waiting: Annotated[int, Field(ge=0)] | None = None
+    max_wait_s: Annotated[float, Field(ge=0)] | None = None
+    on_full: Literal["wait", "step_down", "refuse"] = "wait"
+    borrow: float = 0.0
+    schedule: ScheduleTable | None = None
+    age_s: OffOrFloat = None
+    weights: dict[Name, float] = Field(default_factory=dict)
+    hourly_usd: Money | None = None
+    defer_at: float = 0.7
+    max_defer_s: float = 3600.0
+    shed_at: float | None = None
+    shed_below: int = 1
+    mode: Mode = "enforce"
+
+    def build(self) -> Admission:
+        return Admission(**self.built())
+
+
+# -- what a tier does under load --------------------------------------------------------------
+
+
+class StepTable(Rule):
+    name: Name
+    at: float
+    leave: float | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    single: bool = False
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    cheaper: bool = False
+    cached: bool = False
+    defer_below: int | None = None
+    refuse_below: int | None = None
+
+    def build(self) -> Step:
+        return Step(**self.given())
+
+
+def _day(day: object) -> object:
+    """A date of TOML's own, or one that is written as a text."""
+    if not isinstance(day, str):
+        return day
+    try:
+        return date.fromisoformat(day)
+    except ValueError:
+        raise ValueError("should be a date such as 2026-11-01") from None
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+
+
+class ConsentTable(Rule):
+    steps: list[Name] | Literal["all"]
+    since: Day
+    until: Day | None = None
+    plan: Name | None = None
+    tenant: Name | None = None
+
+    def build(self) -> Consent:
+        return Consent(**self.given())
+
+
+class SamplingTable(Rule):
+    steps: Annotated[list[StepTable], Field(min_length=1)]
+    consent: list[ConsentTable] = Field(default_factory=list)
+    dwell_s: float = 60.0
+    max_changes_per_hour: int = 4
+    emergencies: dict[Name, list[Name]] = Field(default_factory=dict)
+    mode: Mode = "enforce"
+
+    def build(self) -> AdaptiveSampling:
+        given = self.built(leaving=("steps", "consent"))
+        steps, consent = ([table.build() for table in tables] for tables in (self.steps, self.consent))
+        return AdaptiveSampling(steps, consent=consent, **given)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        wrong = list(self._unknown_steps())
+        if wrong:
+            raise ValidationError.from_exception_data("SamplingTable", wrong)
+        self.build()
+        return self
+
+    def _unknown_steps(self) -> Iterator[InitErrorDetails]:
+        known = [step.name for step in self.steps]
+        for s, name in enumerate(known):
+            if name in known[:s]:
+                problem, remedy = "another step has this name", "give it one of its own"
+                yield named(("steps", s, "name"), problem, remedy)
+        said: list[tuple[Loc, Sequence[str]]] = [
+            (("consent", c, "steps"), consent.steps)
+            for c, consent in enumerate(self.consent)
+            if consent.steps != "all"
+        ]
+        said += [(("emergencies", name), steps) for name, steps in self.emergencies.items()]
+        for loc, names in said:
+            for name in names:
+                if name not in known:
+                    yield named(loc, "there is no such step", did_you_mean(name, known))
+
+
+class AdaptiveTable(Rule):
+    start: Count = 8
+    least: Count = 1
+    most: Count = 256
+    backoff: float = 0.9
+    caution: Count = 10
+    mode: Mode = "enforce"
+
+    def build(self) -> AdaptiveConcurrency:
+        return AdaptiveConcurrency(**self.given())
+
+
+class ThrottleTable(Rule):
+    k: float = 2.0
+    window_s: float = 120.0
+    min_calls: Count = 10
+    most: float = 0.99
+    mode: Mode = "enforce"
+
+    def build(self) -> ClientThrottle:
+        return ClientThrottle(**self.given())
+
+
+class HedgeTable(Rule):
+    share: float = 0.05
+    bank: float = 100.0
+    quantile: float = 0.98
+    min_samples: Count = 100
+    slow_share: float = 0.5
+    mode: Mode = "enforce"
+
+    def build(self) -> Hedge:
+        return Hedge(**self.given())
+
+
+# -- what the tables cannot see by themselves --------------------------------------------------
+
+
+def unmatched(config: Config) -> Iterator[InitErrorDetails]:
+    """Accounts and tiers that there are not, and limits that could not be told apart."""
+    tiers = [tier.name for tier in config.tiers]
+    for t, tier in enumerate(config.tiers):
+        for d, deployment in enumerate(tier.deployments):
+            account = deployment.account
+            if account is not None and account not in config.accounts:
+                loc: Loc = ("tiers", t, "deployments", d, "account")
+                remedy = did_you_mean(account, list(config.accounts)) or "add [accounts.…] of this name"
+                yield named(loc, "there is no such account", remedy)
+    limits: dict[Loc, AccountTable] = {("accounts", name): table for name, table in config.accounts.items()}
+    limits |= {("limits", at): table for at, table in enumerate(config.limits)}
+    for loc, limit in limits.items():
+        for name in limit.reserve:
+            if name not in tiers:
+                yield named((*loc, "reserve", name), "there is no such tier", did_you_mean(name, tiers))
+    seen: set[str] = set(config.accounts)
+    for at, table in enumerate(config.limits):
+        name = table.build().name
+        if name in seen:
+            problem = f"another limit is called so ({name!r})"
+            yield named(("limits", at, "name"), problem, "give it a name of its own")
+        seen.add(name)

@@ -1,0 +1,275 @@
+"""What plans may claim: ceilings, quotas of high priority, shares."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierllm.admission.plans import Plans, ServicePlan
+from tierllm.errors import ConfigError
+from tierllm.events import Event, PriorityLowered
+
+
+def quota(most: int, window_s: float = 60.0, **more: Any) -> Plans:
+    return Plans(
+        [ServicePlan("team", high_priority=5, high_priority_quota=most, quota_window_s=window_s, **more)]
+    )
+
+
+def granted(plans: Plans, priority: int, now: float, plan: str = "team") -> int:
+    return plans.priority_of(plan, priority, now)[0]
+
+
+# -- ceilings -------------------------------------------------------------------------
+
+
+def test_what_is_above_the_plan_is_lowered_with_a_warning() -> None:
+    plans = Plans([ServicePlan("free", max_priority=3)])
+    assert plans.priority_of("free", 9, 0.0) == (
+        3,
+        "plan 'free': priority 9 was lowered to 3, the highest it allows",
+    )
+
+
+@pytest.mark.parametrize("priority", [3, 0, -7])
+def test_what_the_plan_allows_is_left_alone(priority: int) -> None:
+    assert Plans([ServicePlan("free", max_priority=3)]).priority_of("free", priority, 0.0) == (priority, None)
+
+
+@pytest.mark.parametrize("plan", ["gold", None, ""])
+def test_a_plan_that_is_not_listed_may_claim_anything(plan: str | None) -> None:
+    plans = Plans([ServicePlan("free", max_priority=3, weight=2)])
+    assert plans.priority_of(plan, 99, 0.0) == (99, None)
+    assert plans.weight_of(plan) == 1.0
+
+
+def test_a_plan_s_tenants_weigh_what_it_says() -> None:
+    assert Plans([ServicePlan("team", weight=2.5)]).weight_of("team") == 2.5
+
+
+# -- quotas ---------------------------------------------------------------------------
+
+
+def test_the_quota_is_for_everybody_on_the_plan_and_what_is_over_it_goes_below_high() -> None:
+    plans = quota(2)
+    assert [granted(plans, p, 0.0) for p in (5, 9, 7, 4, 5)] == [5, 9, 4, 4, 4]
+
+
+def test_the_warning_says_when_the_next_is_free() -> None:
+    plans = quota(2)
+    granted(plans, 5, 10.0)
+    granted(plans, 5, 20.0)
+    assert plans.priority_of("team", 8, 30.0)[1] == (
+        "plan 'team': priority 8 was lowered to 4, its 2 of priority 5 and above in 60 s are used up; "
+        "the next comes in 40 s"
+    )
+    assert granted(plans, 8, 69.9) == 4
+    assert granted(plans, 8, 70.0) == 8
+    assert granted(plans, 8, 70.0) == 4
+
+
+def test_a_quota_of_none_lowers_all_of_them() -> None:
+    plans = quota(0)
+    assert plans.priority_of("team", 5, 0.0) == (
+        4,
+        "plan 'team': priority 5 was lowered to 4, it has none of priority 5 and above",
+    )
+
+
+def test_what_was_lowered_does_not_use_the_quota_up() -> None:
+    plans = quota(1)
+    assert granted(plans, 5, 0.0) == 5
+    for second in range(1, 60):
+        assert granted(plans, 5, float(second)) == 4
+    assert granted(plans, 5, 60.0) == 5
+
+
+def test_a_ceiling_is_looked_at_before_the_quota() -> None:
+    plans = Plans([ServicePlan("team", max_priority=6, high_priority=5, high_priority_quota=1)])
+    assert [granted(plans, 9, 0.0), granted(plans, 9, 0.0), granted(plans, 3, 0.0)] == [6, 4, 3]
+    assert plans.status()["team"]["above_max_priority"] == 1
+    assert plans.status()["team"]["over_quota"] == 1
+
+
+@given(
+    most=st.integers(0, 6),
+    window_s=st.integers(1, 20),
+    gaps=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 9)), max_size=80),
+)
+def test_never_more_than_the_quota_in_any_window_and_never_fewer_than_there_is_room_for(
+    most: int, window_s: int, gaps: list[tuple[int, int]]
+) -> None:
+    plans, now, taken = quota(most, float(window_s)), 0, list[int]()
+    for gap, priority in gaps:
+        now += gap
+        got = granted(plans, priority, float(now))
+        recent = sum(then > now - window_s for then in taken)
+        if priority < 5:
+            assert got == priority
+        elif recent < most:
+            assert got == priority
+            taken.append(now)
+        else:
+            assert got == 4
+    for start in taken:
+        assert sum(start <= then < start + window_s for then in taken) <= most
+
+
+@given(st.lists(st.floats(0, 0.05), min_size=200, max_size=400))
+def test_a_large_quota_is_never_passed_either(gaps: list[float]) -> None:
+    """From 10,000 on, takes that are close together are logged together."""
+    most, window_s = 10_050, 2.0
+    plans, now = quota(most, window_s), 0.0
+    burst = [granted(plans, 5, now) for _ in range(most + 1)]
+    assert burst.count(5) == most
+    taken = [(now, most)]
+    for gap in gaps:
+        now += gap
+        got = sum(granted(plans, 5, now) == 5 for _ in range(3))
+        taken.append((now, got))
+        assert sum(n for then, n in taken if then > now - window_s) <= most
+
+
+def test_a_large_quota_is_used_almost_whole() -> None:
+    plans, got = quota(20_000, 10.0), 0
+    for step in range(150_000):  # 15 times the window at five times the rate
+        got += granted(plans, 5, step * 0.001 / 5) == 5
+    assert got >= 0.999 * 20_000 * 3
+
+
+def test_a_clock_read_late_takes_nothing_from_the_window() -> None:
+    plans = quota(1)
+    assert granted(plans, 5, 100.0) == 5
+    assert granted(plans, 5, 99.0) == 4
+    assert granted(plans, 5, 160.0) == 5
+
+
+# -- observing, telling -----------------------------------------------------------------
+
+
+def test_observe_lowers_nothing_and_tells_what_it_would_have() -> None:
+    heard: list[Event] = []
+    plans = Plans([ServicePlan("free", max_priority=3, mode="observe")], emit=heard.append)
+    assert plans.priority_of("free", 9, 0.0, trace_id="t1") == (
+        9,
+        "observed only: plan 'free': priority 9 would be lowered to 3, the highest it allows",
+    )
+    assert heard == [PriorityLowered(trace_id="t1", plan="free", claimed=9, granted=3, mode="observe")]
+
+
+def test_listeners_hear_of_each_one_that_was_lowered_and_may_ask_back() -> None:
+    heard: list[Any] = []
+
+    def listener(event: Event) -> None:
+        heard.append((event, plans.status()["free"]["calls"]))
+
+    plans = Plans([ServicePlan("free", max_priority=3)], emit=listener)
+    plans.priority_of("free", 3, 0.0, trace_id="t1")
+    plans.priority_of("free", 4, 0.0, trace_id="t2")
+    told = PriorityLowered(trace_id="t2", plan="free", claimed=4, granted=3, mode="enforce")
+    assert heard == [(told, 2)]
+
+
+def test_a_listener_that_fails_fails_no_call() -> None:
+    def listener(event: Event) -> None:
+        raise RuntimeError
+
+    plans = Plans([ServicePlan("free", max_priority=3)], emit=listener)
+    assert granted(plans, 4, 0.0, "free") == 3
+
+
+def test_status_sets_what_was_claimed_against_what_was_granted() -> None:
+    plans = quota(2)
+    for priority in (5, 5, 5, 1):
+        granted(plans, priority, 0.0)
+    assert plans.status(0.0) == {
+        "team": {
+            "mode": "enforce",
+            "calls": 4,
+            "claimed": {5: 3, 1: 1},
+            "granted": {5: 2, 4: 1, 1: 1},
+            "above_max_priority": 0,
+            "over_quota": 1,
+            "quota_left": 0,
+        }
+    }
+    assert plans.status(60.0)["team"]["quota_left"] == 2
+
+
+def test_counts_stay_bounded_whatever_is_claimed() -> None:
+    plans = Plans([ServicePlan("free", max_priority=0)])
+    for priority in range(1000):
+        granted(plans, priority, 0.0, "free")
+    counts = plans.status()["free"]["claimed"]
+    assert len(counts) <= 65
+    assert sum(counts.values()) == 1000
+
+
+def test_threads_together_get_no_more_than_the_quota() -> None:
+    plans, got = quota(50), list[int]()
+
+    def work() -> None:
+        for _ in range(200):
+            got.append(granted(plans, 5, 0.0))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (got.count(5), len(got)) == (50, 1200)
+
+
+def test_a_forked_child_does_not_wait_for_the_parent_s_lock() -> None:
+    plans = quota(1)
+    plans._lock.acquire()
+    plans.renew()
+    assert granted(plans, 5, 0.0) == 5
+
+
+# -- settings ---------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "no name": (lambda: ServicePlan(""), "give the plan's name"),
+    "a priority that is no number": (lambda: ServicePlan("p", max_priority="3"), "whole number"),  # type: ignore[arg-type]
+    "true": (lambda: ServicePlan("p", max_priority=True), "whole number"),
+    "a negative quota": (
+        lambda: ServicePlan("p", high_priority=5, high_priority_quota=-1),
+        "high_priority_quota=-1",
+    ),
+    "no window": (
+        lambda: ServicePlan("p", high_priority=5, high_priority_quota=1, quota_window_s=0),
+        "seconds above 0",
+    ),
+    "no weight": (lambda: ServicePlan("p", weight=0), "a weight above 0"),
+    "endless weight": (lambda: ServicePlan("p", weight=float("inf")), "a weight above 0"),
+    "a quota of what": (lambda: ServicePlan("p", high_priority_quota=5), "high_priority=5"),
+    "how many": (lambda: ServicePlan("p", high_priority=5), "high_priority_quota"),
+    "never high": (
+        lambda: ServicePlan("p", max_priority=3, high_priority=5, high_priority_quota=1),
+        "give 3 or less",
+    ),
+    "a mode": (lambda: ServicePlan("p", mode="dry"), "'enforce' or 'observe'"),  # type: ignore[arg-type]
+    "twins": (lambda: Plans([ServicePlan("p"), ServicePlan("p")]), "two are called 'p'"),
+    "no plan": (lambda: Plans(["free"]), "give ServicePlan"),  # type: ignore[list-item]
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_settings_that_make_no_sense_are_refused(case: str) -> None:
+    make, said = WRONG[case]
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
+def test_a_plan_is_frozen_and_equal_by_what_it_says() -> None:
+    plan = ServicePlan("free", max_priority=3)
+    assert plan == ServicePlan("free", max_priority=3)
+    with pytest.raises(AttributeError):
+        plan.max_priority = 9  # type: ignore[misc]
