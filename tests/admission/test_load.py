@@ -26,7 +26,7 @@ def meter(**settings: float) -> LoadMeter:
 def a_queue(
     rate_per_s: Callable[[float], float], size: int, call_s: float, seconds: float, seed: int = 1
 ) -> list[tuple[float, float, float]]:
-    """Calls that come at random, of random lengths, to so many places: time, level and forecast each second."""
+    """Calls that come at random to so many places: time, level and forecast, once a second."""
     rng, measured, told = random.Random(seed), meter(), []
     now, tick = 0.0, 1.0
     comes = rng.expovariate(rate_per_s(0.0))
@@ -209,7 +209,9 @@ Told = st.lists(
 
 @given(told=Told)
 @settings(max_examples=150, deadline=None)
-def test_whatever_it_is_told_the_level_is_a_number(told: list[tuple[float, int, int, float, float, float]]) -> None:
+def test_whatever_it_is_told_the_level_is_a_number(
+    told: list[tuple[float, int, int, float, float, float]],
+) -> None:
     any_ = meter()
     now = 0.0
     for passed_s, in_flight, waiting, size, rate_per_s, held_s in told:

@@ -12,7 +12,8 @@ import pytest
 from client.forms import FORMS, Form, World, every_form, held
 from tierllm import Deployment, Tier, TieredClient
 from tierllm.admission.pool import Permit, Pool
-from tierllm.admission.seat import Admission, Seat
+from tierllm.admission.seat import Seat
+from tierllm.admission.settings import Admission
 from tierllm.errors import AllTiersFailedError, ClientClosedError, StreamInterruptedError, ThrottledError
 from tierllm.pipeline.effects import Grant, Sleep, Wait
 from tierllm.testing import Fail, FakeClock, FakeProvider
@@ -34,8 +35,17 @@ class Served:
     """A pool's admission around a call, stepped by hand."""
 
     def __init__(self, mode: Any = "enforce", size: int = 1) -> None:
-        self.pool = Pool(size, name="gold", max_waiting=1)
-        self.admission = Admission(self.pool, clock=FakeClock(), max_wait_s=3, mode=mode)
+        clock = FakeClock()
+        self.admission = Admission(mode=mode).bound(
+            name="gold",
+            max_concurrency=size,
+            max_waiting=1,
+            max_wait_s=3,
+            clock=clock,
+            wall=clock,
+            emit=None,
+        )
+        self.pool = self.admission.pool
         self.owned: list[Grant] = []
 
     def enter(self, inside: Any) -> Any:

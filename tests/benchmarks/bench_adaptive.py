@@ -23,7 +23,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from admission.crowd import Crowd
-
 from tierllm.admission.adaptive import AdaptiveConcurrency
 from tierllm.admission.client_throttle import ClientThrottle
 from tierllm.types import Call, Request, Response

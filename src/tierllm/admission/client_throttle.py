@@ -243,6 +243,9 @@ class ClientThrottle:
 
     def _draw(self, call: Call) -> None:
         """Cast the dice for one call. Raises ``ThrottledError``."""
+        tally = self.tally
+        if tally.requests == tally.accepts:
+            return  # all is well, whatever part of it has left the window
         with self._lock:
             now = self.clock()
             probability = self._probability(now)
@@ -250,9 +253,9 @@ class ClientThrottle:
                 return
             self._rejected += 1
             if self.mode == "enforce":
-                self.tally.add(now, accepted=False)
+                tally.add(now, accepted=False)
             retry_after_s = self._retry_after_s(now, probability)
-            share = self.tally.accepts / self.tally.requests
+            share = tally.accepts / tally.requests
         error = ThrottledError(
             f"{self._where or 'client throttle'}: the backend took on {share:.0%} of the last calls: "
             f"try again in {retry_after_s:.3g} s",

@@ -9,7 +9,16 @@ from itertools import combinations
 from ..errors import ConfigError
 from .limit_log import DAY_S, MINUTE_S, Shape
 
-__all__ = ["PLACES", "checked_names", "checked_pacing", "checked_per", "checked_reserve", "one_of", "shapes_of"]
+__all__ = [
+    "PLACES",
+    "checked_limits",
+    "checked_pacing",
+    "checked_per",
+    "checked_reserve",
+    "checked_where",
+    "one_of",
+    "shapes_of",
+]
 
 PER = ("account", "user", "tenant", "plan", "session", "tag", "route", "deployment", "tier")
 WHERE = ("user", "tenant", "plan", "session", "tag", "route", "deployment", "tier", "model")
@@ -39,7 +48,7 @@ def checked_per(per: str | Sequence[str]) -> tuple[str, ...]:
     return keys
 
 
-def checked_names(where: Mapping[str, str | Iterable[str]] | None) -> dict[str, frozenset[str]]:
+def checked_where(where: Mapping[str, str | Iterable[str]] | None) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     if where is not None and not isinstance(where, Mapping):
         raise ConfigError(f"RateLimit(where={where!r}): give a mapping, such as {{'plan': 'free'}}")
@@ -60,7 +69,9 @@ def checked_reserve(reserve: Mapping[str, float] | None) -> dict[str, float]:
     for tier, share in shares.items():
         sound = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
         if not isinstance(tier, str) or not tier or not sound:
-            raise ConfigError(f"RateLimit(reserve={{{tier!r}: {share!r}}}): give a tier's share, above 0 and below 1")
+            raise ConfigError(
+                f"RateLimit(reserve={{{tier!r}: {share!r}}}): give a tier's share, above 0 and below 1"
+            )
     if sum(shares.values()) > 1 + 1e-9:
         raise ConfigError(f"RateLimit(reserve={shares!r}): that is more than there is")
     if len(shares) > MOST_RESERVES:
@@ -101,7 +112,7 @@ def shapes_of(limits: Mapping[str, int], shares: Mapping[str, float]) -> tuple[S
             for spared in combinations(tiers, size):
                 left = [_left(limit, [shares[tier] for tier in spared]) for limit in most]
                 shapes.append(
-                    Shape(window_s, (left[0], left[1], left[2], left[3]), names, frozenset(spared))  # type: ignore[arg-type]
+                    Shape(window_s, (left[0], left[1], left[2], left[3]), names, frozenset(spared))
                 )
     return tuple(shapes)
 

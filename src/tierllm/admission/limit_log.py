@@ -37,11 +37,13 @@ class Lack(NamedTuple):
 
 
 class Cell:
-    """Takes made at nearly the same time. ``at``: the latest of them; ``log``: ``None`` once they are over."""
+    """Takes made at about the same time, ``at`` the latest of them. ``log``: ``None`` once they are over."""
 
     __slots__ = ("at", "begun_at", "input_tokens", "log", "output_tokens", "requests")
 
-    def __init__(self, log: LimitLog, at: float, requests: int, input_tokens: int, output_tokens: int) -> None:
+    def __init__(
+        self, log: LimitLog, at: float, requests: int, input_tokens: int, output_tokens: int
+    ) -> None:
         self.log: LimitLog | None = log
         self.begun_at = self.at = at
         self.requests = requests

@@ -25,7 +25,17 @@ class Take:
     ``used`` is what it was settled with: requests, input and output tokens.
     """
 
-    __slots__ = ("at", "booked", "cells", "input_tokens", "meter", "open", "output_tokens", "requests", "used")
+    __slots__ = (
+        "at",
+        "booked",
+        "cells",
+        "input_tokens",
+        "meter",
+        "open",
+        "output_tokens",
+        "requests",
+        "used",
+    )
 
     def __init__(self, meter: Meter, requests: int, input_tokens: int, output_tokens: int) -> None:
         self.meter = meter
@@ -210,7 +220,9 @@ class Meter:
                 self.held.discard(take)
                 back = True
                 took_s = now - take.at
-                self.usual_s = took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
+                self.usual_s = (
+                    took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
+                )
         if back:
             self.refused = None
         return back
@@ -263,9 +275,8 @@ class Meter:
                 continue
             log.forget(now)
             sums = (log.requests, log.input_tokens + log.output_tokens, log.input_tokens, log.output_tokens)
-            for name, most, found in zip(log.shape.names, log.shape.most, sums, strict=True):
-                if most < math.inf:
-                    used[name] = found
+            bounds = zip(log.shape.names, log.shape.most, sums, strict=True)
+            used.update({name: found for name, most, found in bounds if most < math.inf})
         if self.most_at_once is not None:
             used["max_concurrency"] = len(self.held)
         return used

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..cost.history import MOST_TOKENS, OutputHistory
+from ..cost.billing import reported
+from ..cost.history import OutputHistory
 from ..cost.place import cap_of, copies_of
 from .limit_shortfall import Need
 
 if TYPE_CHECKING:
     from ..cost.place import Place
-    from ..types import Call, Message, Usage
+    from ..types import Call, Message, Response
 
 __all__ = ["Expected"]
 
@@ -84,15 +85,17 @@ class Expected:
 
         return float(guessed_tokens(messages, params, family_of(self.place.model, self.place.vendor)))
 
-    def learn(self, need: Need, usage: Usage, *, truncated: bool = False) -> None:
-        """A call that was expected to need ``need`` reported ``usage``."""
+    def learn(self, need: Need, response: Response) -> None:
+        """A call that was expected to need ``need`` was answered."""
+        usage = response.usage
+        if usage is None or usage.estimated or reported(usage) is not usage:
+            return
         told, output_tokens = usage.input_tokens, usage.output_tokens
         if told > 0:
             ratio = told / need.input_tokens * self._factor
             self._factor += WEIGHT * (min(max(ratio, 1 / MOST), MOST) - self._factor)
-        if 0 <= output_tokens <= MOST_TOKENS:
-            self._outputs.add(output_tokens, truncated=truncated)
-            self._p90 = self._outputs.p90
+        self._outputs.add(output_tokens, truncated=response.finish_reason == "length")
+        self._p90 = self._outputs.p90
         total = told + output_tokens
         self._total = float(total) if self._total is None else self._total + WEIGHT * (total - self._total)
 
@@ -100,3 +103,7 @@ class Expected:
     def usual_tokens(self) -> float | None:
         """What a call uses in the mean, once that is known."""
         return self._total
+
+    def renew(self) -> None:
+        """After a fork: the parent's lock may be held for good."""
+        self._outputs.renew()

@@ -58,7 +58,7 @@ class VendorView:
         self.newest = -1
 
     def hear(self, told: Sequence[Told], booked: Booked, sent_at: float) -> bool:
-        """Take in what came back with the request after which ``booked`` was the sum. False: it is old news."""
+        """Take in what came with the answer to one, after which ``booked`` was the sum. False: old news."""
         if booked[0] < self.newest:
             return False
         self.newest = booked[0]

@@ -120,7 +120,7 @@ class Draw:
         self.bucket = bucket
 
     def __lt__(self, other: Draw) -> bool:
-        """Locks are taken in one order everywhere."""
+        """By the order in which locks are taken everywhere."""
         return id(self.limiter) < id(other.limiter)
 
     def shortfall(self, meter: Meter, need: Need, now: float, tier: str, copies: int = 1) -> Shortfall | None:
@@ -186,8 +186,9 @@ def take_on(
 ) -> list[Shortfall]:
     """Take what a call needs on all of ``draws``, or on none; what is missing, if so.
 
-    ``needs`` are by how much is reserved of an output: ``"p90"``, ``"max"``. ``draws`` are in the order of their locks. Limits that only observe tell what they would have missed
-    and are taken all the same. Whatever is taken is in ``takes`` first, for whoever has to settle it.
+    ``needs`` are by how much is reserved of an output: ``"p90"``, ``"max"``. ``draws`` are in the order of
+    their locks. Limits that only observe tell what they would have missed, and are taken all the same.
+    Whatever is taken is in ``takes`` first, for whoever has to settle it.
     """
     limiter = draws[at].limiter
     with limiter.lock:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..cost.billing import NOTHING, billed, reported
-from ..cost.guess import guessed_text
-from ..errors import ConfigError, ProviderError, StoreUnavailableError, ThrottledError
+from ..errors import ConfigError, StoreUnavailableError, ThrottledError
 from ..events import CallThrottled, Event, log_failure
 from ..pipeline.effects import Blocking, Handler
-from ..types import Response, Usage
+from ..types import Response
 from .limit_headers import told_by
+from .limit_log import MINUTE_S
 from .limit_need import Expected
+from .limit_outcome import Outcome, answered, failed
 from .limit_shortfall import Need, Shortfall
 from .limiter import Draw, take_on
 from .shared_limit import Shared, asked_of, recalled, refusal, remember, reserving, undo
@@ -22,10 +21,10 @@ from .shared_limit import Shared, asked_of, recalled, refusal, remember, reservi
 if TYPE_CHECKING:
     from ..cost.place import Place
     from ..pipeline.clock import Clock
-    from ..pipeline.scope import Invocation
     from ..stores import Store, Verdict
     from ..types import Call
-    from .limit_meter import Take
+    from .limit_meter import Meter, Take
+    from .limiter import Limiter
     from .rate_limit import RateLimit
 
 __all__ = ["Limits", "Need", "Shortfall"]
@@ -127,7 +126,6 @@ class Limits:
         takes: list[Take] = []
         held: list[Shared] = []
         earlier = call.progress
-        need: Need | None = None
         try:
             need = self._take(call, draws, takes)
             if self._shares:
@@ -136,12 +134,12 @@ class Limits:
             if seat is not None:
                 seat.sent()
             response = await call_next(call)
-            self._answered(call, draws, takes, need, response)
+            self._settle(draws, takes, answered(response), call)
             for shared in held:
                 shared.settle()
-        except BaseException as error:
-            self._failed(call, draws, takes, earlier, error)
-            for shared in held:  # once settled, settling again counts for nothing
+        except BaseException as error:  # an interrupt may come anywhere: what is settled counts once
+            self._settle(draws, takes, failed(error, call.progress, earlier), call)
+            for shared in held:
                 shared.settle()
             if held:
                 if isinstance(error, Exception):
@@ -149,6 +147,8 @@ class Limits:
                 else:
                     self._flush_soon(held)
             raise
+        if self._learns is not None:
+            self._learns.learn(need, response)
         if held:
             await self._flush(held)
         return response
@@ -273,42 +273,97 @@ class Limits:
 
     # -- after -------------------------------------------------------------------
 
-    def _answered(
-        self, call: Call, draws: Sequence[Draw], takes: Sequence[Take], need: Need, response: Response
-    ) -> None:
-        usage = reported(response.usage)
-        progress = call.progress
-        if not isinstance(usage, Usage) or not usage.total_tokens:
-            self._settle(draws, takes, None, None, True, progress)
-            return
-        learns = self._learns
-        if learns is not None and not usage.estimated:
-            learns.learn(need, usage, truncated=response.finish_reason == "length")
-        self._settle(draws, takes, usage.input_tokens, usage.output_tokens, True, progress)
+    def _settle(self, draws: Sequence[Draw], takes: Sequence[Take], outcome: Outcome, call: Call) -> None:
+        """Book what was used. Room that came back is told when all of it is done."""
+        now = self._clock()
+        headers = None if call.progress is None or not outcome.sent else call.progress.headers
+        told = told_by(headers, self._wall()) if headers else None
+        _, output_tokens, counts, sent = outcome
+        roomy: list[Limiter] | None = None
+        for draw, take in zip(draws, takes, strict=False):
+            if not take.open:
+                continue
+            limiter = draw.limiter
+            input_tokens = take.input_tokens if outcome.input_tokens is None else outcome.input_tokens
+            requests = take.requests if counts or (sent and not draw.limit.personal) else 0
+            back = limiter.settle(
+                take,
+                requests,
+                input_tokens,
+                take.output_tokens if output_tokens is None else output_tokens,
+                now,
+            )
+            if told and draw.limit.headers:
+                back = limiter.hear(told, take) or back
+            if back:
+                roomy = [limiter] if roomy is None else [*roomy, limiter]
+        for limiter in roomy or ():
+            limiter.tell()
 
-    def _failed(
-        self,
-        call: Call,
-        draws: Sequence[Draw],
-        takes: Sequence[Take],
-        earlier: Invocation | None,
-        error: BaseException,
-    ) -> None:
-        progress = call.progress
-        if not takes or not takes[-1].open:
-            return
-        if progress is None or progress is earlier:  # never sent
-            now = self._clock()
-            backs = [take.limiter_settle(draw.limiter, now) for draw, take in zip(draws, takes, strict=False)]
-            self._tell_room(draws, backs)
-            return
-        bill = billed(error, progress)
-        if bill is None:
-            text = "".join((*progress.reasoning, *progress.texts, *(t.arguments for t in progress.tool_calls)))
-            self._settle(draws, takes, None, math.ceil(guessed_text(text)), True, progress)
-        elif bill is NOTHING:
-            self._settle(draws, takes, 0, 0, False, progress)
-        elif isinstance(bill, Usage):
-            self._settle(draws, takes, bill.input_tokens, bill.output_tokens, True, progress)
-        else:  # nobody knows
-            self._settle(draws, takes, None, None, not isinstance(error, ProviderError), progress)
+    # -- watching ------------------------------------------------------------------
+
+    def rate_per_s(self) -> float | None:
+        """The most calls a second that these limits let through for long, as far as known.
+
+        By the minute: what is left of a day's limit says nothing of the next minute. Limits of single
+        callers do not bound what all of them may do.
+        """
+        usual = None if self._learns is None else self._learns.usual_tokens
+        rates: list[float] = []
+        for limit in self.limits:
+            if limit.personal or limit.mode != "enforce" or limit.about_caller:
+                continue
+            given = limit.limits
+            if "rpm" in given:
+                rates.append(given["rpm"] / MINUTE_S)
+            if "tpm" in given and usual:
+                rates.append(given["tpm"] / MINUTE_S / usual)
+            if "max_concurrency" in given:
+                held_s = self._meter(limit).usual_s
+                if held_s:
+                    rates.append(given["max_concurrency"] / held_s)
+        return min(rates, default=None)
+
+    def _meter(self, limit: RateLimit) -> Meter:
+        bucket = limit.fixed_bucket(self.place.tier, self.place.deployment) or ""
+        with limit.limiter.lock:
+            return limit.limiter.meter(bucket, self._clock())
+
+    def renew(self) -> None:
+        """After a fork; the limits see to themselves."""
+        if self._learns is not None:
+            self._learns.renew()
+
+    def stores(self) -> list[Store]:
+        """Every store that is used, once."""
+        return list({id(store): store for store in self._stores.values() if store is not None}.values())
+
+    def status(self) -> dict[str, Any]:
+        """How each limit stands, by name, as plain data."""
+        now = self._clock()
+        found: dict[str, Any] = {}
+        for limit in self.limits:
+            store = self._stores[id(limit)]
+            found[limit.name] = {
+                "per": list(limit.per),
+                "mode": limit.mode,
+                "limits": dict(limit.limits),
+                "reserve": dict(limit.reserve),
+                "store": None if store is None else store.name,
+                "buckets": len(limit.limiter.meters),
+                "refused": self._refused.get(limit.name, 0),
+            }
+            if not limit.personal:
+                meter = self._meter(limit)
+                with limit.limiter.lock:
+                    found[limit.name]["used"] = meter.status(now)
+        return found
+
+
+def _store_of(limit: RateLimit, store: Store | None) -> Store | None:
+    """Where the limit is shared; ``None``: nowhere."""
+    if limit.store is not None:
+        return limit.store
+    if store is not None and store.shared and (limit.named or limit.per != ("account",)):
+        return store
+    return None

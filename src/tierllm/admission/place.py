@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from ..pipeline.effects import Grant
     from ..types import Call
     from .alarms import Nudge
-    from .pool import Permit, Pool
+    from .permit import Permit
+    from .pool import Pool
 
 __all__ = ["Place", "tenant_of"]
 

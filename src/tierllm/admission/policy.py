@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DeadlineExceededError, RejectedError, ThrottledError
+from ..errors import DeadlineExceededError, RejectedError, ThrottledError
 from ..events import CallDeferred, CallQueued, CallThrottled, Event
 from ..pipeline.effects import Handler, Wait
 from ..types import Waited, length_of
 from .alarms import Nudge
 from .crowding import Crowding
 from .load import LoadMeter
+from .permit import Permit
 from .place import Place, tenant_of
-from .pool import Permit, Pool
+from .pool import Pool
 from .record import PoolRecord
 from .seat import Seat
 from .shares import TenantShares
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from ..pipeline.clock import Clock
     from ..types import Call, Response
-    from .schedule import Schedule
+    from .settings import Admission
 
-__all__ = ["Admission", "OnFull"]
-
-OnFull = Literal["wait", "step_down", "refuse"]
+__all__ = ["TierAdmission"]
 
 LONGEST_S = 60.0
 """Without a deadline or ``max_wait_s``, a limit that opens later than this is not waited for."""
@@ -42,120 +37,47 @@ GUESSED_OUTPUT = 256
 """Tokens of an answer, before any was seen."""
 
 
-class Admission:
-    """Who may go now, and in which order, at one tier.
-
-    ``max_concurrency`` calls at once (a tier's own, where it is a tier's); the others wait: the highest
-    priority first, then by their tenant's share, deadline and arrival. A call that was passed over for
-    long counts as more urgent: one level for each ``age_s`` seconds (``None``: never). ``weights`` are the
-    tenants' shares, 1 unless given.
-
-    ``on_full``: ``"wait"`` in a queue of ``max_waiting`` at most and for ``max_wait_s`` at most, where the
-    expected wait fits the deadline; ``"step_down"`` to the next tier at once; ``"refuse"`` with
-    ``ThrottledError``. ``borrow`` is the share of the next lower tier's slots that may be used while they
-    are idle. ``schedule`` changes the size by the hour. ``hourly_usd`` is what an hour of the whole pool
-    costs, used or not.
-
-    Calls with ``defer_ok`` are let in while no more than ``defer_at`` of the places are taken, at the latest
-    after ``max_defer_s``. Where the load or its forecast reaches ``shed_at`` (1 is all the pool can do),
-    calls of a priority below ``shed_below`` start at the next tier instead.
-
-    ``mode="observe"`` lets every call pass, takes permits only where they are free, and reports whom it
-    would have kept back. Raises ``ConfigError`` for settings that make no sense.
-    """
+class TierAdmission:
+    """The policy of one tier: its pool and queue, its load, and who was kept back."""
 
     def __init__(
         self,
-        *,
-        max_concurrency: int | None = None,
-        max_waiting: int | None = None,
-        max_wait_s: float | None = None,
-        on_full: OnFull = "wait",
-        borrow: float = 0.0,
-        schedule: Schedule | None = None,
-        age_s: float | None = 30.0,
-        weights: Mapping[str, float] | None = None,
-        hourly_usd: Decimal | float | str | None = None,
-        defer_at: float = 0.7,
-        max_defer_s: float = 3600.0,
-        shed_at: float | None = None,
-        shed_below: int = 1,
-        mode: Literal["enforce", "observe"] = "enforce",
-    ) -> None:
-        _whole(max_concurrency=(max_concurrency, 1), max_waiting=(max_waiting, 0))
-        _positive(age_s=age_s, max_defer_s=max_defer_s, shed_at=shed_at)
-        if max_wait_s is not None and not (_number(max_wait_s) and max_wait_s >= 0):
-            raise ConfigError(f"Admission(max_wait_s={max_wait_s!r}): give 0 or more seconds")
-        for name, share in (("borrow", borrow), ("defer_at", defer_at)):
-            if not _number(share) or not 0 <= share <= 1:
-                raise ConfigError(f"Admission({name}={share!r}): give a share from 0 to 1")
-        if on_full not in ("wait", "step_down", "refuse"):
-            raise ConfigError(f"Admission(on_full={on_full!r}): 'wait', 'step_down' or 'refuse'")
-        if mode not in ("enforce", "observe"):
-            raise ConfigError(f"Admission(mode={mode!r}): 'enforce' or 'observe'")
-        if isinstance(shed_below, bool) or not isinstance(shed_below, int):
-            raise ConfigError(f"Admission(shed_below={shed_below!r}): give a priority, a whole number")
-        if schedule is not None and not hasattr(schedule, "size_at"):
-            raise ConfigError(f"Admission(schedule={schedule!r}): give a Schedule")
-        self.max_concurrency = max_concurrency
-        self.max_waiting = max_waiting
-        self.max_wait_s = max_wait_s
-        self.on_full: OnFull = on_full
-        self.borrow = borrow
-        self.schedule = schedule
-        self.age_s = age_s
-        self.weights = dict(weights or {})
-        self.hourly_usd = hourly_usd
-        self.defer_at = defer_at
-        self.max_defer_s = max_defer_s
-        self.shed_at = shed_at
-        self.shed_below = shed_below
-        self.mode = mode
-        TenantShares(self.weights)  # whatever is wrong with them is told now
-        self.bind(time.monotonic, time.time, None)
-
-    def bound(
-        self,
+        settings: Admission,
         *,
         name: str,
-        max_concurrency: int | None,
+        size: int | None,
         max_waiting: int | None,
         max_wait_s: float | None,
         clock: Clock,
         wall: Clock,
         emit: Callable[[Event], None] | None,
-    ) -> Admission:
-        """A twin for one tier, with the tier's own sizes where none were given."""
-        twin = copy.copy(self)
-        twin.max_concurrency = self.max_concurrency if max_concurrency is None else max_concurrency
-        twin.max_waiting = self.max_waiting if max_waiting is None else max_waiting
-        twin.max_wait_s = self.max_wait_s if max_wait_s is None else max_wait_s
-        twin.bind(clock, wall, emit, name)
-        return twin
-
-    def bind(
-        self, clock: Clock, wall: Clock, emit: Callable[[Event], None] | None, name: str = "pool"
     ) -> None:
-        """Begin anew, with an empty pool."""
+        self.max_wait_s = max_wait_s
+        self.on_full = settings.on_full
+        self.mode = settings.mode
+        self.borrow = settings.borrow
+        self.defer_at = settings.defer_at
+        self.max_defer_s = settings.max_defer_s
+        self.shed_at = settings.shed_at
+        self.shed_below = settings.shed_below
         self.clock = clock
-        self.wall = wall
         self.emit = emit
         self.pool = Pool(
-            self.max_concurrency,
+            size,
             name=name,
-            max_waiting=self.max_waiting,
+            max_waiting=max_waiting,
             clock=clock,
             wall=wall,
-            schedule=self.schedule,
-            shares=TenantShares(self.weights),
-            age_s=self.age_s,
-            defer_at=self.defer_at,
+            schedule=settings.schedule,
+            shares=TenantShares(settings.weights),
+            age_s=settings.age_s,
+            defer_at=settings.defer_at,
         )
         self.pool.eta_s = self.eta_s
+        if size is not None:
+            self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
         self.load = LoadMeter(clock=clock)
         self.crowding = None if self.shed_at is None else Crowding(self.shed_at, name=name, emit=emit)
-        if self.max_concurrency is not None:
-            self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=self.hourly_usd)
         self.refused = 0
         self._tick_at = 0.0
         self._output = GUESSED_OUTPUT
@@ -209,19 +131,17 @@ class Admission:
             while True:
                 wait_s = self._patience_s(place)
                 alarm_s = pool.alarm_s(place)
-                if alarm_s is not None and (wait_s is None or alarm_s < wait_s):
-                    wait_s = alarm_s
+                looks = alarm_s is not None and (wait_s is None or alarm_s < wait_s)
                 try:
-                    grant = await Wait(place, wait_s, call)
+                    waiting: Wait[Permit | Nudge] = Wait(place, alarm_s if looks else wait_s, call)
+                    grant = await waiting
                 except TimeoutError as error:
                     if type(error) is not TimeoutError:
                         raise
-                    left_s = self._patience_s(place)
-                    if left_s is not None and left_s <= 0:
-                        raise self._refusal(
-                            f"no place in the pool within {self.max_wait_s:g} s", place, call
-                        ) from None
-                    continue
+                    if looks:
+                        continue
+                    why = f"no place in the pool within {self.max_wait_s:g} s"
+                    raise self._refusal(why, place, call) from None
                 if not isinstance(grant, Nudge):
                     place.due_at = None
                     return grant
@@ -429,19 +349,3 @@ class Admission:
     def renew(self) -> None:
         """After a fork."""
         self.pool.renew()
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(**options: tuple[object, int]) -> None:
-    for name, (value, least) in options.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigError(f"Admission({name}={value!r}): give a whole number of at least {least}")
-
-
-def _positive(**options: float | None) -> None:
-    for name, value in options.items():
-        if value is not None and not (_number(value) and value > 0):
-            raise ConfigError(f"Admission({name}={value!r}): give a number above 0")

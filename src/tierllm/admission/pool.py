@@ -6,12 +6,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .alarms import Alarms, Nudge
 from .pace import Throughput
+from .permit import Gate, Lock, Permit
 from .place import Place
 from .queue import FairQueue
 from .shares import TenantShares
@@ -23,53 +23,10 @@ if TYPE_CHECKING:
     from .record import PoolRecord
     from .schedule import Schedule
 
-__all__ = ["Gate", "Permit", "Pool", "Short"]
+__all__ = ["Permit", "Pool"]
 
 LOOK_AGAIN_S = 1.0
 """Where nobody says when there will be room, somebody looks so often."""
-
-
-class Short(NamedTuple):
-    """Why a call finds no room: for how long, and whether that is its own affair alone."""
-
-    wait_s: float
-    personal: bool = False
-    too_large: bool = False
-
-
-class Gate(Protocol):
-    """What has to have room besides the pool; asked under the pool's lock, and answers at once.
-
-    ``short``: why a call, after ``copies - 1`` others like it, finds none now.
-    """
-
-    def short(self, call: Call, now: float, copies: int) -> Short | None: ...
-
-    def rate_per_s(self) -> float | None: ...
-
-
-class Permit:
-    """One place in a pool. A context manager; releasing it twice is harmless.
-
-    ``pool`` is whose slot it takes: the pool's where the call belongs, or one that lends it.
-    """
-
-    __slots__ = ("of", "pool")
-
-    def __init__(self, pool: Pool) -> None:
-        self.of = pool
-        self.pool = pool
-
-    def release(self) -> None:
-        self.pool.take_back(self)
-
-    def __enter__(self) -> Permit:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.pool.take_back(self)
 
 
 class Pool:
@@ -120,7 +77,7 @@ class Pool:
         self._borrowers: list[Pool] = []
         self._begin(threading.RLock())  # reentrant: garbage collection may end a flow right here
 
-    def _begin(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+    def _begin(self, lock: Lock) -> None:
         self._lock = lock
         self._held: set[Permit] = set()
         self._unsent: set[Permit] = set()
@@ -344,39 +301,38 @@ class Pool:
                     return
                 ticket, permit = place.ticket, place.permit
                 assert ticket is not None
-                if ticket.grant is not None:
-                    told = True
-                elif permit in permit.pool._held:
-                    told = ticket.give(permit)
-                    if not told:
-                        permit.pool._held.discard(permit)
-                    elif self.gate is not None:
-                        self._unsent.add(permit)
-                else:
-                    told = ticket.give(Nudge())
-                if not told and self._alarms.keeper is place:
-                    self._alarms.keeper = None
-                self._places.pop(ticket, None)
-                self._take_out(place)
-                if told and permit in permit.pool._held:
-                    self.pace.granted(self.clock(), len(self.queue))
+                held = permit.pool._held
+                grant = ticket.grant
+                if grant is None:
+                    grant = permit if permit in held else Nudge()
+                if not ticket.give(grant):  # again, perhaps, if an interrupt struck while it was told
+                    held.discard(permit)
                     if self._alarms.keeper is place:
                         self._alarms.keeper = None
+                elif grant is permit:
+                    if self.gate is not None:
+                        self._unsent.add(permit)
+                    if self._alarms.keeper is place:
+                        self._alarms.keeper = None
+                self._take_out(place)
+                self._places.pop(ticket, None)
+                if grant is permit:
+                    self.pace.granted(self.clock(), len(self.queue))
 
     def _next(self) -> Place | None:
         """Whose turn it is, if there is room for it; its permit is then in its slot."""
         now, alarms = self.clock(), self._alarms
-        for place in alarms.ring(now):
-            if place.due_at is not None:
-                if self.later.remove(place):
-                    place.due_at = None
-                    self.queue.push(place)
-            elif place in alarms.parked:
-                alarms.parked.discard(place)
-                self.queue.push(place)
+        for ripe in alarms.ring(now):
+            if ripe.due_at is not None:
+                if self.later.remove(ripe):
+                    ripe.due_at = None
+                    self.queue.push(ripe)
+            elif ripe in alarms.parked:
+                alarms.parked.discard(ripe)
+                self.queue.push(ripe)
         alarms.opens_at = None
         while (place := self.queue.first(now)) is not None:
-            if place.permit in place.permit.pool._held:
+            if _meant_for(place):
                 return place
             if not self._has_slot():
                 return None
@@ -386,13 +342,12 @@ class Pool:
             if wait_s >= 0:
                 alarms.opens_at = now + wait_s
                 return None
-        if self.later:
-            place = self.later.first(now)
-            if place is not None and place.permit in place.permit.pool._held:
-                return place
-            if self.calm and place is not None and self._gated(place, now) is None:
-                return place if self._occupy(place.permit) else None
-            alarms.opens_at = now + LOOK_AGAIN_S
+        late = self.later.first(now) if self.later else None
+        if late is None or _meant_for(late):
+            return late
+        if self.calm and self._gated(late, now) is None:
+            return late if self._occupy(late.permit) else None
+        alarms.opens_at = now + LOOK_AGAIN_S
         return None
 
     def _gated(self, place: Place, now: float) -> float | None:
@@ -424,3 +379,9 @@ class Pool:
             self._lock = lender._lock
         self.queue.renew()
         self.later.renew()
+
+
+def _meant_for(place: Place) -> bool:
+    """Whether a permit is meant for it already, and an interrupt kept that from being told."""
+    ticket = place.ticket
+    return place.permit in place.permit.pool._held or (ticket is not None and ticket.grant is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import ceil
 from typing import TYPE_CHECKING
@@ -35,8 +35,8 @@ class FairQueue:
     deadline, not before it arrived and not later than ``patience_s`` after that; then by number.
 
     All steps take O(log n), amortised: what was taken out is skipped when it comes up, and swept out
-    once it is more than half. Not thread-safe: the pool holds its lock. A place's fields may change
-    while it waits, save by ``move``, but count as they were when it came.
+    once it is more than half. Not thread-safe: the pool holds its lock. A place counts as it was when it
+    came, whatever changes in it later; save by ``move``.
 
     Raises ``ConfigError`` where ``age_s`` or ``patience_s`` make no sense.
     """
@@ -54,82 +54,67 @@ class FairQueue:
         self._ranks: dict[int, Rank] = {}
         self._order: list[RankEntry] = []
         self._busy = 0  # priorities at which anyone waits
+        self._tenants: dict[str, int] = {}  # in how many lines each waits
+        self._torn = False  # an interrupt (Ctrl-C) struck amid a change
 
     def __len__(self) -> int:
         return len(self._where)
 
     def push(self, place: Place) -> None:
         """Let ``place`` wait. It keeps its order if it was here before; nothing happens if it still is."""
-        if place in self._where:
-            return
-        rank = self._rank(place.priority)
-        line = rank.lines.get(place.tenant)
-        if line is None:
-            account = self.shares.account(place.tenant)
-            if not account.waiting:
-                self.shares.returned(account, rank)
-            line = Line(account, rank, self.shares.weight_of(place.tenant, place.weight))
-        arrived_at, deadline_at = place.arrived_at, place.deadline_at
-        due = arrived_at + self._patience_s
-        if deadline_at is not None and deadline_at < due:
-            due = deadline_at if deadline_at > arrived_at else arrived_at
-        if not rank.count:
-            self._busy += 1
-        tick = next(self._ticks)
-        waiter = self._where[place] = (due, place.number, tick, place, line)
-        line.add(waiter)
-        if self._age_s is not None:
-            if rank.arrived(arrived_at, tick, place):
-                self._offer(rank, arrived_at)
-        elif rank.entry is None:
-            self._offer(rank, 0.0)
+        if self._torn:
+            self._mend()
+        if place not in self._where:
+            self._torn = True
+            self._enter(place)
+            self._torn = False
 
     def remove(self, place: Place) -> bool:
         """Take ``place`` out; ``False`` where it is not here."""
-        waiter = self._where.pop(place, None)
+        if self._torn:
+            self._mend()
+        waiter = self._where.get(place)
         if waiter is None:
             return False
-        line = waiter[4]
-        line.drop(waiter)
-        rank, account = line.rank, line.account
-        rank.dropped()
-        if not account.waiting:
-            self.shares.left(account, rank)
-        if not rank.count:
-            self._busy -= 1
-            if len(self._ranks) > 2 * self._busy + _SLACK:
-                self._sweep()
+        self._torn = True
+        del self._where[place]
+        self._take_out(waiter)
+        self._torn = False
         return True
 
     def first(self, now: float) -> Place | None:
         """Whose turn it is. It stays in the queue."""
-        order = self._order
-        while order:
-            top = order[0]
+        if self._torn:
+            self._mend()
+        while self._order:
+            top = self._order[0]
             rank = top[4]
             if rank.entry is not top:
-                heappop(order)
+                heappop(self._order)
                 continue
             if self._age_s is not None:
                 eldest_at = rank.eldest_at()
                 if eldest_at != rank.aged_from:  # the eldest it stood for is gone
-                    rank.entry, rank.aged_from = self._urgency(rank, eldest_at), eldest_at
-                    heapreplace(order, rank.entry)
+                    self._offer(rank, eldest_at)
                     continue
             return rank.front().heap[0][3]
         return None
 
     def move(self, place: Place, priority: int) -> None:
         """Another priority for ``place``, with its arrival kept; for one that is not here, when it comes."""
+        if self._torn:
+            self._mend()
         waiter = self._where.get(place)
         place.priority = priority
         if waiter is None or waiter[4].rank.priority == priority:
             return
-        account = waiter[4].account
-        account.waiting += 1  # it does not leave, nor come back
-        self.remove(place)
-        self.push(place)
-        account.waiting -= 1
+        self._torn = True
+        tenant = waiter[4].account.tenant
+        self._tenants[tenant] += 1  # it does not leave, nor come back
+        self._take_out(waiter)
+        self._enter(place)
+        self._tenants[tenant] -= 1
+        self._torn = False
 
     def ahead_of(self, place: Place, now: float) -> int:
         """About how many would be let through before ``place``, were no more to come.
@@ -138,6 +123,8 @@ class FairQueue:
         their counters and its own line; of lower ones, about as many as have aged past it. A place that
         is not here is taken for one that comes now.
         """
+        if self._torn:
+            self._mend()
         waiter = self._where.get(place)
         priority = place.priority if waiter is None else waiter[4].rank.priority
         ahead = 0.0
@@ -157,14 +144,63 @@ class FairQueue:
 
     def renew(self) -> None:
         """After a fork: nobody waits here, and nothing of this process is on its way."""
-        self._where, self._ranks, self._order, self._busy = {}, {}, [], 0
+        self._where = {}
+        self._mend()
         self.shares.renew()
 
-    def _rank(self, priority: int) -> Rank:
-        rank = self._ranks.get(priority)
+    def _enter(self, place: Place, *, comes: bool = True) -> None:
+        rank = self._ranks.get(place.priority)
         if rank is None:
-            rank = self._ranks[priority] = Rank(priority, self._where, self._ticks)
-        return rank
+            rank = self._ranks[place.priority] = Rank(place.priority, self._where, self._ticks)
+        line = rank.lines.get(place.tenant)
+        if line is None:
+            account = self.shares.account(place.tenant)
+            lines = self._tenants.get(place.tenant, 0)
+            if comes and not lines:
+                self.shares.returned(account, rank)
+            line = Line(account, rank, self.shares.weight_of(place.tenant, place.weight))
+            self._tenants[place.tenant] = lines + 1
+        arrived_at, deadline_at = place.arrived_at, place.deadline_at
+        due = arrived_at + self._patience_s
+        if deadline_at is not None and deadline_at < due:
+            due = deadline_at if deadline_at > arrived_at else arrived_at
+        if not rank.count:
+            self._busy += 1
+        tick = next(self._ticks)
+        waiter = self._where[place] = (due, place.number, tick, place, line)
+        line.add(waiter)
+        if self._age_s is not None:
+            if rank.arrived(arrived_at, tick, place):
+                self._offer(rank, arrived_at)
+        elif rank.entry is None:
+            self._offer(rank, 0.0)
+
+    def _take_out(self, waiter: Waiter) -> None:
+        line = waiter[4]
+        rank, account = line.rank, line.account
+        line.drop(waiter)
+        rank.thin()
+        if not line.count:
+            self._tenants[account.tenant] -= 1
+            if not self._tenants[account.tenant]:
+                del self._tenants[account.tenant]
+                self.shares.left(account, rank)
+        if not rank.count:
+            self._busy -= 1
+            if len(self._ranks) > 2 * self._busy + _SLACK:
+                self._sweep()
+
+    def _mend(self) -> None:
+        """Build everything anew for those who are known to wait."""
+        self._torn = True
+        for rank in self._ranks.values():
+            for line in rank.lines.values():
+                line.account.lines.pop(line, None)
+        self._ranks, self._order, self._busy, self._tenants = {}, [], 0, {}
+        for place in list(self._where):
+            self._enter(place, comes=False)
+        self.shares.recount()
+        self._torn = False
 
     def _urgency(self, rank: Rank, eldest_at: float) -> RankEntry:
         """``eldest_at / age_s - priority``: smaller is more urgent, at equal urgency the higher priority.
@@ -175,13 +211,15 @@ class FairQueue:
         return (int(whole) - rank.priority, rest, -rank.priority, next(self._ticks), rank)
 
     def _offer(self, rank: Rank, eldest_at: float) -> None:
-        rank.entry, rank.aged_from = self._urgency(rank, eldest_at), eldest_at
-        heappush(self._order, rank.entry)
+        entry = self._urgency(rank, eldest_at)
+        heappush(self._order, entry)
+        rank.entry, rank.aged_from = entry, eldest_at  # last: an interrupt leaves it where it stood
         if len(self._order) > 2 * len(self._ranks) + _SLACK:
             self._sweep()
 
     def _sweep(self) -> None:
         """Let go of priorities at which nobody waits, and of entries that no longer hold."""
         self._ranks = {priority: rank for priority, rank in self._ranks.items() if rank.count}
-        self._order = [rank.entry for rank in self._ranks.values() if rank.entry is not None]
-        heapify(self._order)
+        order = [rank.entry for rank in self._ranks.values() if rank.entry is not None]
+        heapify(order)
+        self._order = order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias
 
 from .shares import Account, Rivals
@@ -46,8 +46,8 @@ class Line:
         self.count = 0
         self.newest = 0
         self.entry: LineEntry | None = None
-        account.lines[self] = None
         rank.lines[account.tenant] = self
+        account.lines[self] = None
         rank.weight += weight
 
     def add(self, waiter: Waiter) -> None:
@@ -56,7 +56,6 @@ class Line:
             self.newest = waiter[1]
         self.count += 1
         self.rank.count += 1
-        self.account.waiting += 1
         if self.heap[0] is waiter:
             self.rank.offer(self, waiter)
 
@@ -65,7 +64,6 @@ class Line:
         account, rank, heap = self.account, self.rank, self.heap
         self.count -= 1
         rank.count -= 1
-        account.waiting -= 1
         account.rivals = rank
         if not self.count:
             self.entry = None
@@ -75,8 +73,9 @@ class Line:
             heappop(heap)
         elif len(heap) > 2 * self.count + _LINE_SLACK:
             where = rank.where
-            self.heap = [w for w in heap if where.get(w[3]) is w]
-            heapify(self.heap)
+            heap = [w for w in heap if where.get(w[3]) is w]
+            heapify(heap)
+            self.heap = heap
 
     def head(self) -> Waiter:
         """The place that is due first."""
@@ -123,26 +122,26 @@ class Rank(Rivals):
 
     def offer(self, line: Line, due: tuple[float, int] | Waiter) -> None:
         """``line`` stands with its counter, and with what is due next in it."""
-        entry = line.entry = (line.account.counter, due[0], due[1], next(self.ticks), line)
+        entry = (line.account.counter, due[0], due[1], next(self.ticks), line)
         heappush(self.heap, entry)
+        line.entry = entry  # last: an interrupt before it leaves the line where it stood
         if len(self.heap) > 2 * len(self.lines) + _SLACK:
-            self.heap = [other.entry for other in self.lines.values() if other.entry is not None]
-            heapify(self.heap)
+            heap = [other.entry for other in self.lines.values() if other.entry is not None]
+            heapify(heap)
+            self.heap = heap
 
     def front(self) -> Line:
         """The line whose turn it is, where any waits."""
-        heap = self.heap
         while True:
-            entry = heap[0]
+            entry = self.heap[0]
             line = entry[4]
             if line.entry is not entry:
-                heappop(heap)
+                heappop(self.heap)
                 continue
-            counter, head = line.account.counter, line.head()
-            if entry[0] == counter and entry[1] == head[0] and entry[2] == head[1]:
+            head = line.head()
+            if entry[0] == line.account.counter and entry[1] == head[0] and entry[2] == head[1]:
                 return line
-            line.entry = (counter, head[0], head[1], next(self.ticks), line)
-            heapreplace(heap, line.entry)
+            self.offer(line, head)
 
     def lowest(self) -> Account | None:
         return self.front().account if self.lines else None
@@ -164,7 +163,7 @@ class Rank(Rivals):
                 return at
             heappop(arrivals)
 
-    def dropped(self) -> None:
+    def thin(self) -> None:
         """One is gone: sweep out what no longer holds, where it is more than what does."""
         if not self.count:
             self.heap.clear()
@@ -173,8 +172,9 @@ class Rank(Rivals):
             self.weight = 0.0
         elif len(self.arrivals) > 2 * self.count + _SLACK:
             where = self.where
-            self.arrivals = [a for a in self.arrivals if (w := where.get(a[2])) is not None and w[2] == a[1]]
-            heapify(self.arrivals)
+            kept = [a for a in self.arrivals if (w := where.get(a[2])) is not None and w[2] == a[1]]
+            heapify(kept)
+            self.arrivals = kept
 
     def share_before(self, at: float) -> float:
         """Roughly which part of those that wait arrived before ``at``, had they come evenly."""

@@ -11,10 +11,10 @@ from ..errors import ConfigError
 from .limit_checks import (
     PLACES,
     checked_limits,
-    checked_names,
     checked_pacing,
     checked_per,
     checked_reserve,
+    checked_where,
     one_of,
     shapes_of,
 )
@@ -100,10 +100,13 @@ class RateLimit:
                 "max_concurrency": max_concurrency,
             }
         )
+        self.rpm, self.tpm, self.rpd, self.tpd = rpm, tpm, rpd, tpd
+        self.input_tpm, self.output_tpm = input_tpm, output_tpm
+        self.max_concurrency = max_concurrency
         if not self.limits:
             raise ConfigError("RateLimit(): give it something to limit, such as rpm=500")
         self.per = checked_per(per)
-        self.where = checked_names(where)
+        self.where = checked_where(where)
         self.reserve = checked_reserve(reserve)
         self.burst = checked_pacing(pacing)
         one_of("tokens", tokens, ("p90", "max"))
@@ -117,9 +120,13 @@ class RateLimit:
             raise ConfigError("RateLimit(store=...): give it a name=..., by which processes share it")
         self.shapes = shapes_of(self.limits, self.reserve)
         if self.reserve and not self.shapes:
-            raise ConfigError("RateLimit(reserve=...): it is a share of requests or tokens; give one of those")
+            raise ConfigError(
+                "RateLimit(reserve=...): it is a share of requests or tokens; give one of those"
+            )
         if self.burst is not None and not self.shapes:
-            raise ConfigError("RateLimit(pacing=...): calls are spaced by requests or tokens; give one of those")
+            raise ConfigError(
+                "RateLimit(pacing=...): calls are spaced by requests or tokens; give one of those"
+            )
         self.named = name is not None
         self.name = name or self._described()
         self.tokens: str = tokens
@@ -127,6 +134,8 @@ class RateLimit:
         self.fail: str = fail
         self.mode: str = mode
         self.personal = not IMPERSONAL.issuperset(self.per)
+        self.about_caller = not PLACES.issuperset(self.where)
+        """Whether it depends on the caller if it holds."""
         self.headers = headers and not self.personal
         self.clock = clock
         self.wall_clock = wall_clock
@@ -169,7 +178,11 @@ class RateLimit:
         if self.personal:
             return None
         values = {"deployment": f"{tier}/{deployment}", "tier": tier}
-        return "account" if self.per == ("account",) else ",".join(f"{k}={_escaped(values[k])}" for k in self.per)
+        return (
+            "account"
+            if self.per == ("account",)
+            else ",".join(f"{k}={_escaped(values[k])}" for k in self.per)
+        )
 
     def buckets(self, request: Request, tier: str, deployment: str) -> list[str]:
         """Whose buckets a call draws on: one, or one for each tag."""

@@ -8,9 +8,9 @@ from ..pipeline.effects import Sleep
 
 if TYPE_CHECKING:
     from ..types import Call
+    from .permit import Permit
     from .place import Place
-    from .policy import Admission
-    from .pool import Permit
+    from .policy import TierAdmission
 
 __all__ = ["Seat"]
 
@@ -24,7 +24,7 @@ class Seat:
 
     __slots__ = ("_admission", "_owned", "charged", "lost", "place", "since", "waited_s")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: TierAdmission) -> None:
         self._admission = admission
         self._owned: list[Permit] = []
         self.lost = False

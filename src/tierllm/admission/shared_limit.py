@@ -149,9 +149,9 @@ def recalled(draw: Draw, need: Need, now: float) -> Shortfall | None:
     said = meter.refused
     if said is None or now >= meter.refused_until:
         return None
-    if need.input_tokens + need.output_tokens < said.input_tokens + said.output_tokens:
-        if said.dimension not in ("rpm", "rpd", "max_concurrency"):
-            return None
+    smaller = need.input_tokens + need.output_tokens < said.input_tokens + said.output_tokens
+    if smaller and said.dimension not in ("rpm", "rpd", "max_concurrency"):
+        return None
     return said._replace(wait_s=meter.refused_until - now)
 
 

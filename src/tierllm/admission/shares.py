@@ -24,18 +24,17 @@ class Account:
     """What one tenant has had, in tokens divided by its weight.
 
     ``counter`` is what orders it; ``pending`` the part of it that is only estimated yet, for ``open``
-    calls that are on their way. It has ``waiting`` places in ``lines``; its last place to leave one left
-    that of ``rivals``.
+    calls that are on their way. It waits in ``lines``; the last of its places to leave one was among
+    ``rivals``.
     """
 
-    __slots__ = ("counter", "lines", "open", "pending", "rivals", "tenant", "waiting")
+    __slots__ = ("counter", "lines", "open", "pending", "rivals", "tenant")
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.counter = 0.0
         self.pending = 0.0
         self.open = 0
-        self.waiting = 0
         self.lines: dict[Line, None] = {}
         self.rivals: Rivals | None = None
 
@@ -104,7 +103,7 @@ class TenantShares:
             raise ConfigError(f"shares have to remember at least one tenant, not {most}")
         self._most = most
         self._accounts: dict[str, Account] = {}
-        self._waiting = 0  # how many of them have something waiting
+        self._waiting = 0  # how many of them wait anywhere
         self._last: Account | None = None
 
     def weight_of(self, tenant: str, weight: float = 1.0) -> float:
@@ -115,7 +114,7 @@ class TenantShares:
         """A call of ``tenant`` is let through and may use so many tokens."""
         account = self.account(tenant)
         last = self._last
-        if last is not account and not account.waiting:  # it passed without waiting: came, and left
+        if last is not account and not account.lines:  # it passed without waiting: came, and left
             if last is not None and account.counter < last.settled:
                 account.counter = last.settled
             self._last = account
@@ -153,8 +152,9 @@ class TenantShares:
         return account
 
     def returned(self, account: Account, rivals: Rivals) -> None:
-        """It had nothing waiting and is about to wait among ``rivals``."""
-        self._waiting += 1
+        """It had nothing waiting in a queue and is about to wait there, among ``rivals``."""
+        if not account.lines:
+            self._waiting += 1
         rivals.mark = self._floor(rivals)
         if account.counter < rivals.mark:
             account.counter = rivals.mark
@@ -162,7 +162,7 @@ class TenantShares:
     def counter_of(self, tenant: str, rivals: Rivals) -> float:
         """The counter of ``tenant``, as it would be if it came to wait among ``rivals`` now."""
         account = self._accounts.get(tenant)
-        if account is not None and account.waiting:
+        if account is not None and account.lines:
             return account.counter
         floor = self._floor(rivals)
         return floor if account is None else max(account.counter, floor)
@@ -173,15 +173,16 @@ class TenantShares:
         return rivals.mark if other is None else max(rivals.mark, other.settled)
 
     def left(self, account: Account, rivals: Rivals) -> None:
-        """Nothing of it waits any more; what waited last was among ``rivals``."""
-        self._waiting -= 1
+        """Nothing of it waits in a queue any more; what waited last was among ``rivals``."""
         rivals.last = self._last = account
+        if not account.lines:
+            self._waiting -= 1
         if len(self._accounts) - self._waiting > self._most:
             self._forget(account)
 
     def _forget(self, but: Account) -> None:
         """Drop a quarter of those with nothing waiting: the ones who have had least."""
-        idle = [a for a in self._accounts.values() if not a.waiting and a is not but]
+        idle = [a for a in self._accounts.values() if not a.lines and a is not but]
         idle.sort(key=lambda a: a.counter)
         for account in idle[: max(1, self._most // 4)]:
             del self._accounts[account.tenant]
@@ -194,8 +195,11 @@ class TenantShares:
 
     def renew(self) -> None:
         """After a fork: what waits and what is on its way belongs to the parent."""
-        self._waiting = 0
         for account in self._accounts.values():
             account.counter = account.settled
-            account.pending, account.open, account.waiting = 0.0, 0, 0
-            account.lines, account.rivals = {}, None
+            account.pending, account.open = 0.0, 0
+        self.recount()
+
+    def recount(self) -> None:
+        """Lines were made or dropped without ``returned`` or ``left``."""
+        self._waiting = sum(1 for account in self._accounts.values() if account.lines)

@@ -13,7 +13,7 @@ from ..admission.adaptive import AdaptiveConcurrency
 from ..admission.client_throttle import ClientThrottle
 from ..admission.consent import Consent
 from ..admission.plans import ServicePlan
-from ..admission.policy import Admission
+from ..admission.settings import Admission
 from ..admission.rate_limit import RateLimit
 from ..admission.sampling import AdaptiveSampling
 from ..admission.schedule import Hours, Schedule
@@ -187,8 +187,8 @@ class SamplingTable(Rule):
 
     def build(self) -> AdaptiveSampling:
         given = self.built(leaving=("steps", "consent"))
-        steps, consent = ([table.build() for table in tables] for tables in (self.steps, self.consent))
-        return AdaptiveSampling(steps, consent=consent, **given)
+        consent = [table.build() for table in self.consent]
+        return AdaptiveSampling([table.build() for table in self.steps], consent=consent, **given)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from . import rules_of_cache, rules_of_fallback, rules_of_money, rules_of_time, rules_of_use
+from . import rules_of_cache, rules_of_fallback, rules_of_load, rules_of_money, rules_of_time, rules_of_use
 from .addresses import addresses, no_address
 from .finding import Finding, warning
 from .providers import spoken_of
@@ -20,6 +20,7 @@ RULES = (
     *rules_of_fallback.RULES,
     *rules_of_time.RULES,
     *rules_of_use.RULES,
+    *rules_of_load.RULES,
     *rules_of_money.RULES,
     *rules_of_cache.RULES,
 )

@@ -58,9 +58,7 @@ def misplaced(config: Config) -> Iterator[InitErrorDetails]:
             known = list(dict.fromkeys(place[at] for place in held))
             for name in sorted(limit.where.get(option, frozenset()) - set(known)):
                 missing = True
-                yield named(
-                    (*loc, "where", option), f"there is no such {option}", did_you_mean(name, known)
-                )
+                yield named((*loc, "where", option), f"there is no such {option}", did_you_mean(name, known))
         if not missing and not any(limit.holds_at(*place) for place in held):
             what = "budget" if loc[0] == "budgets" else "limit"
             problem = f"no deployment is all that is said here, so that the {what} never holds"

@@ -11,6 +11,7 @@ from ..cost.price import Price
 from ..errors import ConfigError
 from .finding import Finding, error, warning
 from .places import places
+from .rules_of_load import limited
 
 if TYPE_CHECKING:
     from ..cost.budget import Budget
@@ -139,7 +140,10 @@ def _in_memory(config: Config) -> Iterator[Finding]:
 
 
 def _idle_store(config: Config) -> Iterator[Finding]:
-    if config.store is not None and not config.budgets and not any(True for _ in config.shared_breakers()):
+    if config.store is None or config.budgets or any(True for _ in config.shared_breakers()):
+        return
+    limits = any(limited(config, tier) for tier in config.tiers)
+    if not limits and not any(tier.sampling and tier.sampling.emergencies for tier in config.tiers):
         yield warning(
             "store", "nothing is kept in it", "add [[budgets]] or breaker.shared = true, or take it out"
         )

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from .admission import AdmissionTable
 from .finding import Finding, warning
 from .providers import FakeTable, LocalTable, OpenAITable, spoken_of
+from .rules_of_load import bounded, limited, pool_size
 
 if TYPE_CHECKING:
     from .file import Config
@@ -18,18 +20,27 @@ __all__ = ["RULES"]
 
 def _pools(config: Config) -> Iterator[Finding]:
     for t, tier in enumerate(config.tiers):
-        if tier.max_concurrency is None:
+        size, queue = pool_size(tier), limited(config, tier)
+        admission = tier.admission or AdmissionTable()
+        if size is None and not all(bounded(config, deployment) for deployment in tier.deployments):
             yield warning(
                 f"tiers[{t}].max_concurrency",
                 f"nothing bounds how many calls {tier.name} makes at once",
                 "set it to what the account's rate limit can bear, such as 32",
             )
+        if size is None and not queue:
             for option in ("max_waiting", "max_wait_s"):
                 if getattr(tier, option) is not None:
                     yield warning(
                         f"tiers[{t}].{option}", "without max_concurrency there is no queue", "set both"
                     )
-        elif tier.max_waiting is None and tier.max_wait_s is None and config.client.deadline_s is None:
+            continue
+        bounds = (tier.max_waiting, tier.max_wait_s, admission.max_waiting, admission.max_wait_s)
+        if (
+            admission.on_full == "wait"
+            and config.client.deadline_s is None
+            and not any(bound is not None for bound in bounds)
+        ):
             yield warning(
                 f"tiers[{t}].max_waiting",
                 f"the queue for {tier.name} has no bound: under load calls wait instead of stepping down",

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..admission.pool import Short
+from ..admission.permit import Full
 from ..cost.billing import reported
 from ..cost.place import DEFAULT_MAX_TOKENS, Place
 from ..cost.price import Price
@@ -39,6 +39,7 @@ from .window import Window
 
 if TYPE_CHECKING:
     from ..admission.limits import Limits
+    from ..admission.permit import Short
     from ..admission.rate_limit import RateLimit
     from ..cost.prices import PriceBook
     from ..cost.treasury import Treasury
@@ -153,7 +154,13 @@ class DeploymentLine:
         treasury = self.spending.treasury
         store = treasury.store if treasury.store.shared else None
         return Limits(
-            limits, place=self.place, clock=self.clock, wall=treasury.wall, store=store, emit=self.emit
+            limits,
+            place=self.place,
+            clock=self.clock,
+            wall=treasury.wall,
+            store=store,
+            emit=self.emit,
+            soon=treasury.soon,
         )
 
     # -- before ----------------------------------------------------------------
@@ -167,7 +174,7 @@ class DeploymentLine:
         if self.adaptive is not None:
             full = self.adaptive.peek(now, copies)
             if full is not None:
-                return Short(full.retry_after_s or 0.0)
+                return Full(full.retry_after_s or 0.0)
         return None
 
     def listen(self, poke: Callable[[], None]) -> None:

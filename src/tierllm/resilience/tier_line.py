@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..admission.policy import Admission
+from ..admission.settings import Admission
 from ..errors import (
     BudgetExceededError,
     CircuitOpenError,
@@ -30,8 +30,10 @@ from .fallback import NotInTime
 
 if TYPE_CHECKING:
     from ..admission.emergency import Emergencies
-    from ..admission.pool import Pool, Short
-    from ..admission.sampling import AdaptiveSampling
+    from ..admission.permit import Short
+    from ..admission.policy import TierAdmission
+    from ..admission.pool import Pool
+    from ..admission.sampler import Sampler
     from ..events import Event
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow, Handler, Policy
@@ -66,7 +68,7 @@ class TierLine:
         self.rng = rng
         self.emit = emit
         self.admission = self._admission()
-        self.sampling: AdaptiveSampling | None = None
+        self.sampling: Sampler | None = None
         self.hedge: Hedge | None = None
         if tier.hedge:
             from .hedge import Hedge
@@ -79,7 +81,7 @@ class TierLine:
     def pool(self) -> Pool | None:
         return None if self.admission is None else self.admission.pool
 
-    def _admission(self) -> Admission | None:
+    def _admission(self) -> TierAdmission | None:
         """The tier's pool; one of any size where there is no bound but the deployments' own limits."""
         tier = self.tier
         bounded = [line for line in self.lines if line.bounded]

@@ -114,11 +114,15 @@ class Deployment:
         if price is not None and not hasattr(price, "cost_usd"):
             raise ConfigError(f"{where}, price={price!r}): give a Price")
         check_params_of(where, "params", params)
-        own = {"rpm": rpm, "tpm": tpm, "input_tpm": input_tpm, "output_tpm": output_tpm, "rpd": rpd}
-        own = {option: value for option, value in own.items() if value is not None}
-        if max_concurrency is not None:
-            own["max_concurrency"] = max_concurrency
-        check_whole(where, **own)
+        own: dict[str, Any] = {
+            "rpm": rpm,
+            "tpm": tpm,
+            "input_tpm": input_tpm,
+            "output_tpm": output_tpm,
+            "rpd": rpd,
+            "max_concurrency": max_concurrency,
+        }
+        check_whole(where, 1, **own)
         shared = [*limits] if account is None else [account, *limits]
         for limit in shared:
             if not isinstance(limit, RateLimit):
@@ -145,7 +149,7 @@ class Deployment:
         self.retry = retry
         self.policies = tuple(policies)
         self.limits = tuple(shared)
-        if own:
+        if any(value is not None for value in own.values()):
             self.limits = (RateLimit(**own, per="deployment", name=f"{self.name}'s own"), *shared)
         self.adaptive = AdaptiveConcurrency() if adaptive is True else adaptive or None
         self.throttle = ClientThrottle() if throttle is True else throttle or None

@@ -15,7 +15,7 @@ OWNED |= {"api_key", "api_base", "api_version", "base_url", "organization"}
 """What tierllm sends itself, or a provider was made with; as parameters they would reach past it."""
 
 
-def check_whole(where: str, *, least: int = 1, **options: object) -> None:
+def check_whole(where: str, least: int = 1, **options: object) -> None:
     for option, value in options.items():
         if value is None:
             continue

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..admission.policy import Admission
 from ..admission.sampling import AdaptiveSampling
+from ..admission.settings import Admission
 from ..errors import ConfigError
 from ..types import Message, Objective, Timeouts
 from .ask import read_messages
@@ -123,7 +123,7 @@ class Tier:
             if not isinstance(deployment, Deployment):
                 raise ConfigError(f"{where}): {type(deployment).__name__} is not a Deployment")
         check_whole(where, max_tokens=max_tokens, max_concurrency=max_concurrency)
-        check_whole(where, least=0, max_waiting=max_waiting)
+        check_whole(where, 0, max_waiting=max_waiting)
         if temperature is not None and (isinstance(temperature, bool) or not 0 <= temperature < math.inf):
             raise ConfigError(f"{where}, temperature={temperature}): give 0 or more")
         if reasoning_effort is not None and reasoning_effort not in EFFORTS:

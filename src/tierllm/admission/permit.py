@@ -1,0 +1,78 @@
+"""What a pool gives, and what it asks of whatever else has to have room."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from ..types import Call
+    from .pool import Pool
+
+__all__ = ["Full", "Gate", "Lock", "Permit", "Short"]
+
+
+class Short(Protocol):
+    """Why a call finds no room: for how long, and whether that is its own affair alone."""
+
+    @property
+    def wait_s(self) -> float: ...
+
+    @property
+    def personal(self) -> bool: ...
+
+    @property
+    def too_large(self) -> bool: ...
+
+
+class Full(NamedTuple):
+    """No room for anybody, for about ``wait_s``."""
+
+    wait_s: float
+    personal: bool = False
+    too_large: bool = False
+
+
+class Lock(Protocol):
+    """What ``threading.RLock()`` gives."""
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Gate(Protocol):
+    """What has to have room besides the pool; asked under the pool's lock, and answers at once.
+
+    ``short``: why a call, after ``copies - 1`` others like it, finds none now.
+    """
+
+    def short(self, call: Call, now: float, copies: int) -> Short | None: ...
+
+    def rate_per_s(self) -> float | None: ...
+
+
+class Permit:
+    """One place in a pool. A context manager; releasing it twice is harmless.
+
+    ``pool`` is whose slot it takes: the pool's where the call belongs, or one that lends it.
+    """
+
+    __slots__ = ("of", "pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self.of = pool
+        self.pool = pool
+
+    def release(self) -> None:
+        self.pool.take_back(self)
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.pool.take_back(self)
