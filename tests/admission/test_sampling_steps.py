@@ -215,7 +215,7 @@ SINCE = date(2026, 1, 1)
         ({"emergencies": {"disaster": ["long"]}}, "'long', which is no step"),
         ({"emergencies": {"disaster": "short"}}, "a list of steps"),
         ({"emergencies": {"disaster": []}}, "a list of steps"),
-        ({"emergencies": {"": ["short"]}}, "no name"),
+        ({"emergencies": {"": ["short"]}}, "give a name"),
         ({"emergencies": ["disaster"]}, "give the steps of each"),
         ({"mode": "on"}, "'enforce' or 'observe'"),
     ],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from datetime import date
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -178,7 +178,7 @@ class TestBuilt:
         assert (admission.max_waiting, admission.max_wait_s, admission.on_full) == (64, 5, "step_down")
         assert (admission.borrow, admission.age_s, admission.defer_at) == (0.25, 10, 0.5)
         assert admission.weights == {"acme": 2, "big co": 0.5}
-        assert admission.record.hourly_usd == Decimal("2.50")
+        assert admission.hourly_usd == "2.50"
         assert (admission.max_defer_s, admission.shed_at, admission.shed_below) == (600, 1.1, 2)
         assert admission.mode == "observe"
         schedule = admission.schedule
@@ -231,7 +231,10 @@ class TestBuilt:
         monkeypatch.setenv("KEY_B", "b")
         text = """
             accounts.vendor.rpm = 5
-            providers.home = {kind = "openai", base_url = "http://localhost/v1", api_key_env = ["KEY_A", "KEY_B"]}
+            [providers.home]
+            kind = "openai"
+            base_url = "http://localhost/v1"
+            api_key_env = ["KEY_A", "KEY_B"]
             [[tiers]]
             name = "gold"
             deployments = [{model = "big", account = "vendor", rpm = 3}]
@@ -407,7 +410,7 @@ def test_each_error_names_its_key_and_repeats_no_value(case: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.parse(tomllib.loads(FULL.replace(old, new, 1)))
     message = str(caught.value)
-    assert f": {key}: " in message or f": {key}:" in message, message
+    assert re.search(rf"(: |\n  ){re.escape(key)}: ", message), message
     for value in ("vender", "user-a83", "mom-sun", "Atlantis", "drop", "a lot", "shrt", "soon"):
         assert value not in message
     assert not any(word in message for word in ("Input should", "Value error", "(…", "'…'"))
@@ -523,7 +526,7 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
     ),
     "said twice": (
         swap("borrow = 0.5", "borrow = 0.5\nmax_wait_s = 3"),
-        "tiers[0].admission.max_wait_s",
+        "tiers[0].max_wait_s",
         "that one counts",
     ),
     "nothing to borrow": (

@@ -62,7 +62,7 @@ class Aimd:
         if number <= self._cut_after:
             return
         self._failed_at = self.size
-        self.size = max(self.least, min(self.size - 1, int(self.size * self.backoff)))
+        self.size = max(self.least, int(self.size * self.backoff))  # rounded down: by 1 at least
         self._cut_after = self.sent
         self._good = 0
 

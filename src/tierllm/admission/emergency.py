@@ -137,9 +137,14 @@ class Emergencies:
         end = self._untils.get(name)
         return None if end is None or end <= self._wall() else end
 
-    def listing(self) -> Mapping[str, float]:
-        """All that are declared, with their ends in seconds since 1970."""
+    def listing(self, *, fresh: bool = False) -> Mapping[str, float]:
+        """All that are declared, with their ends in seconds since 1970.
+
+        ``fresh``: by what the store says now. Raises ``StoreUnavailableError`` then.
+        """
         now = self._wall()
+        if fresh:
+            self._learn(self._sound(self.store.load(DOCUMENT), now))
         return MappingProxyType({name: end for name, end in self._untils.items() if end > now})
 
     def refresh(self) -> bool:

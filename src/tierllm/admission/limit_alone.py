@@ -82,7 +82,7 @@ def open_take(
 def _begin(
     limit: RateLimit, draws: list[Draw], need: Need, tier: str, takes: list[Take], held: list[Shared]
 ) -> None:
-    missing = take_on(draws, {limit.tokens: need}, tier, limit.clock, takes)
+    missing = take_on(draws, need, need, tier, limit.clock, takes)
     if missing and limit.mode == "enforce":
         raise max(missing, key=lambda each: (each.too_large, each.wait_s)).error()
     store = limit.store
@@ -125,7 +125,6 @@ def _end(
     failed: bool,
 ) -> None:
     """Settle. What was never begun is given back whole; what failed, but for requests a vendor counted."""
-    now = limit.clock()
     back = False
     for take in takes:
         requests, used = take.requests, alone.used
@@ -134,7 +133,8 @@ def _end(
             if limit.personal or not began:
                 requests = 0
         inputs, outputs = (take.input_tokens, take.output_tokens) if used is None else used
-        back = limit.limiter.settle(take, requests, inputs, outputs, now) or back
+        take.used = requests, inputs, outputs
+        back = limit.limiter.settle(take, requests, inputs, outputs, limit.clock) or back
     for shared in held:
         shared.settle()
         shared.store.flush()

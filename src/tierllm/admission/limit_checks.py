@@ -111,9 +111,7 @@ def shapes_of(limits: Mapping[str, int], shares: Mapping[str, float]) -> tuple[S
         for size in range(len(tiers) + 1):
             for spared in combinations(tiers, size):
                 left = [_left(limit, [shares[tier] for tier in spared]) for limit in most]
-                shapes.append(
-                    Shape(window_s, (left[0], left[1], left[2], left[3]), names, frozenset(spared))
-                )
+                shapes.append(Shape(window_s, (left[0], left[1], left[2], left[3]), names, frozenset(spared)))
     return tuple(shapes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-__all__ = ["DAY_S", "MINUTE_S", "Cell", "Lack", "LimitLog", "Shape", "correct"]
+__all__ = ["DAY_S", "MINUTE_S", "Cell", "Lack", "LimitLog", "Shape"]
 
 MINUTE_S: Final = 60.0
 DAY_S: Final = 86_400.0
@@ -28,12 +28,13 @@ class Shape(NamedTuple):
 
 
 class Lack(NamedTuple):
-    """Why something does not fit: which limit, when it will (on the log's clock; ``inf``: never)."""
+    """Why something does not fit: which limit, and when it will (on the log's clock; ``inf``: unknown)."""
 
     dimension: str
     frees_at: float
     asked: int
     most: int
+    never: bool = False
 
 
 class Cell:
@@ -149,7 +150,7 @@ class LimitLog:
         names = self.shape.names
         for at in range(4):
             if one[at] > most[at]:
-                return Lack(names[at], math.inf, one[at], int(most[at]))
+                return Lack(names[at], math.inf, one[at], int(most[at]), never=True)
         over = [used[at] + copies * one[at] - most[at] for at in range(4)]
         worst: Lack | None = None
         for at in range(4):
@@ -186,16 +187,3 @@ class LimitLog:
     @property
     def empty(self) -> bool:
         return not self.cells
-
-
-def correct(cells: list[Cell], requests: int, input_tokens: int, output_tokens: int) -> None:
-    """Change what was booked in these cells by so much, wherever they still count."""
-    for cell in cells:
-        log = cell.log
-        if log is not None:
-            cell.requests += requests
-            cell.input_tokens += input_tokens
-            cell.output_tokens += output_tokens
-            log.requests += requests
-            log.input_tokens += input_tokens
-            log.output_tokens += output_tokens

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .limit_log import MINUTE_S, Cell, Lack, LimitLog, Shape, correct
+from .limit_log import MINUTE_S, Cell, Lack, LimitLog, Shape
 from .limit_pace import Pace
 from .limit_vendor import Booked, VendorView
 
 if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
     from .limit_headers import Told
     from .limit_shortfall import Shortfall
 
@@ -22,7 +23,8 @@ UNITS = ("requests", "tokens", "input tokens", "output tokens")
 class Take:
     """What one call holds of one bucket. ``cells`` are where it is booked; ``open`` until it is settled.
 
-    ``used`` is what it was settled with: requests, input and output tokens.
+    ``used`` is what it was settled with, where it is shared: requests, input and output tokens. ``booked``
+    are the bucket's sums after it, where the vendor's word is followed.
     """
 
     __slots__ = (
@@ -37,15 +39,15 @@ class Take:
         "used",
     )
 
-    def __init__(self, meter: Meter, requests: int, input_tokens: int, output_tokens: int) -> None:
+    def __init__(self, meter: Meter, requests: int, input_tokens: int, output_tokens: int, at: float) -> None:
         self.meter = meter
         self.requests = requests
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
-        self.used = (requests, input_tokens, output_tokens)
-        self.cells: list[Cell] = []
-        self.booked: Booked = (0, 0, 0, 0)
-        self.at = 0.0
+        self.at = at
+        self.cells: Sequence[Cell] = ()
+        self.booked: Booked | None = None
+        self.used: tuple[int, int, int] | None = None
         self.open = True
 
 
@@ -64,6 +66,7 @@ class Meter:
         "input_tokens",
         "logs",
         "most_at_once",
+        "only",
         "output_tokens",
         "pace",
         "plain",
@@ -100,9 +103,11 @@ class Meter:
         """What a shared store said last, and until when it need not be asked again."""
         self.follows = follows
         self.vendor: VendorView | None = None
-        self.requests = self.input_tokens = self.output_tokens = 0  # that were ever booked
+        self.requests = self.input_tokens = self.output_tokens = 0  # booked since the vendor was first heard
         self.plain = most_at_once is None and self.pace is None
         """Whether there is nothing but logs to look at."""
+        self.only = self.logs[0] if self.plain and len(self.logs) == 1 else None
+        """The log, where that is all there is."""
 
     def logs_of(self, tier: str) -> tuple[LimitLog, ...]:
         """Those that calls of ``tier`` are booked in."""
@@ -185,24 +190,24 @@ class Meter:
 
     # -- taking ----------------------------------------------------------------
 
-    def charge(self, take: Take, now: float, tier: str) -> None:
+    def charge(self, take: Take, tier: str) -> None:
         """Book it, fitting or not."""
         requests, input_tokens, output_tokens = take.requests, take.input_tokens, take.output_tokens
-        take.at = now
-        for log in self.logs_of(tier) if self.spares else self.logs:
-            take.cells.append(log.add(requests, input_tokens, output_tokens, now))
-        if self.follows:
-            self.requests += requests
-            self.input_tokens += input_tokens
-            self.output_tokens += output_tokens
-            take.booked = self._booked()
+        now = take.at
+        logs = self.logs_of(tier) if self.spares else self.logs
+        take.cells = [log.add(requests, input_tokens, output_tokens, now) for log in logs]
         if not self.plain:
+            if self.vendor is not None:
+                self.requests += requests
+                self.input_tokens += input_tokens
+                self.output_tokens += output_tokens
+                take.booked = self._booked()
             if self.most_at_once is not None:
                 self.held.add(take)
             if self.pace is not None:
                 self.pace.took((requests, input_tokens + output_tokens, input_tokens, output_tokens), now)
 
-    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, now: float) -> bool:
+    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, clock: Clock) -> bool:
         """It really was so much. Whether room came back. A second time does nothing."""
         if not take.open:
             return False
@@ -211,7 +216,15 @@ class Meter:
         input_tokens -= take.input_tokens
         output_tokens -= take.output_tokens
         if requests or input_tokens or output_tokens:
-            correct(take.cells, requests, input_tokens, output_tokens)
+            for cell in take.cells:
+                log = cell.log
+                if log is not None:  # it still counts
+                    cell.requests += requests
+                    cell.input_tokens += input_tokens
+                    cell.output_tokens += output_tokens
+                    log.requests += requests
+                    log.input_tokens += input_tokens
+                    log.output_tokens += output_tokens
         back = requests < 0 or input_tokens < 0 or output_tokens < 0
         if not self.plain:
             if self.pace is not None:
@@ -219,7 +232,7 @@ class Meter:
             if take in self.held:
                 self.held.discard(take)
                 back = True
-                took_s = now - take.at
+                took_s = clock() - take.at
                 self.usual_s = (
                     took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
                 )
@@ -230,10 +243,10 @@ class Meter:
     def hear(self, told: Sequence[Told], take: Take) -> bool:
         """What the vendor said to the request that ``take`` was for. Whether there is more room by that."""
         if self.vendor is None:
-            self.vendor = VendorView()
+            self.vendor = VendorView()  # from now on what is booked is summed up
+            self.plain, self.only = False, None
         if not self.vendor.hear(told, take.booked, take.at):
             return False
-        self.plain = False
         for log in self.logs:
             if log.window_s == MINUTE_S:
                 limits = self.vendor.limits

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..cost.billing import reported
 from ..cost.history import OutputHistory
 from ..cost.place import cap_of, copies_of
+from ..cost.tokens.contents import FREE
 from .limit_shortfall import Need
 
 if TYPE_CHECKING:
     from ..cost.place import Place
-    from ..types import Call, Message, Response
+    from ..types import Call, Response
 
 __all__ = ["Expected"]
-
-PLAIN = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "user"})
-"""Parameters that are no part of the input."""
 
 CHARACTERS_EACH, FRAME, REPLY = 4.0, 4, 3
 """Tokens of plain ASCII text, of a message's frame, and of the answer's; what is wrong in it is learnt."""
 
 WEIGHT, MOST = 0.1, 4.0
+
+LEARN_EVERY, LOOK_EVERY = 4, 16
+"""Once as many answers are known as are kept, one in so many is learnt from, and their P90 looked up."""
 
 
 class Expected:
@@ -33,69 +33,74 @@ class Expected:
     known yet, and for ``"max"``, it is what the call allows, or the place's ``default_max_tokens``.
     """
 
-    __slots__ = ("_factor", "_outputs", "_p90", "_total", "place")
+    __slots__ = ("_factor", "_full", "_left_out", "_outputs", "_p90", "_total", "place")
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._outputs = OutputHistory()
+        self._full = False
+        self._left_out = 0
         self._p90: int | None = None
         self._factor = 1.0
         self._total: float | None = None
 
     def __call__(self, call: Call, reserve: str) -> Need:
         params = call.params
-        copies = 1
-        if params and not PLAIN.issuperset(params):
-            most = cap_of(params)
-            copies = copies_of(params)
-        else:
-            most = params.get("max_tokens") or 0
-        sure = most > 0
-        if not sure:
+        most = params.get("max_tokens")
+        if type(most) is not int or most < 1:
+            most = cap_of(params) if params else 0
+        guessed = reserve != "max" or not most
+        if not most:
             most = self.place.default_max_tokens
-        if reserve != "max":
-            p90 = self._p90
-            if p90 is not None and p90 < most:
-                most = p90
-            sure = False
-        input_tokens = int(self._input(call.messages, params) * self._factor) + 1
-        return Need(input_tokens, most * copies, 1, not sure)
-
-    def _input(self, messages: Sequence[Message], params: Mapping[str, Any]) -> float:
-        if params and not PLAIN.issuperset(params) and self._shows(params):
-            return self._looked_at(messages, params)
+        p90 = self._p90
+        if p90 is not None and p90 < most and reserve != "max":
+            most = p90
+        if "n" in params or "best_of" in params:
+            most *= copies_of(params)
         length = 0
+        messages = call.messages
         for message in messages:
             content = message.get("content")
             if type(content) is not str or not content.isascii():
-                return self._looked_at(messages, params)
+                size = self._looked_at(call)
+                break
             length += len(content)
-        return length / CHARACTERS_EACH + FRAME * len(messages) + REPLY
+        else:
+            if params and not FREE.issuperset(params):
+                size = self._looked_at(call)
+            else:
+                size = length / CHARACTERS_EACH + FRAME * len(messages) + REPLY
+        # a named tuple's own maker would cost as much as the rest
+        return tuple.__new__(Need, (int(size * self._factor) + 1, most, 1, guessed))
 
-    def _shows(self, params: Mapping[str, Any]) -> bool:
-        """Whether the model gets to see any of them: tools, a schema."""
-        from ..cost.tokens.parameters import FREE
-
-        return not FREE.issuperset(params)
-
-    def _looked_at(self, messages: Sequence[Message], params: Mapping[str, Any]) -> float:
+    def _looked_at(self, call: Call) -> float:
         """What is no plain ASCII: told from its bytes, pictures and tools by their rules."""
         from ..cost.guess import guessed_tokens
         from ..cost.tokens.families import family_of
 
-        return float(guessed_tokens(messages, params, family_of(self.place.model, self.place.vendor)))
+        family = family_of(self.place.model, self.place.vendor)
+        return float(guessed_tokens(call.messages, call.params, family))
 
     def learn(self, need: Need, response: Response) -> None:
         """A call that was expected to need ``need`` was answered."""
         usage = response.usage
-        if usage is None or usage.estimated or reported(usage) is not usage:
+        if usage is None or usage.estimated:
+            return
+        if self._full:
+            self._left_out += 1
+            if self._left_out % LEARN_EVERY:
+                return
+        if reported(usage) is not usage:
             return
         told, output_tokens = usage.input_tokens, usage.output_tokens
         if told > 0:
             ratio = told / need.input_tokens * self._factor
             self._factor += WEIGHT * (min(max(ratio, 1 / MOST), MOST) - self._factor)
-        self._outputs.add(output_tokens, truncated=response.finish_reason == "length")
-        self._p90 = self._outputs.p90
+        outputs = self._outputs
+        outputs.add(output_tokens, truncated=response.finish_reason == "length")
+        if not self._full or self._left_out % LOOK_EVERY == 0:
+            self._p90 = outputs.p90
+        self._full = len(outputs) == outputs.size
         total = told + output_tokens
         self._total = float(total) if self._total is None else self._total + WEIGHT * (total - self._total)
 

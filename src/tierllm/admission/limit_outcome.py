@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..cost.billing import LONG, NOTHING, billed, reported
+from ..cost.billing import LONG, MOST_TOKENS, NOTHING, billed
 from ..cost.guess import guessed_text
 from ..errors import ProviderError
-from ..types import Response, Usage
+from ..types import Usage
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
 
-__all__ = ["NEVER_SENT", "Outcome", "answered", "failed"]
+__all__ = ["AS_TAKEN", "NEVER_SENT", "Outcome", "answered", "failed"]
 
 
 class Outcome(NamedTuple):
@@ -32,12 +32,14 @@ AS_TAKEN = Outcome()
 NEVER_SENT = Outcome(0, 0, counts=False, sent=False)
 
 
-def answered(response: Response) -> Outcome:
-    """By what the answer reports; one that reports nothing used what was taken."""
-    usage = reported(response.usage)
-    if not isinstance(usage, Usage) or not usage.total_tokens:
+def answered(usage: Usage) -> Outcome:
+    """By what an answer reports; one that reports nothing, or nonsense, used what was taken."""
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    if type(input_tokens) is not int or type(output_tokens) is not int:
         return AS_TAKEN
-    return Outcome(usage.input_tokens, usage.output_tokens)
+    if not 0 < input_tokens + output_tokens <= MOST_TOKENS or input_tokens < 0 or output_tokens < 0:
+        return AS_TAKEN
+    return tuple.__new__(Outcome, (input_tokens, output_tokens, True, True))  # on every call's path
 
 
 def failed(error: BaseException, progress: Invocation | None, earlier: Invocation | None) -> Outcome:

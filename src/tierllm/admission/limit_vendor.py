@@ -57,11 +57,15 @@ class VendorView:
         self.limits: list[int | None] = [None, None, None, None]
         self.newest = -1
 
-    def hear(self, told: Sequence[Told], booked: Booked, sent_at: float) -> bool:
-        """Take in what came with the answer to one, after which ``booked`` was the sum. False: old news."""
-        if booked[0] < self.newest:
-            return False
-        self.newest = booked[0]
+    def hear(self, told: Sequence[Told], booked: Booked | None, sent_at: float) -> bool:
+        """Take in what came with the answer to one, after which ``booked`` was the sum. False: old news.
+
+        ``None``: that is not known, and only the limits themselves are heard.
+        """
+        if booked is not None:
+            if booked[0] < self.newest:
+                return False
+            self.newest = booked[0]
         for dimension, limit, remaining, reset_s in told:
             refill = 0.0
             a_day = False
@@ -74,7 +78,7 @@ class VendorView:
                         refill = limit / window_s
             if limit is not None and not a_day:
                 self.limits[dimension] = limit
-            if remaining is not None and reset_s is not None:
+            if remaining is not None and reset_s is not None and booked is not None:
                 most = booked[dimension] + remaining
                 self.caps[dimension] = Cap(most, sent_at, sent_at + reset_s, refill)
         return True

@@ -6,7 +6,7 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..pipeline.fork import renew_after_fork
@@ -53,7 +53,7 @@ class Limiter:
         """The bucket of that name. To be called under the lock."""
         found = self.meters.get(bucket)
         if found is None:
-            if len(self.meters) >= self.sweep_at:
+            if self.limit.personal and len(self.meters) >= self.sweep_at:
                 self._sweep(now)
             found = self.meters[bucket] = self.limit.meter(bucket)
         return found
@@ -67,21 +67,21 @@ class Limiter:
     def done(self) -> None:
         """The work under the lock is done: what was put aside meanwhile follows."""
         self.busy -= 1
-        while self.pending and not self.busy:
-            self.pending.popleft()()
+        if self.pending and not self.busy:
+            while self.pending:
+                self.pending.popleft()()
 
     # -- after -----------------------------------------------------------------
 
-    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, now: float) -> bool:
+    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, clock: Clock) -> bool:
         """It really was so much. Whether room came back. Never raises, never waits for long; once only."""
-        take.used = (requests, input_tokens, output_tokens)
         with self.lock:
             if self.busy:
                 self.pending.append(
-                    lambda: take.meter.settle(take, requests, input_tokens, output_tokens, now)
+                    lambda: take.meter.settle(take, requests, input_tokens, output_tokens, clock)
                 )
                 return False
-            return take.meter.settle(take, requests, input_tokens, output_tokens, now)
+            return take.meter.settle(take, requests, input_tokens, output_tokens, clock)
 
     def hear(self, told: Sequence[Told], take: Take) -> bool:
         """What the vendor's headers said. Whether there may be more room by that."""
@@ -110,18 +110,32 @@ class Limiter:
 
 
 class Draw:
-    """One bucket of one limit that a call draws on."""
+    """One bucket of one limit that a call draws on.
 
-    __slots__ = ("bucket", "limit", "limiter")
+    ``fixed``: all calls at a place do, so that it is looked up once. ``most``: as much output is taken as
+    the call may have.
+    """
 
-    def __init__(self, limit: RateLimit, bucket: str) -> None:
+    __slots__ = ("bucket", "fixed", "limit", "limiter", "meter", "most")
+
+    def __init__(self, limit: RateLimit, bucket: str, *, fixed: bool = False) -> None:
         self.limit = limit
         self.limiter = limit.limiter
         self.bucket = bucket
+        self.fixed = fixed
+        self.meter: Meter | None = None
+        self.most = limit.tokens == "max"
 
     def __lt__(self, other: Draw) -> bool:
         """By the order in which locks are taken everywhere."""
         return id(self.limiter) < id(other.limiter)
+
+    def find(self, now: float) -> Meter:
+        """The bucket. To be called under the lock."""
+        meter = self.limiter.meter(self.bucket, now)
+        if self.fixed:
+            self.meter = meter
+        return meter
 
     def shortfall(self, meter: Meter, need: Need, now: float, tier: str, copies: int = 1) -> Shortfall | None:
         """What is missing; ``None``: nothing. To be called under the lock."""
@@ -137,7 +151,7 @@ class Draw:
             lack.dimension,
             self.bucket,
             limit.personal,
-            wait_s == math.inf and lack.dimension != "max_concurrency",
+            lack.never,
             lack.asked,
             lack.most,
             input_tokens,
@@ -156,7 +170,7 @@ class Draw:
         """What would be missing. Changes nothing."""
         limiter = self.limiter
         with limiter.lock:
-            meter = limiter.meters.get(self.bucket)
+            meter = self.meter or limiter.meters.get(self.bucket)
             if meter is None:
                 meter = limiter.limit.meter(self.bucket)  # an empty one, to ask what it would say
             limiter.busy += 1
@@ -178,50 +192,67 @@ def until(at: float, now: float) -> float:
 
 def take_on(
     draws: Sequence[Draw],
-    needs: Mapping[str, Need],
+    likely: Need,
+    most: Need,
     tier: str,
     clock: Clock,
     takes: list[Take],
     at: int = 0,
-) -> list[Shortfall]:
-    """Take what a call needs on all of ``draws``, or on none; what is missing, if so.
+) -> list[Shortfall] | None:
+    """Take what a call needs on all of ``draws``, or on none; what is missing, if anything is.
 
-    ``needs`` are by how much is reserved of an output: ``"p90"``, ``"max"``. ``draws`` are in the order of
-    their locks. Limits that only observe tell what they would have missed, and are taken all the same.
-    Whatever is taken is in ``takes`` first, for whoever has to settle it.
+    ``likely`` and ``most`` differ in the output. ``draws`` are in the order of their locks. Limits that
+    only observe tell what they would have missed, and are taken all the same. Whatever is taken is in
+    ``takes`` first, for whoever has to settle it.
     """
     limiter = draws[at].limiter
     with limiter.lock:
         limiter.busy += 1
         try:
             if at + 1 < len(draws):
-                return take_on(draws, needs, tier, clock, takes, at + 1)
-            return _take_on(draws, needs, tier, clock(), takes)
+                return take_on(draws, likely, most, tier, clock, takes, at + 1)
+            now = clock()
+            if not at:  # what most calls meet: one limit, with room
+                draw = draws[0]
+                meter = draw.meter or draw.find(now)
+                input_tokens, output_tokens, requests, _ = most if draw.most else likely
+                log = meter.only
+                if log is not None:
+                    if log.fits(requests, input_tokens, output_tokens, now):
+                        take = Take(meter, requests, input_tokens, output_tokens, now)
+                        takes.append(take)
+                        take.cells = (log.add(requests, input_tokens, output_tokens, now),)
+                        return None
+                elif meter.fits(requests, input_tokens, output_tokens, now, tier):
+                    take = Take(meter, requests, input_tokens, output_tokens, now)
+                    takes.append(take)
+                    meter.charge(take, tier)
+                    return None
+            return _take_on(draws, likely, most, tier, now, takes)
         finally:
             limiter.done()
 
 
 def _take_on(
-    draws: Sequence[Draw], needs: Mapping[str, Need], tier: str, now: float, takes: list[Take]
-) -> list[Shortfall]:
+    draws: Sequence[Draw], likely: Need, most: Need, tier: str, now: float, takes: list[Take]
+) -> list[Shortfall] | None:
     """The same, with all locks held."""
     found: list[tuple[Meter, Need]] = []
     short: list[Shortfall] = []
     refused = False
     for draw in draws:
-        limit = draw.limit
-        meter = draw.limiter.meters.get(draw.bucket) or draw.limiter.meter(draw.bucket, now)
-        need = needs[limit.tokens]
+        meter = draw.meter or draw.find(now)
+        need = most if draw.most else likely
         if not meter.fits(need.requests, need.input_tokens, need.output_tokens, now, tier):
             need = draw.clamped(meter, need, tier)
             missing = draw.shortfall(meter, need, now, tier)
             if missing is not None:
                 short.append(missing)
-                refused = refused or limit.mode == "enforce"
+                refused = refused or draw.limit.mode == "enforce"
         found.append((meter, need))
     if not refused:
         for meter, need in found:
-            take = Take(meter, need.requests, need.input_tokens, need.output_tokens)
+            take = Take(meter, need.requests, need.input_tokens, need.output_tokens, now)
             takes.append(take)
-            meter.charge(take, now, tier)
-    return short
+            meter.charge(take, tier)
+    return short or None

@@ -13,7 +13,7 @@ from ..types import Response
 from .limit_headers import told_by
 from .limit_log import MINUTE_S
 from .limit_need import Expected
-from .limit_outcome import Outcome, answered, failed
+from .limit_outcome import AS_TAKEN, Outcome, answered, failed
 from .limit_shortfall import Need, Shortfall
 from .limiter import Draw, take_on
 from .shared_limit import Shared, asked_of, recalled, refusal, remember, reserving, undo
@@ -72,7 +72,10 @@ class Limits:
         if expected is None:
             expected = self._learns = Expected(place)
         self._expected = expected
-        self._modes = tuple({limit.tokens for limit in self.limits})
+        modes = {limit.tokens for limit in self.limits}
+        self._reserve = "max" if modes == {"max"} else "p90"
+        self._mixed = len(modes) > 1
+        self._tier = place.tier
         self._stores = {id(limit): _store_of(limit, store) for limit in self.limits}
         self._shares = any(found is not None for found in self._stores.values())
         self._pokes: tuple[Callable[[], None], ...] = ()
@@ -80,7 +83,7 @@ class Limits:
         self._fixed: tuple[Draw, ...] | None = None
         fixed = [(limit, limit.fixed_bucket(place.tier, place.deployment)) for limit in self.limits]
         if all(bucket is not None and not limit.about_caller for limit, bucket in fixed):
-            self._fixed = tuple(sorted(Draw(limit, bucket or "") for limit, bucket in fixed))
+            self._fixed = tuple(sorted(Draw(limit, bucket or "", fixed=True) for limit, bucket in fixed))
         for limit in self.limits:
             limit.limiter.watch(self)
 
@@ -127,14 +130,21 @@ class Limits:
         held: list[Shared] = []
         earlier = call.progress
         try:
-            need = self._take(call, draws, takes)
+            need = most = self._expected(call, self._reserve)
+            if self._mixed:
+                most = self._expected(call, "max")
+            missing = take_on(draws, need, most, self._tier, self._clock, takes)
+            if missing is not None:
+                self._missing(call, missing, taken=bool(takes))
             if self._shares:
                 await self._share(call, draws, takes, held)
             seat = call.permit
             if seat is not None:
                 seat.sent()
             response = await call_next(call)
-            self._settle(draws, takes, answered(response), call)
+            usage = response.usage
+            outcome = AS_TAKEN if usage is None else answered(usage)
+            self._settle(draws, takes, outcome, call)
             for shared in held:
                 shared.settle()
         except BaseException as error:  # an interrupt may come anywhere: what is settled counts once
@@ -165,17 +175,6 @@ class Limits:
         if len(draws) > 1:
             draws.sort()
         return draws
-
-    def _take(self, call: Call, draws: Sequence[Draw], takes: list[Take]) -> Need:
-        modes = self._modes
-        need = self._expected(call, modes[0])
-        needs = {modes[0]: need}
-        if len(modes) > 1:
-            needs[modes[1]] = self._expected(call, modes[1])
-        missing = take_on(draws, needs, self.place.tier, self._clock, takes)
-        if missing:
-            self._missing(call, missing, taken=bool(takes))
-        return need
 
     def _missing(self, call: Call, missing: Sequence[Shortfall], *, taken: bool) -> None:
         """Tell of what limits would have refused that only observe; raise what is refused."""
@@ -275,29 +274,26 @@ class Limits:
 
     def _settle(self, draws: Sequence[Draw], takes: Sequence[Take], outcome: Outcome, call: Call) -> None:
         """Book what was used. Room that came back is told when all of it is done."""
-        now = self._clock()
-        headers = None if call.progress is None or not outcome.sent else call.progress.headers
+        input_tokens, output_tokens, counts, sent = outcome
+        progress = call.progress
+        headers = None if progress is None or not sent else progress.headers
         told = told_by(headers, self._wall()) if headers else None
-        _, output_tokens, counts, sent = outcome
-        roomy: list[Limiter] | None = None
-        for draw, take in zip(draws, takes, strict=False):
+        roomy: list[Limiter] = []
+        for draw, take in zip(draws, takes):  # noqa: B905  an interrupt may have left some out
             if not take.open:
                 continue
             limiter = draw.limiter
-            input_tokens = take.input_tokens if outcome.input_tokens is None else outcome.input_tokens
             requests = take.requests if counts or (sent and not draw.limit.personal) else 0
-            back = limiter.settle(
-                take,
-                requests,
-                input_tokens,
-                take.output_tokens if output_tokens is None else output_tokens,
-                now,
-            )
+            inputs = take.input_tokens if input_tokens is None else input_tokens
+            outputs = take.output_tokens if output_tokens is None else output_tokens
+            if self._shares:
+                take.used = requests, inputs, outputs
+            back = limiter.settle(take, requests, inputs, outputs, self._clock)
             if told and draw.limit.headers:
                 back = limiter.hear(told, take) or back
             if back:
-                roomy = [limiter] if roomy is None else [*roomy, limiter]
-        for limiter in roomy or ():
+                roomy.append(limiter)
+        for limiter in roomy:
             limiter.tell()
 
     # -- watching ------------------------------------------------------------------

@@ -78,6 +78,8 @@ class TierAdmission:
             self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
         self.load = LoadMeter(clock=clock)
         self.crowding = None if self.shed_at is None else Crowding(self.shed_at, name=name, emit=emit)
+        self.glance: Callable[[Call], None] | None = None
+        """Raises where no place of the tier is open, so that nobody waits for one in vain."""
         self.refused = 0
         self._tick_at = 0.0
         self._output = GUESSED_OUTPUT
@@ -91,34 +93,49 @@ class TierAdmission:
         if now >= self._tick_at:
             self.measure(now)
         try:  # from here on: what the seat has taken is given back, wherever an interrupt strikes
-            if (call.turn.defer and not self.pool.calm) or not seat.take():
-                await seat.wait(call)
-            self._seated(seat, call)
+            if seat.take() and not (call.turn.defer and self._puts_off(seat)):
+                seat.since = now
+                if self.pool.crowded:
+                    self._charge(seat, call)
+            else:
+                await self._queue(seat, call)
             while True:
                 try:
                     response = await call_next(call)
-                    self._answered(seat, call, response)
+                    if seat.charged:
+                        self._settle(seat, call, response)
                     return response
                 except ThrottledError as error:
                     if not self._waits_out(error, call, seat):
                         raise
                 self._left(seat)
-                await seat.wait(call)
-                self._seated(seat, call)
+                await self._queue(seat, call)
         except RejectedError:
-            now = self.clock()
-            self.load.refused(now)
-            if self.pool.record is not None:
-                self.pool.record.refused(now)
+            self._turned_away()
             raise
         finally:
             self._left(seat)
+
+    async def _queue(self, seat: Seat, call: Call) -> None:
+        await seat.wait(call)
+        seat.since = now = self.clock()
+        self._charge(seat, call)
+        self.pool.noted(now, seat.waited_s)
+
+    def _puts_off(self, seat: Seat) -> bool:
+        """Whether a call that may be late is to come later; its permit is given back then."""
+        if self.pool.calm:
+            return False
+        seat.release()
+        return True
 
     async def admit(self, call: Call, seat: Seat) -> Permit | None:
         """Wait in line. Raises ``ThrottledError`` where that is of no use, or was not."""
         pool = self.pool
         place = seat.place
         if place is None:
+            if self.glance is not None:
+                self.glance(call)
             if self.mode == "observe":
                 self._observed(call)
                 return pool.take([])
@@ -273,17 +290,15 @@ class TierAdmission:
         output = self._output if most is None or most > self._output else most
         return length_of(request.messages) // 4 + output
 
-    def _seated(self, seat: Seat, call: Call) -> None:
-        pool = self.pool
-        seat.since = now = self.clock()
+    def _charge(self, seat: Seat, call: Call) -> None:
+        """Let its tenant pay for it in its share. Where nobody has to wait, no share is kept."""
         place = seat.place
-        seat.charged = self._expected(call) if place is None else place.tokens
-        pool.shares.charge(tenant_of(call), seat.charged, call.turn.weight)
-        pool.noted(now, seat.waited_s)
+        charged = seat.charged = self._expected(call) if place is None else place.tokens
+        self.pool.shares.charge(tenant_of(call), charged, call.turn.weight)
 
-    def _answered(self, seat: Seat, call: Call, response: Response) -> None:
+    def _settle(self, seat: Seat, call: Call, response: Response) -> None:
         usage = response.usage
-        if usage is not None and seat.charged:
+        if usage is not None:
             used = usage.input_tokens + usage.output_tokens
             self._output += (usage.output_tokens - self._output) // 16
             self.pool.shares.settle(tenant_of(call), seat.charged, used, call.turn.weight)
@@ -291,13 +306,21 @@ class TierAdmission:
 
     def _left(self, seat: Seat) -> None:
         """Give the seat back, whichever way the call has ended."""
-        since, seat.since = seat.since, 0.0
+        since = seat.since
         seat.release()
         if since:
-            now, pool = self.clock(), self.pool
-            pool.pace.ended(now - since)
-            self.load.served(now, now - since, seat.waited_s)
-            pool.noted(now)
+            seat.since = 0.0
+            now = self.clock()
+            held_s = now - since
+            self.pool.pace.ended(held_s)
+            self.load.served(now, held_s, seat.waited_s)
+            self.pool.noted(now)
+
+    def _turned_away(self) -> None:
+        now = self.clock()
+        self.load.refused(now)
+        if self.pool.record is not None:
+            self.pool.record.refused(now)
 
     def measure(self, now: float) -> None:
         """Take the load's measure; once a second is enough."""

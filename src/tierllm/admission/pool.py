@@ -58,6 +58,7 @@ class Pool:
             raise ConfigError(f"a pool needs room for at least one call, not {size}")
         self.name = name
         self.usual_size = size
+        self._fixed_size = size if schedule is None else None
         self.max_waiting = max_waiting
         self.clock = clock
         self.wall = wall
@@ -112,6 +113,11 @@ class Pool:
     def full(self) -> bool:
         """True when a newcomer would have to wait and the queue takes no more."""
         return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no room left, so that shares matter."""
+        return len(self._held) >= self.size
 
     @property
     def calm(self) -> bool:
@@ -184,9 +190,15 @@ class Pool:
         with self._lock:
             if self._places and self.waiting:
                 return None
+            held = self._held
             permit = Permit(self)
             owner.append(permit)  # first, so that an interrupt between the two cannot lose it
-            if self._occupy(permit):
+            if len(held) < (self._fixed_size or self.size):
+                held.add(permit)
+                if len(held) > self.peak:
+                    self.peak = len(held)
+                return permit
+            if self.lenders and self._occupy(permit):
                 return permit
             owner.pop()
             return None

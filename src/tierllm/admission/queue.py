@@ -105,10 +105,11 @@ class FairQueue:
         if self._torn:
             self._mend()
         waiter = self._where.get(place)
-        place.priority = priority
         if waiter is None or waiter[4].rank.priority == priority:
+            place.priority = priority
             return
         self._torn = True
+        place.priority = priority
         tenant = waiter[4].account.tenant
         self._tenants[tenant] += 1  # it does not leave, nor come back
         self._take_out(waiter)

@@ -67,6 +67,7 @@ class Line:
         account.rivals = rank
         if not self.count:
             self.entry = None
+            heap.clear()
             del account.lines[self], rank.lines[account.tenant]
             rank.weight -= self.weight
         elif heap[0] is waiter:

@@ -15,7 +15,7 @@ from ..pipeline.fork import renew_after_fork
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
 
-__all__ = ["PoolRecord"]
+__all__ = ["PoolRecord", "hourly"]
 
 HOUR_S = 3600.0
 KEPT = 168
@@ -92,7 +92,7 @@ class PoolRecord:
     )
 
     def __init__(self, *, clock: Clock, size: float = math.inf, hourly_usd: Money | None = None) -> None:
-        self.hourly_usd = None if hourly_usd is None else _dollars(hourly_usd)
+        self.hourly_usd = None if hourly_usd is None else hourly(hourly_usd)
         self._hours: deque[_Hour] = deque(maxlen=KEPT)
         self._past = (0.0, 0.0)  # used_s and size_s of the hours that are over, all of them
         self._in_use = 0
@@ -243,8 +243,7 @@ class PoolRecord:
         with self._lock:
             hours = self._up_to(now)
             size, longest_s, idle_usd = self._size, self.longest_wait_s, self._idle_usd()
-        remarks, span = [], _days(min(watched_s, KEPT * HOUR_S))
-        peak = max(hour.peak for hour in hours)
+        remarks, span, peak = [], _days(min(watched_s, KEPT * HOUR_S)), max(hour.peak for hour in hours)
         if not peak:
             remarks.append(f"never used in {span}")
         elif all(hour.peak <= QUIET * hour.size for hour in hours) and 1 < size < math.inf:
@@ -288,7 +287,8 @@ def _days(seconds: float) -> str:
     return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
 
 
-def _dollars(hourly_usd: Money) -> Decimal:
+def hourly(hourly_usd: Money) -> Decimal:
+    """Dollars an hour, exactly. Raises ``ConfigError``."""
     exact = Decimal("NaN")
     if isinstance(hourly_usd, Decimal | int | float | str) and not isinstance(hourly_usd, bool):
         try:

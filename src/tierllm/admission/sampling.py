@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ConfigError
 from .consent import Consent
+from .emergency_document import check_name
 from .sampler import Sampler
 from .steps import Step
 
@@ -131,8 +132,7 @@ def _forced(emergencies: Any, names: Sequence[str]) -> dict[str, tuple[str, ...]
         )
     found: dict[str, tuple[str, ...]] = {}
     for name, steps in emergencies.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"AdaptiveSampling(emergencies=...): {name!r} is no name for an emergency")
+        check_name(name)
         if isinstance(steps, str) or not isinstance(steps, Iterable) or not (listed := tuple(steps)):
             raise ConfigError(f"AdaptiveSampling(emergencies=...): give a list of steps for {name!r}")
         for step in listed:

@@ -58,7 +58,12 @@ class Shared:
         """
         amounts: list[int] = []
         for part in self.parts:
-            requests, input_tokens, output_tokens = part.take.used
+            take = part.take
+            requests, input_tokens, output_tokens = take.used or (
+                take.requests,
+                take.input_tokens,
+                take.output_tokens,
+            )
             sums = (requests, input_tokens + output_tokens, input_tokens, output_tokens, 0)
             amounts.append(sums[part.dimension])
         slots = tuple(line.slot for line in self.hold.lines)

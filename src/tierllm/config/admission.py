@@ -13,10 +13,11 @@ from ..admission.adaptive import AdaptiveConcurrency
 from ..admission.client_throttle import ClientThrottle
 from ..admission.consent import Consent
 from ..admission.plans import ServicePlan
-from ..admission.settings import Admission
 from ..admission.rate_limit import RateLimit
+from ..admission.record import hourly
 from ..admission.sampling import AdaptiveSampling
 from ..admission.schedule import Hours, Schedule
+from ..admission.settings import Admission
 from ..admission.steps import Step
 from ..errors import ConfigError
 from ..resilience.hedge import Hedge
@@ -113,6 +114,14 @@ class ScheduleTable(Rule):
         return Schedule([Hours(each.when, size=each.size) for each in self.hours], tz=self.tz)
 
 
+def _hourly(hourly_usd: Money) -> Money:
+    try:
+        hourly(hourly_usd)
+    except ConfigError:
+        raise ValueError("should be dollars an hour, 0 or more") from None
+    return hourly_usd
+
+
 class AdmissionTable(Rule):
     max_concurrency: Count | None = None
     max_waiting: Annotated[int, Field(ge=0)] | None = None
@@ -122,7 +131,7 @@ class AdmissionTable(Rule):
     schedule: ScheduleTable | None = None
     age_s: OffOrFloat = None
     weights: dict[Name, float] = Field(default_factory=dict)
-    hourly_usd: Money | None = None
+    hourly_usd: Annotated[Money, AfterValidator(_hourly)] | None = None
     defer_at: float = 0.7
     max_defer_s: float = 3600.0
     shed_at: float | None = None

@@ -21,9 +21,8 @@ RATES = ("rpm", "tpm", "input_tpm", "output_tpm", "rpd")
 
 def pool_size(tier: TierTable) -> int | None:
     """How many calls at once the tier lets in; ``None`` is no bound."""
-    if tier.max_concurrency is not None or tier.admission is None:
-        return tier.max_concurrency
-    return tier.admission.max_concurrency
+    own = None if tier.admission is None else tier.admission.max_concurrency
+    return tier.max_concurrency if own is None else own
 
 
 def limited(config: Config, tier: TierTable) -> bool:
@@ -127,12 +126,12 @@ def _places(config: Config) -> Iterator[Finding]:
                     f"{size} is never reached: the deployments of {tier.name} take {most} calls at once",
                     f"set it to {most}, or raise theirs",
                 )
-        if tier.max_concurrency is not None and tier.admission is not None:
+        if tier.admission is not None:
             for option in ("max_concurrency", "max_waiting", "max_wait_s"):
                 if getattr(tier, option) is not None and getattr(tier.admission, option) is not None:
                     yield warning(
-                        f"tiers[{t}].admission.{option}",
-                        "it stands in the tier itself, too, and that one counts",
+                        f"tiers[{t}].{option}",
+                        "it stands in the tier's admission, too, and that one counts",
                         "take one of them out",
                     )
 

@@ -121,9 +121,14 @@ class TierLine:
 
     def _build(self) -> None:
         policies: list[Policy] = [each for each in (self.sampling, self.admission) if each is not None]
-        policies += self.tier.policies
-        self._inside = compose(policies, self._choose if self.hedge is None else self._hedged)
-        self.handler: Handler = self._inside if not policies else self._glance
+        self._inside = compose(
+            [*policies, *self.tier.policies], self._choose if self.hedge is None else self._hedged
+        )
+        self.handler: Handler = self._inside
+        if self.tier.policies:
+            self.handler = self._glanced
+        elif self.admission is not None:
+            self.admission.glance = self._glance
 
     # -- what the pool asks ----------------------------------------------------
 
@@ -152,20 +157,24 @@ class TierLine:
 
     # -- a call ----------------------------------------------------------------
 
-    def _glance(self, call: Call, /) -> Flow[Response]:
+    def _glanced(self, call: Call, /) -> Flow[Response]:
+        self._glance(call)
+        return self._inside(call)
+
+    def _glance(self, call: Call) -> None:
         """Where no place is open, say so before a permit is taken or waited for.
 
         What a budget says is asked beforehand only of calls that would have to queue.
         """
         pool = self.pool
-        queues = pool is not None and (pool.waiting > 0 or pool.in_use >= pool.size)
+        queues = pool is not None and (pool.waiting > 0 or pool.crowded)
         obstacles: list[tuple[DeploymentLine, Obstacle]] = []
         for line in self.lines:
             if call.request.require <= line.deployment.labels:
                 obstacle = line.obstacle(call) or (line.too_dear(call) if queues else None)
                 if obstacle is None:
                     call.ahead = line
-                    return self._inside(call)
+                    return
                 obstacles.append((line, obstacle))
                 if isinstance(obstacle, BudgetExceededError) and not obstacle.steps_down:
                     break
