@@ -20,6 +20,37 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .admission.adaptive import (
+        AdaptiveConcurrency,
+    )
+    from .admission.client_throttle import (
+        ClientThrottle,
+    )
+    from .admission.consent import (
+        Consent,
+    )
+    from .admission.load import (
+        Load,
+    )
+    from .admission.plans import (
+        ServicePlan,
+    )
+    from .admission.rate_limit import (
+        RateLimit,
+    )
+    from .admission.sampling import (
+        AdaptiveSampling,
+    )
+    from .admission.schedule import (
+        Hours,
+        Schedule,
+    )
+    from .admission.settings import (
+        Admission,
+    )
+    from .admission.steps import (
+        Step,
+    )
     from .caching import (
         DiskLayer,
         MemoryLayer,
@@ -28,6 +59,10 @@ if TYPE_CHECKING:
     )
     from .client import (
         TieredClient,
+    )
+    from .client.handle import (
+        CallHandle,
+        QueuedCall,
     )
     from .config import (
         Config,
@@ -60,6 +95,7 @@ if TYPE_CHECKING:
         AuthenticationError,
         BudgetExceededError,
         CacheMissError,
+        CallCancelledError,
         CircuitOpenError,
         ClientClosedError,
         ConfigError,
@@ -88,6 +124,9 @@ if TYPE_CHECKING:
     from .resilience.fallback import (
         FallbackChain,
     )
+    from .resilience.hedge import (
+        Hedge,
+    )
     from .resilience.retry import (
         Retry,
         RetryBudget,
@@ -95,8 +134,10 @@ if TYPE_CHECKING:
     from .routing.ask import (
         scope,
     )
-    from .routing.tier import (
+    from .routing.deployment import (
         Deployment,
+    )
+    from .routing.tier import (
         Tier,
     )
     from .stores import (
@@ -118,6 +159,9 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "AdaptiveConcurrency": "admission.adaptive",
+    "AdaptiveSampling": "admission.sampling",
+    "Admission": "admission.settings",
     "AllTiersFailedError": "errors",
     "Attempt": "types",
     "AuthenticationError": "errors",
@@ -125,22 +169,29 @@ _HOMES = {
     "BudgetExceededError": "errors",
     "CacheMissError": "errors",
     "Call": "types",
+    "CallCancelledError": "errors",
+    "CallHandle": "client.handle",
     "Chunk": "types",
     "CircuitBreaker": "resilience.breaker",
     "CircuitOpenError": "errors",
     "ClientClosedError": "errors",
+    "ClientThrottle": "admission.client_throttle",
     "Config": "config",
     "ConfigError": "errors",
+    "Consent": "admission.consent",
     "ContentFilteredError": "errors",
     "ContextWindowExceededError": "errors",
     "CostEstimator": "cost.estimator",
     "DeadlineExceededError": "errors",
-    "Deployment": "routing.tier",
+    "Deployment": "routing.deployment",
     "DiskLayer": "caching",
     "DiskStore": "stores",
     "Estimate": "cost.estimate",
     "FallbackChain": "resilience.fallback",
+    "Hedge": "resilience.hedge",
+    "Hours": "admission.schedule",
     "InvalidRequestError": "errors",
+    "Load": "admission.load",
     "MalformedResponseError": "errors",
     "MemoryLayer": "caching",
     "MemoryStore": "stores",
@@ -151,6 +202,8 @@ _HOMES = {
     "ProviderError": "errors",
     "ProviderTimeoutError": "errors",
     "ProviderUnavailableError": "errors",
+    "QueuedCall": "client.handle",
+    "RateLimit": "admission.rate_limit",
     "RateLimitError": "errors",
     "RedisLayer": "caching",
     "RedisStore": "stores",
@@ -162,6 +215,9 @@ _HOMES = {
     "Retry": "resilience.retry",
     "RetryBudget": "resilience.retry",
     "Route": "decorator",
+    "Schedule": "admission.schedule",
+    "ServicePlan": "admission.plans",
+    "Step": "admission.steps",
     "StoreUnavailableError": "errors",
     "StreamInterruptedError": "errors",
     "ThrottledError": "errors",
@@ -181,6 +237,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptiveConcurrency",
+    "AdaptiveSampling",
+    "Admission",
     "AllTiersFailedError",
     "Attempt",
     "AuthenticationError",
@@ -188,12 +247,16 @@ __all__ = [
     "BudgetExceededError",
     "CacheMissError",
     "Call",
+    "CallCancelledError",
+    "CallHandle",
     "Chunk",
     "CircuitBreaker",
     "CircuitOpenError",
     "ClientClosedError",
+    "ClientThrottle",
     "Config",
     "ConfigError",
+    "Consent",
     "ContentFilteredError",
     "ContextWindowExceededError",
     "CostEstimator",
@@ -203,7 +266,10 @@ __all__ = [
     "DiskStore",
     "Estimate",
     "FallbackChain",
+    "Hedge",
+    "Hours",
     "InvalidRequestError",
+    "Load",
     "MalformedResponseError",
     "MemoryLayer",
     "MemoryStore",
@@ -214,6 +280,8 @@ __all__ = [
     "ProviderError",
     "ProviderTimeoutError",
     "ProviderUnavailableError",
+    "QueuedCall",
+    "RateLimit",
     "RateLimitError",
     "RedisLayer",
     "RedisStore",
@@ -225,6 +293,9 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "Route",
+    "Schedule",
+    "ServicePlan",
+    "Step",
     "StoreUnavailableError",
     "StreamInterruptedError",
     "ThrottledError",

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -330,6 +331,27 @@ def test_observe_refuses_nothing_and_learns_only_from_what_it_would_have_let_thr
     throttled = [e for e in events if isinstance(e, CallThrottled)]
     assert len(throttled) == 6
     assert {(e.mode, e.deployment) for e in throttled} == {("observe", "x")}
+
+
+@pytest.mark.parametrize("mode_of", ["enforce", "observe"])
+def test_errors_leave_no_cycles_behind(mode_of: Any) -> None:
+    policy, fake = AdaptiveConcurrency(start=1, clock=FakeClock(), mode=mode_of), FakeProvider()
+    seen: list[weakref.ref[Exception]] = []
+    mode, flow = Mode("sync", False, FakeClock()), policy(call(), napping)
+    gc.disable()
+    try:
+        for _ in range(2):  # one that fails, and one that is refused or would be
+            fake.script("m", Fail.rate_limited())
+            try:
+                drive(policy, mode, fake)
+            except (RateLimitError, ThrottledError) as error:
+                seen.append(weakref.ref(error))
+            if policy.in_flight == 0:
+                flow.send(None)
+        assert [ref() for ref in seen] == [None, None]
+    finally:
+        gc.enable()
+        flow.close()
 
 
 # -- what it tells ----------------------------------------------------------------

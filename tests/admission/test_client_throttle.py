@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -275,6 +277,19 @@ def test_no_dice_are_cast_while_all_is_well(mode: Mode) -> None:
     for _ in range(20):
         assert mode.drive(stack([throttle], says())(call())).text == "a b c "
     assert dice.casts == 0
+
+
+def test_a_refusal_leaves_no_cycle_behind() -> None:
+    throttle = told(ClientThrottle(clock=FakeClock(), rng=Dice(0.0)), 0, 100)
+    gc.disable()
+    try:
+        try:
+            throttle(call(), napping).send(None)
+        except ThrottledError as error:
+            seen = weakref.ref(error)
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_observe_rejects_nothing() -> None:

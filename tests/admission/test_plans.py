@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -133,6 +135,16 @@ def test_a_large_quota_is_never_passed_either(gaps: list[float]) -> None:
         got = sum(granted(plans, 5, now) == 5 for _ in range(3))
         taken.append((now, got))
         assert sum(n for then, n in taken if then > now - window_s) <= most
+
+
+def test_a_large_quota_takes_little_memory() -> None:
+    plans = quota(100_000, 1000.0)
+    granted(plans, 5, 0.0)
+    before = sys.getallocatedblocks()
+    for step in range(50_000):
+        granted(plans, 5, step * 1e-4)  # five seconds: 50 cells
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 5_000
 
 
 def test_a_large_quota_is_used_almost_whole() -> None:

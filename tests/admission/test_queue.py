@@ -132,6 +132,14 @@ def test_moved_up_and_down() -> None:
     assert numbers(drained(queue)) == [3, 2, 1]
 
 
+def test_who_is_moved_takes_its_age_along() -> None:
+    moved, low, high = place(1, arrived_at=0.0), place(2, arrived_at=50.0), place(3, arrived_at=40.0)
+    high.priority = 1
+    queue = queue_of(moved, low, high)
+    queue.move(moved, -10)
+    assert numbers(drained(queue)) == [3, 2, 1]
+
+
 def test_moved_while_absent_it_counts_when_it_comes() -> None:
     queue, away = queue_of(place(1)), place(2)
     queue.move(away, 3)
@@ -327,7 +335,7 @@ class Held:
 def test_those_who_left_are_let_go(tenants: int) -> None:
     held: weakref.WeakSet[Held] = weakref.WeakSet()
     queue = FairQueue(TenantShares())
-    queue.push(place(-1, "stays"))
+    queue.push(place(-1, "t0"))
     for n in range(5_000):
         waiting = place(n, f"t{n % tenants}", arrived_at=float(n % 17))
         waiting.call = Held()  # type: ignore[assignment]
@@ -348,6 +356,7 @@ def test_refunds_without_end_leave_no_heap_behind() -> None:
     queue = queue_of(place(1, "a"), place(2, "b"))
     for _ in range(10_000):
         queue.shares.charge("a", 100)
+        assert queue.first(0.0) is not None  # which finds out that its line stands further back
         queue.shares.settle("a", 100, 0)
     (rank,) = queue._ranks.values()
     assert len(rank.heap) < 100

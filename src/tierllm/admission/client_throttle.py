@@ -293,7 +293,7 @@ class ClientThrottle:
         One that comes back once a cell has to do so 1 / (1 - p) times on average; and if nobody calls
         meanwhile, it is over as soon as enough refusals have left the window.
         """
-        tries_s = self.tally.cell_s / max(1.0 - probability, 1.0 / CELLS)
+        tries_s = self.tally.cell_s / (1.0 - probability)
         for after_s, requests, accepts in self.tally.rest(now):
             if after_s >= tries_s:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigError
@@ -26,6 +27,10 @@ MOST = 1000.0
 
 LEVEL_WEIGHT, TREND_WEIGHT, DAMPING = 0.3, 0.08, 0.98
 """Holt's two constants, and what is left of the trend with every second, for samples a second apart."""
+
+
+STEADY = 5
+"""A rise is forecast once so many samples in a row agree on it: load wavers."""
 
 
 class Load(NamedTuple):
@@ -59,7 +64,7 @@ class LoadMeter:
 
     The forecast has in their place what will be offered ``horizon_s`` ahead, by Holt's level and damped
     trend (Gardner and McKenzie, "Forecasting trends in time series", 1985), in the form for samples at
-    irregular times (Wright, 1986).
+    irregular times (Wright, 1986); the least of the last five, since a load that wavers is no rise.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class LoadMeter:
         self._call_s: float | None = None
         self._in_flight = self._waiting = 0
         self._smooth = self._trend = 0.0
+        self._foreseen: deque[float] = deque(maxlen=STEADY)
         self._now = Load(0.0, 0.0, 0.0, 0, 0, 0.0, 0.0)
 
     # -- what happens ----------------------------------------------------------
@@ -179,8 +185,10 @@ class LoadMeter:
         trend, learns = self._trend * kept, 1.0 - (1.0 - TREND_WEIGHT) ** passed_s
         self._trend = trend + learns * ((smooth - self._smooth) / passed_s - trend)
         self._smooth = smooth
-        foreseen: float = smooth + self._trend * self._reach
-        return max(0.0, foreseen)
+        if passed_s > STEADY * self.tick_s:
+            self._foreseen.clear()
+        self._foreseen.append(max(0.0, smooth + self._trend * self._reach))
+        return min(self._foreseen)
 
     # -- what it says ----------------------------------------------------------
 

@@ -342,7 +342,8 @@ class Pool:
             elif ripe in alarms.parked:
                 alarms.parked.discard(ripe)
                 self.queue.push(ripe)
-        alarms.opens_at = None
+        if self.queue or self.later:  # else the keeper is on its way back, and has to know
+            alarms.opens_at = None
         while (place := self.queue.first(now)) is not None:
             if _meant_for(place):
                 return place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +69,8 @@ class Sampler:
         )
         self._seen: tuple[float, float, frozenset[str]] | None = None
         self._look_at = 0.0
-        self._touched: Counter[str] = Counter()
-        self._passed_over: Counter[str] = Counter()
+        self._touched = dict.fromkeys((step.name for step in settings.steps), 0)
+        self._passed_over = dict(self._touched)
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -82,6 +81,8 @@ class Sampler:
         if not on:
             return await call_next(call)
         steps = self._agreed(on, call)
+        if not steps:
+            return await call_next(call)
         refuses = next((s for s in steps if _above(s.refuse_below, call)), None)
         if refuses is not None:
             error = self._refusal(refuses, call)
@@ -95,7 +96,7 @@ class Sampler:
         old = await self._old_answer(steps, call)
         if old is not None:
             return old
-        return await self._degraded(steps, call, call_next) if steps else await call_next(call)
+        return await self._degraded(steps, call, call_next)
 
     def _agreed(self, on: Sequence[Step], call: Call) -> Sequence[Step]:
         """Those of the steps that may touch this call; those that may not are counted."""
@@ -104,7 +105,8 @@ class Sampler:
         steps = [step for step in on if step.name in granted]
         if len(steps) < len(on):
             with self._lock:
-                self._passed_over.update(step.name for step in on if step.name not in granted)
+                for step in on:
+                    self._passed_over[step.name] += step.name not in granted
         return steps
 
     async def _degraded(self, steps: Sequence[Step], call: Call, call_next: Handler) -> Response:
@@ -173,7 +175,8 @@ class Sampler:
 
     def _count(self, steps: Iterable[Step]) -> None:
         with self._lock:
-            self._touched.update(step.name for step in steps)
+            for step in steps:
+                self._touched[step.name] += 1
 
     def _goes_no_further(self, *, refused: bool) -> None:
         """The call belongs to what is offered all the same, or refusing would look like calm."""
