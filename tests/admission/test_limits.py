@@ -298,9 +298,7 @@ def test_a_refusal_is_told_and_a_look_is_not(clock: FakeClock) -> None:
     assert isinstance(event, CallThrottled)
     assert (event.tier, event.deployment, event.by, event.mode) == ("gold", "m-eu", "acct", "enforce")
     assert event.error is caught.value
-    assert "gold/m-eu: limit 'acct' of 1 requests a minute is used up; there is room in 60 s" in str(
-        event.error
-    )
+    assert "gold/m-eu: limit 'acct' is used up (rpm=1); there is room in 60 s" in str(event.error)
     assert policy.status()["acct"]["refused"] == 1
 
 

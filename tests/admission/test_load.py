@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tierllm.admission.load import LoadMeter
@@ -208,7 +208,8 @@ Told = st.lists(
 
 
 @given(told=Told)
-@settings(max_examples=150, deadline=None)
+@example(told=[(0.0, 0, 0, None, None, 0.0), (1.0, 0, 1, 2.3e-309, None, 0.0)])
+@settings(max_examples=100, deadline=None)
 def test_whatever_it_is_told_the_level_is_a_number(
     told: list[tuple[float, int, int, float, float, float]],
 ) -> None:

@@ -280,6 +280,11 @@ def test_settings_that_make_no_sense_are_refused(case: str) -> None:
     assert said in str(caught.value)
 
 
+def test_the_highest_priority_may_be_the_only_high_one() -> None:
+    plans = Plans([ServicePlan("p", max_priority=5, high_priority=5, high_priority_quota=1)])
+    assert [granted(plans, 9, 0.0, "p"), granted(plans, 9, 0.0, "p")] == [5, 4]
+
+
 def test_a_plan_is_frozen_and_equal_by_what_it_says() -> None:
     plan = ServicePlan("free", max_priority=3)
     assert plan == ServicePlan("free", max_priority=3)

@@ -59,6 +59,8 @@ def size(when: str, moment: str, tz: str = "UTC") -> int:
         ("20:00-00:00", "2026-06-01T23:59:59", 8),
         ("20:00-00:00", "2026-06-02T00:00", USUAL),
         ("00:00-24:00", "2026-06-02T13:00", 8),
+        ("00:00-23:59", "2026-06-02T23:58", 8),
+        ("00:00-23:59", "2026-06-02T23:59", USUAL),
     ],
 )
 def test_hours(when: str, moment: str, expected: int) -> None:
@@ -112,7 +114,15 @@ def test_the_hours_are_what_the_clock_shows_when_clocks_are_changed(
 
 MOMENTS = st.integers(int(at("2026-01-01T00:00")), int(at("2027-01-01T00:00")))
 ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Cairo"]
-SPANS = ["22:00-06:00", "mon-fri 08:00-18:00", "sat-sun", "02:15-02:45", "sun 01:00-04:00", "23:30-00:30"]
+SPANS = [
+    "02:30-06:00",
+    "22:00-06:00",
+    "mon-fri 08:00-18:00",
+    "sat-sun",
+    "02:15-02:45",
+    "sun 01:00-04:00",
+    "23:30-00:30",
+]
 
 
 @given(
@@ -171,6 +181,24 @@ def test_clocks_that_are_changed_are_a_change() -> None:
         sizes.append(schedule.size_at(ahead, USUAL))
         ahead = schedule.changes_at(ahead)
     assert [new for old, new in pairwise([0, *sizes]) if new != old] == [USUAL, 4, USUAL]
+
+
+@pytest.mark.parametrize(
+    ("night", "expected"),
+    [
+        ("2026-03-29T01:00", {"01:45": USUAL, "03:00": 8, "03:20": 8}),  # 02:30 never comes
+        ("2026-10-25T01:00", {"02:45": 8, "02:10 again": USUAL, "02:30 again": 8}),
+    ],
+    ids=["spring", "autumn"],
+)
+def test_an_hour_that_begins_where_clocks_are_changed(night: str, expected: dict[str, int]) -> None:
+    schedule = Schedule([Hours("02:30-06:00", size=8)], tz="Europe/Berlin")
+    found, begun = {}, at(night, "Europe/Berlin")
+    for minute in range(0, 4 * 60, 5):
+        shown = datetime.fromtimestamp(begun + minute * 60, BERLIN)
+        size_then = schedule.size_at(begun + minute * 60, USUAL)
+        found[f"{shown:%H:%M}{' again' * shown.fold}"] = size_then
+    assert {moment: found[moment] for moment in expected} == expected
 
 
 def test_a_clock_set_back_is_followed() -> None:

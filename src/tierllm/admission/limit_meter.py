@@ -236,8 +236,6 @@ class Meter:
                 self.usual_s = (
                     took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
                 )
-        if back:
-            self.refused = None
         return back
 
     def hear(self, told: Sequence[Told], take: Take) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ..errors import RejectedError, RequestTooLargeError, ThrottledError
+from ..errors import RequestTooLargeError, ThrottledError
 
 __all__ = ["Need", "Shortfall"]
 
@@ -54,9 +54,9 @@ class Shortfall(NamedTuple):
         """What to raise at ``where``."""
         whose = f" ({self.bucket})" if self.personal else ""
         at = f"{where}: " if where else ""
-        bound = WINDOWS.get(self.dimension, f"({self.dimension})")
         if self.too_large:
-            error: RejectedError = RequestTooLargeError(
+            bound = WINDOWS.get(self.dimension, self.dimension)
+            error = RequestTooLargeError(
                 f"{at}the request needs {self.asked} of the {self.most} {bound} that limit {self.limit!r}"
                 f"{whose} allows in all, so it never fits: shorten it, ask for fewer max_tokens, or raise "
                 f"{self.dimension}",
@@ -65,12 +65,11 @@ class Shortfall(NamedTuple):
                 window=self.most,
             )
             error.personal = self.personal
-            assert isinstance(error, RequestTooLargeError)
             return error
         known = self.wait_s < math.inf
         when = f"there is room in {self.wait_s:.3g} s" if known else "there is room when one of them ends"
         return ThrottledError(
-            f"{at}limit {self.limit!r}{whose} of {self.most} {bound} is used up; {when}",
+            f"{at}limit {self.limit!r}{whose} is used up ({self.dimension}={self.most}); {when}",
             retry_after_s=self.wait_s if known else None,
             waitable=True,
             personal=self.personal,

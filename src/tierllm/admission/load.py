@@ -171,7 +171,7 @@ class LoadMeter:
         if size is not None and size > 0:
             call_s = self._call_s
             offered = max(self._in_use, self._arrivals_per_s * (call_s or 0.0)) / size
-            queued = waiting / size * (1.0 if call_s is None else min(1.0, call_s / SETTLE_S))
+            queued = min(waiting / size, MOST) * (1.0 if call_s is None else min(1.0, call_s / SETTLE_S))
         if rate_per_s is not None and rate_per_s > 0:
             offered = max(offered, self._arrivals_per_s / rate_per_s)
             queued = max(queued, waiting / (rate_per_s * SETTLE_S))

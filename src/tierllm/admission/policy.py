@@ -103,23 +103,29 @@ class TierAdmission:
                 try:
                     response = await call_next(call)
                     if seat.charged:
-                        self._settle(seat, call, response)
+                        self._answered(seat, call, response)
                     return response
                 except ThrottledError as error:
                     if not self._waits_out(error, call, seat):
                         raise
+                self._settle(seat, call, 0)
                 self._left(seat)
                 await self._queue(seat, call)
         except RejectedError:
+            self._settle(seat, call, 0)
             self._turned_away()
             raise
         finally:
+            if seat.charged or seat.place is not None:
+                self._settle(seat, call, seat.charged)
             self._left(seat)
 
     async def _queue(self, seat: Seat, call: Call) -> None:
         await seat.wait(call)
         seat.since = now = self.clock()
-        self._charge(seat, call)
+        place = seat.place
+        if place is not None and place.charged:
+            seat.charged, place.charged = place.tokens, False
         self.pool.noted(now, seat.waited_s)
 
     def _puts_off(self, seat: Seat) -> bool:
@@ -292,17 +298,24 @@ class TierAdmission:
 
     def _charge(self, seat: Seat, call: Call) -> None:
         """Let its tenant pay for it in its share. Where nobody has to wait, no share is kept."""
-        place = seat.place
-        charged = seat.charged = self._expected(call) if place is None else place.tokens
-        self.pool.shares.charge(tenant_of(call), charged, call.turn.weight)
+        charged = seat.charged = self._expected(call)
+        self.pool.charge(tenant_of(call), charged, call.turn.weight)
 
-    def _settle(self, seat: Seat, call: Call, response: Response) -> None:
+    def _answered(self, seat: Seat, call: Call, response: Response) -> None:
         usage = response.usage
         if usage is not None:
-            used = usage.input_tokens + usage.output_tokens
             self._output += (usage.output_tokens - self._output) // 16
-            self.pool.shares.settle(tenant_of(call), seat.charged, used, call.turn.weight)
-            seat.charged = 0
+            self._settle(seat, call, usage.input_tokens + usage.output_tokens)
+
+    def _settle(self, seat: Seat, call: Call, used: int) -> None:
+        """Once for each charge; a call that left as its permit came has one too."""
+        charged, seat.charged = seat.charged, 0
+        place = seat.place
+        if place is not None and place.charged:
+            place.charged = False
+            self.pool.settle(place.tenant, place.tokens, 0, place.weight)
+        if charged:
+            self.pool.settle(tenant_of(call), charged, used, call.turn.weight)
 
     def _left(self, seat: Seat) -> None:
         """Give the seat back, whichever way the call has ended."""

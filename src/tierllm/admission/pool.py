@@ -227,6 +227,16 @@ class Pool:
         if self._places:
             self._hand_out()
 
+    def charge(self, tenant: str, tokens: int, weight: float) -> None:
+        """A call that did not have to wait counts against its tenant's share all the same."""
+        with self._lock:
+            self.shares.charge(tenant, tokens, weight)
+
+    def settle(self, tenant: str, charged: int, used: int, weight: float) -> None:
+        """What a call has really used, in place of what its tenant was charged for it."""
+        with self._lock:
+            self.shares.settle(tenant, charged, used, weight)
+
     def noted(self, now: float, waited_s: float = 0.0) -> None:
         """Write down how it stands now, and that a call has ``waited_s``."""
         record = self.record
@@ -273,7 +283,7 @@ class Pool:
             self._hand_out()  # the keeper comes back at once, and is not to be overtaken meanwhile
 
     def forget(self, place: Place) -> None:
-        """Who had ``place`` will not come back to it."""
+        """Who had ``place`` will not come back to it for now."""
         if self._alarms.keeper is place:
             self._alarms.keeper = None
             self.poke()
@@ -328,6 +338,10 @@ class Pool:
                         self._alarms.keeper = None
                 self._take_out(place)
                 self._places.pop(ticket, None)
+                if grant is permit and place.call is not None:
+                    # now, and not when it wakes: who is next may depend on it
+                    self.shares.charge(place.tenant, place.tokens, place.weight)
+                    place.charged = True
                 if grant is permit:
                     self.pace.granted(self.clock(), len(self.queue))
 
@@ -338,6 +352,7 @@ class Pool:
             if ripe.due_at is not None:
                 if self.later.remove(ripe):
                     ripe.due_at = None
+                    ripe.arrived_at = now  # being put off has not made it more urgent
                     self.queue.push(ripe)
             elif ripe in alarms.parked:
                 alarms.parked.discard(ripe)

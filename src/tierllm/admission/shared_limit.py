@@ -66,6 +66,7 @@ class Shared:
             )
             sums = (requests, input_tokens + output_tokens, input_tokens, output_tokens, 0)
             amounts.append(sums[part.dimension])
+            take.meter.refused = None  # there may be room now
         slots = tuple(line.slot for line in self.hold.lines)
         self.store.post(Settlement(self.hold, tuple(amounts), slots))
 

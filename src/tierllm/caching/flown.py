@@ -108,6 +108,8 @@ class Flown:
         if theirs.key.canonical != own.key.canonical:
             return False
         request = flight.call.request
+        if flight.call.degrade is not None and request.plan != call.request.plan:
+            return False  # its plan may not have agreed to get less
         begun = Begun(theirs.generation, self._caching.tenant(request), request.tags, request.depends_on)
         return self._cache.boards.notices.allow(begun, own.slot)
 
@@ -201,9 +203,11 @@ class Flown:
     def _shared(self, response: Response, call: Call, flight: Flight) -> Response | None:
         """A follower's own copy: it was made for somebody else, who paid for it.
 
-        ``None``: what a wrapped function returned cannot be copied.
+        ``None``: what a wrapped function returned cannot be copied; or it was degraded for another plan.
         """
         caching = self._caching
+        if response.degraded and flight.call.request.plan != call.request.plan:
+            return None
         saved_usd = response.cost_usd if flight.answered_by is None else flight.worth_usd
         twin = copy.copy(response)
         twin.trace, twin.raw, twin.warnings = None, None, ()

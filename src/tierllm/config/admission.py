@@ -241,7 +241,7 @@ class ThrottleTable(Rule):
     k: float = 2.0
     window_s: float = 120.0
     min_calls: Count = 10
-    most: float = 0.99
+    most: float = 0.95
     mode: Mode = "enforce"
 
     def build(self) -> ClientThrottle:

@@ -253,7 +253,7 @@ class DeploymentLine:
             fit.messages = self.tier.worded(request.messages)
         params = self.params_for(request.params) if request.params else dict(self._base)
         if call.degrade is not None:
-            call.degrade.apply(params)
+            call.degrade.apply(params, self.deployment.drop)
         fit.params = params
         return fit
 

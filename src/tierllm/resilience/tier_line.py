@@ -116,6 +116,7 @@ class TierLine:
                 emit=self.emit,
                 stale=stale,
                 emergencies=emergencies,
+                meter=self.admission.load,
             )
             self._build()
 
@@ -230,7 +231,7 @@ class TierLine:
 
     def _ordered(self, call: Call) -> Iterable[DeploymentLine]:
         if call.degrade is not None and call.degrade.cheaper:
-            return sorted(self.lines, key=_dearness)
+            return call.degrade.cheapest_first(self.lines, _dearness)
         if self.tier.choose == "ordered" or len(self.lines) == 1:
             return self.lines
         # a weighted draw without replacement: Efraimidis and Spirakis, 2006

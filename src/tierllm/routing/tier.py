@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..admission.sampling import AdaptiveSampling
+from ..admission.steps import EFFORTS
 from ..admission.settings import Admission
 from ..errors import ConfigError
 from ..types import Message, Objective, Timeouts
@@ -26,7 +27,6 @@ __all__ = ["Deployment", "Tier", "check_rules"]
 
 Prompt = str | Callable[[Sequence[Message]], "Sequence[Message] | str"]
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass(frozen=True, slots=True)

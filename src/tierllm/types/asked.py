@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Message", "Request", "Route", "Turn", "length_of", "text_of"]
 
+T = TypeVar("T")
 Message = Mapping[str, Any]
 """One chat message, ``{"role": ..., "content": ...}``; content that is not text passes through."""
 
@@ -145,7 +146,11 @@ class Degrading(Protocol):
     names: tuple[str, ...]
     cheaper: bool
 
-    def apply(self, params: dict[str, Any]) -> None: ...
+    def apply(self, params: dict[str, Any], drop: Container[str] = ()) -> None: ...
+
+    def options(self, extra: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def cheapest_first(self, places: Sequence[T], price: Callable[[T], float | None]) -> list[T]: ...
 
 
 class Queued(Protocol):
@@ -287,7 +292,10 @@ class Call:
     def options(self, vendor: str) -> Mapping[str, Any]:
         """The caller's ``extra`` for one vendor."""
         extra = self.request.extra
-        return extra.get(vendor, _NOTHING) if extra else _NOTHING
+        if not extra:
+            return _NOTHING
+        options = extra.get(vendor, _NOTHING)
+        return options if self.degrade is None else self.degrade.options(options)
 
     def __repr__(self) -> str:  # never the messages
         return f"<Call tier={self.tier!r} deployment={self.deployment!r} attempt={self.attempt}>"
