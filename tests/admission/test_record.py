@@ -273,6 +273,13 @@ def test_nothing_is_said_of_less_than_a_day() -> None:
     assert of.remarks(DAY) != []
 
 
+def test_it_is_watched_from_its_beginning_on() -> None:
+    of = PoolRecord(clock=FakeClock(100 * DAY), size=10, hourly_usd=0)
+    assert of.remarks(101 * DAY - 1) == []
+    assert of.remarks(101 * DAY) == ["never used in 24 hours"]
+    assert told(of, 101 * DAY)["watched_s"] == DAY
+
+
 @pytest.mark.parametrize(("days", "span"), [(1, "24 hours"), (3, "3 days"), (7, "7 days"), (30, "7 days")])
 def test_a_pool_that_nobody_uses_is_named(days: int, span: str) -> None:
     assert record().remarks(days * DAY) == [f"never used in {span}"]
@@ -314,6 +321,16 @@ def test_a_pool_that_calls_wait_for_is_named() -> None:
         "calls waited in 12 of the last 24 hours while all places were in use (longest wait 12.5 s): "
         "max_concurrency=10 is too small"
     ]
+
+
+@pytest.mark.parametrize(("crowded", "named"), [(5, 0), (6, 1)])
+def test_it_takes_a_quarter_of_the_last_hours(crowded: int, named: int) -> None:
+    of = record()
+    of.changed(0.0, 10, 10, 0)
+    for hour in range(24, 24 + crowded):
+        of.changed(hour * HOUR, 10, 10, 3)
+        of.changed(hour * HOUR + 60, 10, 10, 0)
+    assert len(of.remarks(2 * DAY)) == named
 
 
 def test_a_short_crowd_now_and_then_is_no_fault() -> None:

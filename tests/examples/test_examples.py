@@ -35,6 +35,29 @@ STORIES = {
         "-- calls: 1 cancelled, 2 failed, 6 ok",
         "still under way: 0",
     ],
+    "chat_saas.py": [
+        "-- an ordinary evening",
+        "-- forty pro users ask at once; two seconds later somebody wants to pay",
+        "27 wait; the payment begins in about 0.2 s",
+        "it waited 0.1 s",
+        "** a free call claimed priority 9 and was granted 0",
+        "-- the service is mentioned on television",
+        "** bronze: step 'short' is on (load",
+        "** bronze: step 'essential' is on (load",
+        "20 of 20 nightly jobs wait for a calmer time",
+        "** bronze: step 'shortest' is on (load",
+        "-- that is over",
+        "** bronze: step 'short' is off (load no higher than 0.6 for 60 s)",
+        "nightly jobs done: 20",
+        "-- a data centre is lost",
+        "** emergency 'disaster' is declared",
+        "** bronze: step 'short' is on (emergency 'disaster')",
+        "** emergency 'disaster' is over",
+        "** bronze: step 'short' is off (emergency 'disaster' is over)",
+        "refused without being told when to come back: 0",
+        "of them for the pro plan 0",
+        "under way: 0",
+    ],
     "freemium_api.py": [
         "-- ada, on the free plan, sees the price before she asks",
         "ada  gold $0.030 · silver $0.004",
@@ -114,6 +137,18 @@ STORIES = {
         "text: none, 0 words",
         "total        research                      1        11        96     0.000491",
     ],
+    "shared_gateway.py": [
+        "-- a quiet quarter of an hour",
+        "search    435 answered, waited  0.0 s (p95), 0 refused",
+        "labs      144 answered, waited  0.0 s (p95), 0 refused",
+        "-- labs tries something out, with twenty times its calls",
+        "labs was told: bronze: ",
+        "… and to come back in ",
+        "account: ",
+        "-- it stops, and comes back when it was told to",
+        "labs        1 answered, waited  0.0 s (p95)",
+        " calls to the vendor; the most in any minute: 1",
+    ],
     "wrap_existing.py": [
         "all is well: large says hello",
         "server: large 503",
@@ -131,9 +166,9 @@ STORIES = {
 }
 
 
-def told(example: str) -> str:
+def told(example: str, *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / example)],
+        [sys.executable, "-W", "error", str(EXAMPLES / example), *options],
         env={k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")},
         capture_output=True,
         text=True,
@@ -277,3 +312,40 @@ def test_in_an_outage_the_bot_gives_old_answers_and_says_so_but_no_outdated_ones
         await bot.client.aclose()
 
     asyncio.run(main())
+
+
+def test_payments_pass_everybody_and_nobody_is_sent_away_without_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = loaded("chat_saas", monkeypatch)
+    chat.traffic(1, payments=20, pro=600, free=1200, drafts=60, hints=60)
+    chat.world.run(chat.world.now + 90)
+
+    by_outcome = {kind: {each.outcome for each in calls} for kind, calls in chat.ended.items()}
+    assert max(each.waited_s for each in chat.ended["payments"]) < 2
+    assert by_outcome["payments"] == {"full"}
+    assert "shorter" in by_outcome["free"]
+    assert "shorter" not in by_outcome["drafts"]  # the pro plan has not agreed
+    refused = [each for calls in chat.ended.values() for each in calls if each.outcome.endswith("Error")]
+    assert refused
+    assert all(each.told for each in refused)
+    assert chat.client.status()["in_flight"] == 0
+
+
+def test_a_noisy_team_is_sent_away_and_the_others_hardly_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = loaded("shared_gateway", monkeypatch)
+    office = gateway.Office()
+    office.minutes(10, search=30, support=20, labs=300)
+
+    assert not office.refusals["search"]
+    assert not office.refusals["support"]
+    assert len(office.refusals["labs"]) > 2000
+    assert all(error.retry_after_s > 0 for error in office.refusals["labs"])
+    assert sum(office.waits["search"]) / len(office.waits["search"]) < 2
+    moments = [entry.at_s for entry in office.vendor.journal]
+    assert gateway.most_in_a_minute(moments) <= gateway.ACCOUNT_RPM
+    assert gateway.most_in_a_minute(moments) > 0.8 * gateway.ACCOUNT_RPM
+
+
+def test_processes_keep_one_limit_on_disk(tmp_path: Path) -> None:
+    assert "together 120 of 120 a minute; refused: 180" in told("shared_gateway.py", "--disk", str(tmp_path))

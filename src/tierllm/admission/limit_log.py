@@ -138,14 +138,21 @@ class LimitLog:
         self.head = head
 
     def lack(
-        self, requests: int, input_tokens: int, output_tokens: int, now: float, copies: int = 1
+        self,
+        requests: int,
+        input_tokens: int,
+        output_tokens: int,
+        now: float,
+        copies: int = 1,
+        owed: int = 0,
     ) -> Lack | None:
         """What is in the way of so much more, ``copies`` times, and until when; ``None``: nothing.
 
-        What is in the way of one of them alone is there for ever.
+        ``owed`` is output that is used beside what is booked. What is in the way of one of them alone is there for ever.
         """
         one = (requests, input_tokens + output_tokens, input_tokens, output_tokens)
-        used = (self.requests, self.input_tokens + self.output_tokens, self.input_tokens, self.output_tokens)
+        outputs = self.output_tokens + owed
+        used = (self.requests, self.input_tokens + outputs, self.input_tokens, outputs)
         most = (self.most_requests, self.most_tokens, self.most_input, self.most_output)
         names = self.shape.names
         for at in range(4):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Meter", "Take"]
 
+REMEMBERED = 128
+"""So many calls back reaches the mean of outputs."""
+
 UNITS = ("requests", "tokens", "input tokens", "output tokens")
 
 
@@ -56,15 +59,21 @@ class Meter:
 
     ``most_at_once`` bounds what is under way, ``burst`` paces; ``None``: not. ``follows``: the vendor's
     headers are listened to.
+
+    Short answers come first and give back what they did not use; who is still under way then will mostly
+    use more than was taken for it. So a window's output counts as no less than its calls have on average,
+    as far as those under way may owe that (``owed``), or it would be passed by their debts each time.
     """
 
     __slots__ = (
         "_of_tier",
         "bucket",
+        "excess",
         "follows",
         "held",
         "input_tokens",
         "logs",
+        "mean",
         "most_at_once",
         "only",
         "output_tokens",
@@ -73,7 +82,9 @@ class Meter:
         "refused",
         "refused_until",
         "requests",
+        "settled",
         "spares",
+        "under_way",
         "usual_s",
         "vendor",
     )
@@ -93,6 +104,11 @@ class Meter:
         self._of_tier: dict[str, tuple[LimitLog, ...]] = {}
         self.most_at_once = most_at_once
         self.held: set[Take] = set()
+        self.under_way = self.settled = 0
+        self.mean = 0.0
+        """Output tokens of a call."""
+        self.excess = 0.0
+        """How much more than was taken those use that use more."""
         self.usual_s: float | None = None
         self.pace: Pace | None = None
         if burst is not None and shapes:
@@ -126,10 +142,11 @@ class Meter:
     ) -> bool:
         """Whether ``copies`` of this may go now."""
         for log in self.logs_of(tier) if self.spares else self.logs:
+            owed = self.owed(log) if self.excess else 0
             if copies == 1:
-                if not log.fits(requests, input_tokens, output_tokens, now):
+                if not log.fits(requests, input_tokens, output_tokens + owed, now):
                     return False
-            elif not log.fits(requests * copies, input_tokens * copies, output_tokens * copies, now):
+            elif not log.fits(requests * copies, input_tokens * copies, output_tokens * copies + owed, now):
                 return False
         return self.plain or self._beside(requests, input_tokens, output_tokens, now, copies) is None
 
@@ -140,7 +157,7 @@ class Meter:
         worst: Lack | None = None
         for log in self.logs_of(tier):
             log.forget(now)
-            found = log.lack(requests, input_tokens, output_tokens, now, copies)
+            found = log.lack(requests, input_tokens, output_tokens, now, copies, self.owed(log))
             if found is not None and (worst is None or found.frees_at > worst.frees_at):
                 worst = found
         if not self.plain and (worst is None or worst.frees_at < math.inf):
@@ -148,6 +165,11 @@ class Meter:
             if found is not None and (worst is None or found.frees_at > worst.frees_at):
                 worst = found
         return worst
+
+    def owed(self, log: LimitLog) -> int:
+        """Output that calls under way will probably use beyond what was taken for them."""
+        missing = log.requests * self.mean - log.output_tokens
+        return max(0, int(min(missing, self.under_way * self.excess)))
 
     def room_for_output(self, input_tokens: int, tier: str) -> float:
         """The longest output that could ever be taken beside so much input."""
@@ -194,6 +216,7 @@ class Meter:
         """Book it, fitting or not."""
         requests, input_tokens, output_tokens = take.requests, take.input_tokens, take.output_tokens
         now = take.at
+        self.under_way += 1
         logs = self.logs_of(tier) if self.spares else self.logs
         take.cells = [log.add(requests, input_tokens, output_tokens, now) for log in logs]
         if not self.plain:
@@ -212,6 +235,9 @@ class Meter:
         if not take.open:
             return False
         take.open = False
+        self.under_way -= 1
+        if requests:
+            self._learn(output_tokens, output_tokens - take.output_tokens)
         requests -= take.requests
         input_tokens -= take.input_tokens
         output_tokens -= take.output_tokens
@@ -237,6 +263,12 @@ class Meter:
                     took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
                 )
         return back
+
+    def _learn(self, output_tokens: int, excess: int) -> None:
+        self.settled += 1
+        self.mean += (output_tokens - self.mean) / min(self.settled, REMEMBERED)
+        if excess > 0:
+            self.excess += 0.1 * (excess - self.excess) if self.excess else excess
 
     def hear(self, told: Sequence[Told], take: Take) -> bool:
         """What the vendor said to the request that ``take`` was for. Whether there is more room by that."""

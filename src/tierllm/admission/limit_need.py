@@ -60,21 +60,22 @@ class Expected:
             most = p90
         if "n" in params or "best_of" in params:
             most *= copies_of(params)
+        size = self._size(call)
+        # a named tuple's own maker would cost as much as the rest
+        return tuple.__new__(Need, (int(size * self._factor) + 1, most, 1, guessed))
+
+    def _size(self, call: Call) -> float:
+        """The input's tokens by its length."""
         length = 0
         messages = call.messages
         for message in messages:
             content = message.get("content")
             if type(content) is not str or not content.isascii():
-                size = self._looked_at(call)
-                break
+                return self._looked_at(call)
             length += len(content)
-        else:
-            if params and not FREE.issuperset(params):
-                size = self._looked_at(call)
-            else:
-                size = length / CHARACTERS_EACH + FRAME * len(messages) + REPLY
-        # a named tuple's own maker would cost as much as the rest
-        return tuple.__new__(Need, (int(size * self._factor) + 1, most, 1, guessed))
+        if call.params and not FREE.issuperset(call.params):
+            return self._looked_at(call)
+        return length / CHARACTERS_EACH + FRAME * len(messages) + REPLY
 
     def _looked_at(self, call: Call) -> float:
         """What is no plain ASCII: told from its bytes, pictures and tools by their rules."""
@@ -84,8 +85,8 @@ class Expected:
         family = family_of(self.place.model, self.place.vendor)
         return float(guessed_tokens(call.messages, call.params, family))
 
-    def learn(self, need: Need, response: Response) -> None:
-        """A call that was expected to need ``need`` was answered."""
+    def learn(self, call: Call, response: Response) -> None:
+        """A call from here was answered."""
         usage = response.usage
         if usage is None or usage.estimated:
             return
@@ -97,7 +98,7 @@ class Expected:
             return
         told, output_tokens = usage.input_tokens, usage.output_tokens
         if told > 0:
-            ratio = told / need.input_tokens * self._factor
+            ratio = told / self._size(call)  # not by what was expected: the factor was another one then
             self._factor += WEIGHT * (min(max(ratio, 1 / MOST), MOST) - self._factor)
         outputs = self._outputs
         outputs.add(output_tokens, truncated=response.finish_reason == "length")

@@ -107,6 +107,7 @@ class Limiter:
         self.pending.clear()
         for meter in self.meters.values():
             meter.held.clear()
+            meter.under_way = 0
 
 
 class Draw:
@@ -218,7 +219,9 @@ def take_on(
                 input_tokens, output_tokens, requests, _ = most if draw.most else likely
                 log = meter.only
                 if log is not None:
-                    if log.fits(requests, input_tokens, output_tokens, now):
+                    owed = meter.owed(log) if meter.excess else 0
+                    if log.fits(requests, input_tokens, output_tokens + owed, now):
+                        meter.under_way += 1
                         take = Take(meter, requests, input_tokens, output_tokens, now)
                         takes.append(take)
                         take.cells = (log.add(requests, input_tokens, output_tokens, now),)

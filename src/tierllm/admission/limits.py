@@ -158,7 +158,7 @@ class Limits:
                     self._flush_soon(held)
             raise
         if self._learns is not None:
-            self._learns.learn(need, response)
+            self._learns.learn(call, response)
         if held:
             await self._flush(held)
         return response

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigError
@@ -14,7 +15,7 @@ from ..pipeline.fork import renew_after_fork
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
 
-__all__ = ["Load", "LoadMeter"]
+__all__ = ["Load", "LoadMeter", "overall"]
 
 SETTLE_S = 10.0
 """Over so long a time arrivals and use are averaged: a burst of a second is no overload."""
@@ -47,6 +48,19 @@ class Load(NamedTuple):
     waiting: int
     queue_delay_s: float
     refused_per_s: float
+
+
+def overall(loads: Sequence[Load]) -> Load:
+    """Several tiers as one: as busy as the busiest of them, with the sums of what comes and waits."""
+    return Load(
+        max(load.level for load in loads),
+        max(load.forecast for load in loads),
+        sum(load.arrivals_per_s for load in loads),
+        sum(load.in_flight for load in loads),
+        sum(load.waiting for load in loads),
+        max(load.queue_delay_s for load in loads),
+        sum(load.refused_per_s for load in loads),
+    )
 
 
 class LoadMeter:

@@ -363,6 +363,10 @@ class TierAdmission:
         if crowding is None or priority >= self.shed_below:
             return False
         self.reading()
+        if crowding.on:  # it has come all the same: else shedding would look like calm
+            now = self.clock()
+            self.load.arrived(now)
+            self.load.refused(now)
         return crowding.on
 
     def status(self) -> dict[str, Any]:

@@ -87,7 +87,6 @@ class PoolRecord:
         "longest_wait_s",
         "mean_wait_s",
         "recent_wait_s",
-        "refused_total",
         "waits_total",
     )
 
@@ -99,7 +98,7 @@ class PoolRecord:
         self._full = False
         self._size = size
         self._places = 0 if size == math.inf else int(size)
-        self.waits_total = self.refused_total = 0
+        self.waits_total = 0
         self.mean_wait_s = self.longest_wait_s = self.recent_wait_s = 0.0
         self._lock = threading.RLock()  # reentrant: garbage collection may end a flow right here
         self._began_at = clock()
@@ -147,7 +146,6 @@ class PoolRecord:
         with self._lock:
             self._go_on(now)
             self._refused += 1
-            self.refused_total += 1
 
     def renew(self) -> None:
         """After a fork: the lock may belong to the parent."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 from ..errors import ConfigError
 from ..providers.alone import around
 from .policy import TierAdmission
+from .record import hourly
 from .shares import TenantShares
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class Admission:
         self.shed_at = shed_at
         self.shed_below = shed_below
         self.mode = mode
+        if hourly_usd is not None:
+            hourly(hourly_usd)
         TenantShares(self.weights)  # whatever is wrong with them is told now
 
     def bound(

@@ -63,17 +63,22 @@ class Queued:
         places.sort(key=lambda place: place.arrived_at)
         return [QueuedCall(place.call) for place in places if place.call is not None]
 
-    def load(self, tier: str) -> Load:
-        """How busy a tier is, and will be: 1 is as much as it can do.
+    def load(self, tier: str | None = None) -> Load:
+        """How busy a tier is, and will be: 1 is as much as it can do. Of the whole client without ``tier``:
+        level, forecast and delay of its busiest tier, and the sums of the rest.
 
         Raises ``ConfigError`` for a tier that does not exist, or has nothing to measure by: no
         ``max_concurrency`` and no limits.
         """
-        line = self._lines.get(tier)
-        if line is None or line.admission is None:
+        from ..admission.load import overall
+
+        lines = self._lines.values() if tier is None else [self._lines.get(tier)]
+        found = [line.admission for line in lines if line is not None and line.admission is not None]
+        if not found:
             raise ConfigError(f"there is no load of {tier!r}: name a tier with max_concurrency or limits")
-        line.admission.reading()
-        return line.admission.load.reading()
+        for admission in found:
+            admission.reading()
+        return overall([admission.load.reading() for admission in found])
 
     # -- emergencies -----------------------------------------------------------
 

@@ -340,7 +340,7 @@ class TieredClient(Accounts, Cached, Planned, Queued):
             "retry_budget": self._budget.status(),
             "budgets": self._treasury.status(),
             "cache": None if self._caching is None else self._caching.cache.status(),
-            "plans": None if self._service is None else self._service.status(),
+            "plans": None if self._service is None else self._service.status(self.clock()),
             "emergencies": sorted(self.emergencies()),
             "tiers": {name: line.status() for name, line in self._lines.items()},
         }
