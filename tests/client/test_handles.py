@@ -177,3 +177,14 @@ def test_a_limit_of_the_user_keeps_back_nobody_else() -> None:
         for user in ("a", "b", "c"):
             client.complete("hi", user=user)
         assert fake.journal[-1].at_s - fake.journal[0].at_s < 1
+
+
+def test_a_limit_of_the_users_own_is_waited_for_aside() -> None:
+    from tierllm.testing import FakeClock
+
+    fake = FakeProvider()
+    tiers = [Tier("gold", [Deployment("m", fake)])]
+    with TieredClient(tiers, clock=FakeClock(), limits=[RateLimit(rpm=1, per="user")]) as client:
+        for _ in range(3):
+            client.complete("hi", user="a")
+    assert [entry.at_s for entry in fake.journal] == [0, 60, 120]

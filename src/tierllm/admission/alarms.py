@@ -65,6 +65,8 @@ class Alarms:
         due = self.next_at()
         if self.keeper is not None and self.keeper is not place:
             return None
+        if self.keeper is place and self._kept_at > now and (due is None or self._kept_at < due):
+            due = self._kept_at  # what it was asked to look at may have been its own
         if due is None:
             self.keeper = None
             return None

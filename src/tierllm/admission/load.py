@@ -26,6 +26,9 @@ HELD_OVER_S = 60.0
 MOST = 1000.0
 """A level above this says nothing more; a limit of next to nothing would make it endless."""
 
+WARM_S = 3 * SETTLE_S
+"""Until the averages have settled for the first time, tomorrow is as today."""
+
 LEVEL_WEIGHT, TREND_WEIGHT, DAMPING = 0.3, 0.08, 0.98
 """Holt's two constants, and what is left of the trend with every second, for samples a second apart."""
 
@@ -149,6 +152,8 @@ class LoadMeter:
             self._count(passed_s, in_flight)
             self._in_flight, self._waiting = in_flight, waiting
             offered, queued = self._shares(waiting, size, rate_per_s)
+            if now - self._anchor < WARM_S:
+                self._smooth = offered  # averages that rise from nothing are no trend
             foreseen = self._foresee(offered, passed_s)
             self._now = Load(
                 min(offered + queued, MOST),

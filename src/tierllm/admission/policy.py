@@ -222,10 +222,12 @@ class TierAdmission:
         pool = self.pool
         if place.due_at is None:
             return pool.expected_wait_s(pool.ahead_of(place))
-        busy = pool.in_use - self.defer_at * pool.size if pool.size != math.inf else 0
-        eta_s = pool.expected_wait_s(pool.waiting + len(pool.later) + max(0, int(busy)))
         latest_s = max(0.0, place.due_at - self.clock())
-        return latest_s if eta_s is None else min(eta_s, latest_s)
+        held_s, (level, forecast) = pool.pace.held_s, self.reading()
+        spare = pool.size * (self.defer_at - max(level, forecast))
+        if spare <= 0:
+            return latest_s  # no calm is in sight
+        return min(latest_s, (pool.waiting + pool.deferred) * (held_s or 0.0) / spare)
 
     def _patience_s(self, place: Place) -> float | None:
         if self.max_wait_s is None or place.due_at is not None:
@@ -248,9 +250,15 @@ class TierAdmission:
     # -- refusals --------------------------------------------------------------
 
     def _come_back_s(self, place: Place) -> float:
-        pool = self.pool
+        """When a call like it may be served: not before those ahead of it, nor before its limits open."""
+        pool, gate = self.pool, self.pool.gate
         expected_s = pool.expected_wait_s(pool.ahead_of(place))
-        return COME_BACK_S if expected_s is None else expected_s
+        back_s = COME_BACK_S if expected_s is None else expected_s
+        if gate is not None and place.call is not None:
+            short = gate.short(place.call, self.clock(), 1)
+            if short is not None and short.wait_s < math.inf:
+                back_s = max(back_s, short.wait_s)
+        return back_s
 
     def _refusal(self, why: str, place: Place, call: Call) -> ThrottledError:
         self.refused += 1

@@ -60,7 +60,7 @@ def checked_budgets(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
 
 def checked_limits(limits: tuple[RateLimit, ...]) -> tuple[RateLimit, ...]:
     for limit in limits:
-        if isinstance(limit, type) or not hasattr(limit, "rpm"):
+        if isinstance(limit, type) or not hasattr(limit, "holds_at"):
             raise ConfigError(f"TieredClient(limits): {type(limit).__name__} is not a RateLimit")
     return limits
 
