@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..cost.spend import asked_by
 from ..errors import ConfigError, StoreUnavailableError, ThrottledError, UsageError
 from .limit_checks import PLACES
-from .limit_meter import Take
 from .limit_shortfall import Need
+from .limit_take import Take
 from .limiter import Draw, take_on
 from .shared_limit import Shared, asked_of, recalled, refusal, remember
 

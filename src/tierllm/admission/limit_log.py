@@ -148,7 +148,8 @@ class LimitLog:
     ) -> Lack | None:
         """What is in the way of so much more, ``copies`` times, and until when; ``None``: nothing.
 
-        ``owed`` is output that is used beside what is booked. What is in the way of one of them alone is there for ever.
+        ``owed`` is output that is used beside what is booked. What is in the way of one of them alone is
+        there for ever.
         """
         one = (requests, input_tokens + output_tokens, input_tokens, output_tokens)
         outputs = self.output_tokens + owed

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .limit_log import MINUTE_S, Cell, Lack, LimitLog, Shape
+from .limit_log import MINUTE_S, Lack, LimitLog, Shape
 from .limit_pace import Pace
+from .limit_take import Take
 from .limit_vendor import Booked, VendorView
 
 if TYPE_CHECKING:
@@ -21,37 +22,6 @@ REMEMBERED = 128
 """So many calls back reaches the mean of outputs."""
 
 UNITS = ("requests", "tokens", "input tokens", "output tokens")
-
-
-class Take:
-    """What one call holds of one bucket. ``cells`` are where it is booked; ``open`` until it is settled.
-
-    ``used`` is what it was settled with, where it is shared: requests, input and output tokens. ``booked``
-    are the bucket's sums after it, where the vendor's word is followed.
-    """
-
-    __slots__ = (
-        "at",
-        "booked",
-        "cells",
-        "input_tokens",
-        "meter",
-        "open",
-        "output_tokens",
-        "requests",
-        "used",
-    )
-
-    def __init__(self, meter: Meter, requests: int, input_tokens: int, output_tokens: int, at: float) -> None:
-        self.meter = meter
-        self.requests = requests
-        self.input_tokens = input_tokens
-        self.output_tokens = output_tokens
-        self.at = at
-        self.cells: Sequence[Cell] = ()
-        self.booked: Booked | None = None
-        self.used: tuple[int, int, int] | None = None
-        self.open = True
 
 
 class Meter:
@@ -237,7 +207,11 @@ class Meter:
         take.open = False
         self.under_way -= 1
         if requests:
-            self._learn(output_tokens, output_tokens - take.output_tokens)
+            self.settled = settled = self.settled + 1
+            self.mean += (output_tokens - self.mean) / (settled if settled < REMEMBERED else REMEMBERED)
+            excess = output_tokens - take.output_tokens
+            if excess > 0:
+                self.excess += 0.1 * (excess - self.excess) if self.excess else excess
         requests -= take.requests
         input_tokens -= take.input_tokens
         output_tokens -= take.output_tokens
@@ -263,12 +237,6 @@ class Meter:
                     took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
                 )
         return back
-
-    def _learn(self, output_tokens: int, excess: int) -> None:
-        self.settled += 1
-        self.mean += (output_tokens - self.mean) / min(self.settled, REMEMBERED)
-        if excess > 0:
-            self.excess += 0.1 * (excess - self.excess) if self.excess else excess
 
     def hear(self, told: Sequence[Told], take: Take) -> bool:
         """What the vendor said to the request that ``take`` was for. Whether there is more room by that."""

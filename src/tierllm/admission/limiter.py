@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..pipeline.fork import renew_after_fork
-from .limit_meter import Meter, Take
+from .limit_meter import Meter
 from .limit_shortfall import Need, Shortfall
+from .limit_take import Take
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, StoreUnavailableError, ThrottledError
-from ..events import CallThrottled, Event, log_failure
-from ..pipeline.effects import Blocking, Handler
+from ..errors import ConfigError
+from ..events import CallThrottled, Event
+from ..pipeline.effects import Handler
 from ..types import Response
 from .limit_headers import told_by
 from .limit_log import MINUTE_S
@@ -16,14 +15,15 @@ from .limit_need import Expected
 from .limit_outcome import AS_TAKEN, Outcome, answered, failed
 from .limit_shortfall import Need, Shortfall
 from .limiter import Draw, take_on
-from .shared_limit import Shared, asked_of, recalled, refusal, remember, reserving, undo
+from .shared_limit import Shared, flush, flush_soon, recalled, store_of, take_shared
 
 if TYPE_CHECKING:
     from ..cost.place import Place
     from ..pipeline.clock import Clock
-    from ..stores import Store, Verdict
+    from ..stores import Store
     from ..types import Call
-    from .limit_meter import Meter, Take
+    from .limit_meter import Meter
+    from .limit_take import Take
     from .limiter import Limiter
     from .rate_limit import RateLimit
 
@@ -76,7 +76,7 @@ class Limits:
         self._reserve = "max" if modes == {"max"} else "p90"
         self._mixed = len(modes) > 1
         self._tier = place.tier
-        self._stores = {id(limit): _store_of(limit, store) for limit in self.limits}
+        self._stores = {id(limit): store_of(limit, store) for limit in self.limits}
         self._shares = any(found is not None for found in self._stores.values())
         self._pokes: tuple[Callable[[], None], ...] = ()
         self._refused: dict[str, int] = {}
@@ -137,7 +137,7 @@ class Limits:
             if missing is not None:
                 self._missing(call, missing, taken=bool(takes))
             if self._shares:
-                await self._share(call, draws, takes, held)
+                await self._share(draws, takes, held, call)
             seat = call.permit
             if seat is not None:
                 seat.sent()
@@ -153,14 +153,14 @@ class Limits:
                 shared.settle()
             if held:
                 if isinstance(error, Exception):
-                    await self._flush(held)
+                    await flush(held, self._soon)
                 else:
-                    self._flush_soon(held)
+                    flush_soon(held, self._soon)
             raise
         if self._learns is not None:
             self._learns.learn(call, response)
         if held:
-            await self._flush(held)
+            await flush(held, self._soon)
         return response
 
     def _draws(self, call: Call) -> Sequence[Draw]:
@@ -202,73 +202,19 @@ class Limits:
             )
         return error
 
-    # -- in a store ----------------------------------------------------------------
-
     async def _share(
-        self, call: Call, draws: Sequence[Draw], takes: Sequence[Take], held: list[Shared]
+        self, draws: Sequence[Draw], takes: Sequence[Take], held: list[Shared], call: Call
     ) -> None:
         """Take the same in the stores that processes share."""
         groups: dict[int, tuple[Store, list[tuple[Draw, Take]]]] = {}
         for draw, take in zip(draws, takes, strict=True):
             store = self._stores[id(draw.limit)]
             if store is not None:
-                known = recalled(draw, Need(take.input_tokens, take.output_tokens), self._clock())
-                if known is not None and draw.limit.mode == "enforce":
-                    raise self._tell(call, known)
                 groups.setdefault(id(store), (store, []))[1].append((draw, take))
         for store, drawn in groups.values():
-            wall_s = self._wall()
-            hold, parts = asked_of(store, drawn, self.place.tier, wall_s)
-            shared = Shared(store, hold, parts)
-            held.append(shared)  # first: giving back too much is harmless
-            try:
-                verdict: Verdict
-                if store.inline:
-                    verdict = store.reserve(hold)
-                else:
-                    reserve, areserve = reserving(store, hold)
-                    verdict = await Blocking(reserve, undo=partial(undo, store, hold), afn=areserve)
-            except StoreUnavailableError as error:
-                held.remove(shared)
-                self._unreachable(drawn, error)
-                continue
-            if verdict.ok:
-                continue
-            held.remove(shared)
-            short = refusal(hold, parts, verdict.standings, wall_s)
-            if short is None:  # it was given back before it came
-                raise ThrottledError(f"{self.place.name}: a rate limit's store did not take the call")
-            for draw, take in drawn:
-                if draw.limit.name == short.limit and draw.bucket == short.bucket:
-                    remember(short, take.meter, self._clock())
-            raise self._tell(call, short)
-
-    def _unreachable(self, drawn: Sequence[tuple[Draw, Take]], error: StoreUnavailableError) -> None:
-        """Go on by this process's own count, where all these limits allow it."""
-        for draw, _ in drawn:
-            if draw.limit.fail == "closed" and draw.limit.mode == "enforce":
-                raise ThrottledError(
-                    f"{self.place.name}: the store of limit {draw.limit.name!r} cannot be reached, and it "
-                    f"fails closed: {error}"
-                ) from error
-
-    async def _flush(self, held: Sequence[Shared]) -> None:
-        for shared in held:
-            store = shared.store
-            if store.inline:
-                continue
-            try:
-                await Blocking(store.flush, afn=store.aflush)
-            except Exception:  # the answer is there, and what it used is in the outbox
-                log_failure("settling a rate limit with a store failed")
-            except BaseException:
-                self._flush_soon(held)
-                raise
-
-    def _flush_soon(self, held: Sequence[Shared]) -> None:
-        for shared in held:
-            if not shared.store.inline and self._soon is not None:
-                self._soon(shared.store.flush)
+            missing = await take_shared(store, drawn, self.place, self._clock, self._wall, held)
+            if missing is not None:
+                raise self._tell(call, missing)
 
     # -- after -------------------------------------------------------------------
 
@@ -354,12 +300,3 @@ class Limits:
                 with limit.limiter.lock:
                     found[limit.name]["used"] = meter.status(now)
         return found
-
-
-def _store_of(limit: RateLimit, store: Store | None) -> Store | None:
-    """Where the limit is shared; ``None``: nowhere."""
-    if limit.store is not None:
-        return limit.store
-    if store is not None and store.shared and (limit.named or limit.per != ("account",)):
-        return store
-    return None

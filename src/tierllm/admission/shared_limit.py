@@ -9,18 +9,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import StoreUnavailableError, ThrottledError
+from ..events import log_failure
+from ..pipeline.effects import Blocking
 from ..stores.base import Hold, Line, Settlement, Standing
 from .limit_log import DAY_S
 from .limit_shortfall import Need, Shortfall
 
 if TYPE_CHECKING:
+    from ..cost.place import Place
+    from ..pipeline.clock import Clock
     from ..stores import Store, Verdict
-    from .limit_meter import Meter, Take
+    from .limit_meter import Meter
+    from .limit_take import Take
     from .limiter import Draw
+    from .rate_limit import RateLimit
 
-__all__ = ["Shared", "asked_of", "recalled", "refusal", "remember", "reserving", "undo"]
+__all__ = [
+    "Shared",
+    "asked_of",
+    "flush",
+    "flush_soon",
+    "recalled",
+    "refusal",
+    "remember",
+    "store_of",
+    "take_shared",
+]
 
 SLOTS = 600
 """A window is counted in so many slots, and the one that is just beginning to leave it: 1/600 is lost."""
@@ -29,6 +47,9 @@ LOOK_AGAIN_S = 1.0
 """Other processes may give back what they took too much, unheard: after so long the store is asked again."""
 
 CONCURRENCY = 4
+
+
+Soon = Callable[[Callable[[], object]], None]
 
 
 class Part(NamedTuple):
@@ -69,6 +90,15 @@ class Shared:
             take.meter.refused = None  # there may be room now
         slots = tuple(line.slot for line in self.hold.lines)
         self.store.post(Settlement(self.hold, tuple(amounts), slots))
+
+
+def store_of(limit: RateLimit, store: Store | None) -> Store | None:
+    """Where the limit is shared; ``None``: nowhere."""
+    if limit.store is not None:
+        return limit.store
+    if store is not None and store.shared and (limit.named or limit.per != ("account",)):
+        return store
+    return None
 
 
 def asked_of(
@@ -161,13 +191,84 @@ def recalled(draw: Draw, need: Need, now: float) -> Shortfall | None:
     return said._replace(wait_s=meter.refused_until - now)
 
 
-def undo(store: Store, hold: Hold, _: Verdict) -> None:
+async def take_shared(
+    store: Store,
+    drawn: Sequence[tuple[Draw, Take]],
+    place: Place,
+    clock: Clock,
+    wall: Callable[[], float],
+    held: list[Shared],
+) -> Shortfall | None:
+    """Take in ``store`` what was taken here; what is missing there, if anything is.
+
+    What is held there is in ``held`` first, for whoever has to settle it. Raises ``ThrottledError`` where
+    the store cannot be reached and a limit fails closed.
+    """
+    for draw, take in drawn:
+        known = recalled(draw, Need(take.input_tokens, take.output_tokens), clock())
+        if known is not None and draw.limit.mode == "enforce":
+            return known
+    wall_s = wall()
+    hold, parts = asked_of(store, drawn, place.tier, wall_s)
+    shared = Shared(store, hold, parts)
+    held.append(shared)  # giving back too much is harmless
+    try:
+        verdict: Verdict
+        if store.inline:
+            verdict = store.reserve(hold)
+        else:
+            reserve, areserve = _reserving(store, hold)
+            verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
+    except StoreUnavailableError as error:
+        held.remove(shared)
+        for draw, _ in drawn:
+            if draw.limit.fail == "closed" and draw.limit.mode == "enforce":
+                raise ThrottledError(
+                    f"{place.name}: the store of limit {draw.limit.name!r} cannot be reached, and it fails "
+                    f"closed: {error}"
+                ) from error
+        return None  # by this process's own count
+    if verdict.ok:
+        return None
+    held.remove(shared)
+    short = refusal(hold, parts, verdict.standings, wall_s)
+    if short is None:  # it was given back before it came
+        raise ThrottledError(f"{place.name}: the store of a rate limit did not take the call")
+    for draw, take in drawn:
+        if draw.limit.name == short.limit and draw.bucket == short.bucket:
+            remember(short, take.meter, clock())
+    return short
+
+
+async def flush(held: Sequence[Shared], soon: Soon | None) -> None:
+    """Have the stores apply what was settled. Never fails."""
+    for shared in held:
+        store = shared.store
+        if store.inline:
+            continue
+        try:
+            await Blocking(store.flush, afn=store.aflush)
+        except Exception:  # the answer is there, and what it used is in the outbox
+            log_failure("settling a rate limit with a store failed")
+        except BaseException:
+            flush_soon(held, soon)
+            raise
+
+
+def flush_soon(held: Sequence[Shared], soon: Soon | None) -> None:
+    """The same, off the path of a call that is being ended."""
+    for shared in held:
+        if not shared.store.inline and soon is not None:
+            soon(shared.store.flush)
+
+
+def _undo(store: Store, hold: Hold, _: Verdict) -> None:
     """The call was cancelled while its hold was being reserved."""
     store.give_back(hold)
     store.flush()
 
 
-def reserving(
+def _reserving(
     store: Store, hold: Hold
 ) -> tuple[Callable[[], Verdict], Callable[[], Awaitable[Verdict]] | None]:
     """Reserving ``hold``, sync and async; one that fails may have happened all the same."""

@@ -312,6 +312,8 @@ class TieredClient(Accounts, Cached, Planned, Queued):
             trace.warnings = response.warnings
             if trace.attempts:
                 last = trace.attempts[-1]
+                if last.outcome != "ok":  # it lost a race
+                    last = next((a for a in trace.attempts if a.outcome == "ok"), last)
                 if last.first_token_s is not None:
                     trace.first_token_s = last.started_s + last.first_token_s
                 if len(trace.attempts) > 1:

@@ -273,6 +273,8 @@ class CircuitBreaker:
         failed, slow = self.settings.judge(error, waited_s, alone=False)
         if isinstance(error, DeadlineExceededError) and first_s is None and waited_s >= call.patience_s:
             failed = True  # the caller's deadline came first, but the place was silent unusually long
+        if call.lane is not None and call.lane.outrun and failed is None:
+            slow = self.settings.is_slow(waited_s)  # cancelled, but only since another place spoke first
         self._settle(admission, failed, slow)
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -115,12 +115,15 @@ class BreakerSettings:
         """
         if error is not None and not isinstance(error, Exception):
             return None, False  # cancelled or abandoned
-        slow = self.slow_call_s is not None and waited_s > self.slow_call_s
+        slow = self.is_slow(waited_s)
         if error is None:
             return False, slow
         if self._fails(error, alone):
             return True, slow
         return None, slow and isinstance(error, DeadlineExceededError)
+
+    def is_slow(self, waited_s: float) -> bool:
+        return self.slow_call_s is not None and waited_s > self.slow_call_s
 
     def _fails(self, error: Exception, alone: bool) -> bool:
         counts = self.counts

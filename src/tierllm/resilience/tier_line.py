@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..admission.seat import Seat
 from ..admission.settings import Admission
 from ..errors import (
     BudgetExceededError,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ..types import Call, Response
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
-    from .hedge import Hedge
+    from .hedging import Hedging
 
 __all__ = ["TierLine"]
 
@@ -69,12 +70,7 @@ class TierLine:
         self.emit = emit
         self.admission = self._admission()
         self.sampling: Sampler | None = None
-        self.hedge: Hedge | None = None
-        if tier.hedge:
-            from .hedge import Hedge
-
-            hedge = Hedge() if tier.hedge is True else tier.hedge
-            self.hedge = hedge.bound(tier=tier.name, clock=clock, emit=emit)
+        self.hedge = self._hedging()
         self._build()
 
     @property
@@ -103,6 +99,21 @@ class TierLine:
                 line.listen(admission.pool.poke)
         return admission
 
+    def _hedging(self) -> Hedging | None:
+        given = self.tier.hedge
+        if not given or len(self.lines) < 2:
+            return None
+        from .hedge import Hedge
+
+        return (Hedge() if given is True else given).bound(
+            tier=self.tier.name,
+            lines=self.lines,
+            open_now=self._open_now,
+            seat=self._spare_seat,
+            clock=self.clock,
+            emit=self.emit,
+        )
+
     def samples(
         self, *, stale: Callable[[Call], Response | None] | None, emergencies: Emergencies | None
     ) -> None:
@@ -122,9 +133,10 @@ class TierLine:
 
     def _build(self) -> None:
         policies: list[Policy] = [each for each in (self.sampling, self.admission) if each is not None]
-        self._inside = compose(
-            [*policies, *self.tier.policies], self._choose if self.hedge is None else self._hedged
-        )
+        policies += self.tier.policies
+        if self.hedge is not None:
+            policies.append(self.hedge)
+        self._inside = compose(policies, self._choose)
         self.handler: Handler = self._inside
         if self.tier.policies:
             self.handler = self._glanced
@@ -188,8 +200,6 @@ class TierLine:
         failure: ProviderError | RejectedError | None = None
         refusal: RejectedError | None = None
         for line in self._ordered(call):
-            if line is call.avoid:
-                continue
             obstacle: Obstacle | None = None
             if line is call.ahead:
                 call.ahead = None  # once: a policy may come here again
@@ -199,8 +209,11 @@ class TierLine:
                     continue
                 obstacle = line.obstacle(call)
             if obstacle is None:
+                if call.lane is not None and not call.lane.claim(line):
+                    self._passed_over(call, line, "hedge")
+                    continue
                 try:
-                    response = await line.handler(line.fitted(call))
+                    response = await self._ask(line, line.fitted(call))
                 except (ProviderError, RejectedError) as error:
                     self._passed_over(call, line, _reason(error))
                     if call.permit is not None and call.permit.lost:
@@ -225,6 +238,22 @@ class TierLine:
             elif failure is None:
                 failure = obstacle
         raise failure or refusal or self._nowhere()
+
+    def _ask(self, line: DeploymentLine, call: Call) -> Flow[Response]:
+        hedge = self.hedge
+        return line.handler(call) if hedge is None else hedge.ask(line, call, line.handler)
+
+    def _open_now(self, call: Call) -> Iterator[DeploymentLine]:
+        """The places that would serve ``call`` at once, in order."""
+        now = self.clock()
+        for line in self._ordered(call):
+            admissible = call.request.require <= line.deployment.labels
+            if admissible and not line.obstacle(call) and not line.short(call, now):
+                yield line
+
+    def _spare_seat(self) -> Seat | None:
+        admission = self.admission
+        return None if admission is None or admission.mode == "observe" else Seat(admission)
 
     def _nowhere(self) -> RejectedError:
         return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")

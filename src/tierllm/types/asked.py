@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..cost.runs import Cap
     from ..pipeline.provider import Provider
     from ..pipeline.scope import Invocation, Scope
+    from ..resilience.lane import Lane
     from ..routing.plan import Plan
     from .happened import Trace
     from .settings import Timeouts
@@ -170,7 +171,7 @@ class Call:
     ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
     stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
-    open, ``avoid`` one that is not to be asked, ``min_window`` a context window that has
+    open, ``lane`` its side of a race while it runs in one, ``min_window`` a context window that has
     proven too small. ``caps`` are the budgets of this very call, ``sizes`` what is known so far of the
     input's tokens (kept for large requests only).
     ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load.
@@ -184,12 +185,12 @@ class Call:
     __slots__ = (
         "ahead",
         "attempt",
-        "avoid",
         "begun_at",
         "caps",
         "degrade",
         "deployment",
         "driven",
+        "lane",
         "lookup",
         "messages",
         "min_window",
@@ -233,12 +234,12 @@ class Call:
         self.deployment = ""
         self.permit: Any = None
         self.ahead: Any = None
-        self.avoid: Any = None
         self.plan: Plan | None = None
         self.begun_at = 0.0
         self.caps: tuple[Cap, ...] = ()
         self.sizes: dict[str, int] | None = None
         self.driven = ""
+        self.lane: Lane | None = None
         self.lookup: Lookup | None = None
         self.min_window = 0
         self.patience_s = math.inf
@@ -271,12 +272,12 @@ class Call:
         twin.deployment = self.deployment
         twin.permit = self.permit
         twin.ahead = None
-        twin.avoid = self.avoid
         twin.plan = self.plan
         twin.begun_at = self.begun_at
         twin.caps = self.caps
         twin.sizes = self.sizes
         twin.driven = self.driven
+        twin.lane = self.lane
         twin.lookup = self.lookup
         twin.min_window = self.min_window
         twin.patience_s = self.patience_s
