@@ -57,8 +57,8 @@ class Limits:
         soon: Callable[[Callable[[], object]], None] | None = None,
     ) -> None:
         self.place = place
-        here = place.tier, place.deployment, place.model
         unique = {id(limit): limit for limit in limits}.values()
+        here = place.tier, place.deployment, place.model
         self.limits = tuple(limit for limit in unique if limit.holds_at(*here))
         names = [limit.name for limit in self.limits]
         for name in names:
@@ -90,10 +90,7 @@ class Limits:
     # -- before ----------------------------------------------------------------
 
     def peek(self, call: Call, now: float, copies: int = 1) -> Shortfall | None:
-        """What would be missing for the call now, after ``copies - 1`` like it; ``None``: nothing.
-
-        From memory alone; changes nothing.
-        """
+        """What is missing for the call now, after ``copies - 1`` like it. From memory; changes nothing."""
         draws = self._draws(call) if self._fixed is None else self._fixed
         worst: Shortfall | None = None
         needs: dict[str, Need] = {}
@@ -178,28 +175,27 @@ class Limits:
 
     def _missing(self, call: Call, missing: Sequence[Shortfall], *, taken: bool) -> None:
         """Tell of what limits would have refused that only observe; raise what is refused."""
-        refusals = [each for each in missing if each.mode == "enforce"]
-        for each in missing:
-            if taken and each.mode == "observe":
+        if taken:  # by limits that only observe
+            for each in missing:
                 self._tell(call, each)
-        if refusals:
-            raise self._tell(call, max(refusals, key=lambda each: (each.too_large, each.wait_s)))
+            return
+        refusals = [each for each in missing if each.mode == "enforce"]
+        raise self._tell(call, max(refusals, key=lambda each: (each.too_large, each.wait_s)))
 
     def _tell(self, call: Call, shortfall: Shortfall) -> Any:
         """The error for ``shortfall``, told to whom it may concern."""
         error = shortfall.error(self.place.name)
         self._refused[shortfall.limit] = self._refused.get(shortfall.limit, 0) + 1
         if self._emit is not None:
-            self._emit(
-                CallThrottled(
-                    trace_id=call.trace.id if call.trace is not None else "",
-                    tier=self.place.tier,
-                    deployment=self.place.deployment,
-                    by=shortfall.limit,
-                    mode=shortfall.mode,
-                    error=error,
-                )
+            event = CallThrottled(
+                trace_id=call.trace.id if call.trace is not None else "",
+                tier=self.place.tier,
+                deployment=self.place.deployment,
+                by=shortfall.limit,
+                mode=shortfall.mode,
+                error=error,
             )
+            self._emit(event)
         return error
 
     async def _share(

@@ -127,6 +127,18 @@ class LoadMeter:
             self._held_s += held_s
             self._waited_s += waited_s
 
+    def told(self, arrived: int, served: int, held_s: float) -> None:
+        """So many calls have come, and so many have ended, having held their places so long together."""
+        with self._lock:
+            self._arrived += arrived
+            self._served += served
+            self._held_s += held_s
+
+    def waited(self, seconds: float) -> None:
+        """One of those served has waited so long."""
+        with self._lock:
+            self._waited_s += seconds
+
     def refused(self, now: float) -> None:
         """A call that had arrived was turned away."""
         with self._lock:

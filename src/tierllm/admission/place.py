@@ -21,8 +21,9 @@ class Place:
 
     It orders by ``priority``, its tenant's share, ``deadline_at`` and ``number`` (the order of arrival).
     Who leaves for a moment and comes back keeps ``arrived_at`` and ``number``, and so its place.
-    ``tokens`` is what it is expected to use, ``weight`` its tenant's share. ``charged``: its tenant has been
-    charged for it. ``due_at`` is the latest moment at which a deferred call has to stand in line, ``None`` for one that is not deferred.
+    ``tokens`` is what it is expected to use, ``weight`` its tenant's share; ``charged``: its tenant has
+    been charged for it. ``due_at`` is the latest moment at which a deferred call has to stand in line,
+    ``None`` for one that is not deferred.
     """
 
     __slots__ = (

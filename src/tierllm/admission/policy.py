@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +76,19 @@ class TierAdmission:
             defer_at=settings.defer_at,
         )
         self.pool.eta_s = self.eta_s
+        self.record: PoolRecord | None = None
         if size is not None:
-            self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
+            self.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
         self.load = LoadMeter(clock=clock)
         self.crowding = None if self.shed_at is None else Crowding(self.shed_at, name=name, emit=emit)
         self.glance: Callable[[Call], None] | None = None
         """Raises where no place of the tier is open, so that nobody waits for one in vain."""
         self.refused = 0
         self._tick_at = 0.0
+        # told to load and record once a second: what costs nothing here would there, on every call
+        self._arrivals = itertools.count(1)
+        self._arrived = 0
+        self._held_s: deque[float] = deque()
         self._output = GUESSED_OUTPUT
 
     # -- a call ----------------------------------------------------------------
@@ -89,13 +96,14 @@ class TierAdmission:
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         seat = call.permit = Seat(self)
         now = self.clock()
-        self.load.arrived(now)
+        next(self._arrivals)
         if now >= self._tick_at:
             self.measure(now)
+        pool = self.pool
         try:  # from here on: what the seat has taken is given back, wherever an interrupt strikes
             if seat.take() and not (call.turn.defer and self._puts_off(seat)):
                 seat.since = now
-                if self.pool.crowded:
+                if pool.crowded:
                     self._charge(seat, call)
             else:
                 await self._queue(seat, call)
@@ -126,7 +134,9 @@ class TierAdmission:
         place = seat.place
         if place is not None and place.charged:
             seat.charged, place.charged = place.tokens, False
-        self.pool.noted(now, seat.waited_s)
+        self._caught_up(now)
+        if self.record is not None:
+            self.record.waited(now, seat.waited_s)
 
     def _puts_off(self, seat: Seat) -> bool:
         """Whether a call that may be late is to come later; its permit is given back then."""
@@ -146,6 +156,7 @@ class TierAdmission:
                 self._observed(call)
                 return pool.take([])
             place = seat.place = pool.place(call, self._expected(call))
+            self._caught_up(self.clock())
             self._check(call, place)
         asked = self.clock()
         call.ahead = None  # what was seen before the wait may no longer hold after it
@@ -331,21 +342,38 @@ class TierAdmission:
         seat.release()
         if since:
             seat.since = 0.0
-            now = self.clock()
-            held_s = now - since
-            self.pool.pace.ended(held_s)
-            self.load.served(now, held_s, seat.waited_s)
-            self.pool.noted(now)
+            self._held_s.append(self.clock() - since)
+            if seat.waited_s:
+                self.load.waited(seat.waited_s)
+                self._caught_up(self.clock())
 
     def _turned_away(self) -> None:
         now = self.clock()
         self.load.refused(now)
-        if self.pool.record is not None:
-            self.pool.record.refused(now)
+        if self.record is not None:
+            self.record.refused(now)
+
+    def _caught_up(self, now: float) -> None:
+        """Tell load, pace and record what has happened since they were told last."""
+        held, pool = self._held_s, self.pool
+        used_s, ended = 0.0, 0
+        while held:
+            try:
+                held_s = held.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            used_s += held_s
+            ended += 1
+            pool.pace.ended(held_s)
+        before, self._arrived = self._arrived, next(self._arrivals)
+        self.load.told(max(0, self._arrived - before - 1), ended, used_s)
+        if self.record is not None:
+            self.record.changed(now, pool.in_use, pool.size, pool.waiting, used_s=used_s, peak=pool.peaked())
 
     def measure(self, now: float) -> None:
         """Take the load's measure; once a second is enough."""
         self._tick_at = now + 1.0
+        self._caught_up(now)
         pool = self.pool
         gate, size = pool.gate, pool.size
         self.load.measure(
@@ -380,6 +408,7 @@ class TierAdmission:
     def status(self) -> dict[str, Any]:
         """How the pool stands, and what it did, as plain data."""
         pool, now = self.pool, self.clock()
+        self._caught_up(now)
         size = pool.size
         return {
             "size": None if size == math.inf else size,
@@ -390,8 +419,8 @@ class TierAdmission:
             "refused": self.refused,
             "crowded": self.crowding is not None and self.crowding.on,
             "tenants": pool.shares.status(),
-            "record": None if pool.record is None else pool.record.status(now),
-            "remarks": [] if pool.record is None else pool.record.remarks(now),
+            "record": None if self.record is None else self.record.status(now),
+            "remarks": [] if self.record is None else self.record.remarks(now),
         }
 
     def renew(self) -> None:

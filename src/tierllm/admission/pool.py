@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Grant, Ticket
     from ..types import Call
-    from .record import PoolRecord
     from .schedule import Schedule
 
 __all__ = ["Permit", "Pool"]
@@ -67,8 +66,7 @@ class Pool:
         self.gate: Gate | None = None
         self.is_calm: Callable[[], bool] | None = None
         """Asked before a deferred call is let in, besides ``defer_at``."""
-        self.peak = 0
-        self.record: PoolRecord | None = None
+        self.peak = self.peak_since = 0
         self.shares = shares or TenantShares()
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
@@ -113,6 +111,11 @@ class Pool:
     def full(self) -> bool:
         """True when a newcomer would have to wait and the queue takes no more."""
         return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
+
+    def peaked(self) -> int:
+        """The most that were in use at once since this was asked last."""
+        peak, self.peak_since = self.peak_since, len(self._held)
+        return peak
 
     @property
     def crowded(self) -> bool:
@@ -181,9 +184,13 @@ class Pool:
         assert home is not None
         permit.pool = home
         home._held.add(permit)
-        if len(home._held) > home.peak:
-            home.peak = len(home._held)
+        if len(home._held) > home.peak_since:
+            home._higher(len(home._held))
         return True
+
+    def _higher(self, in_use: int) -> None:
+        self.peak_since = in_use
+        self.peak = max(self.peak, in_use)
 
     def take(self, owner: list[Permit] | list[Grant]) -> Permit | None:
         """A permit, if one is free and nobody waits for it."""
@@ -195,8 +202,8 @@ class Pool:
             owner.append(permit)  # first, so that an interrupt between the two cannot lose it
             if len(held) < (self._fixed_size or self.size):
                 held.add(permit)
-                if len(held) > self.peak:
-                    self.peak = len(held)
+                if len(held) > self.peak_since:
+                    self._higher(len(held))
                 return permit
             if self.lenders and self._occupy(permit):
                 return permit
@@ -236,14 +243,6 @@ class Pool:
         """What a call has really used, in place of what its tenant was charged for it."""
         with self._lock:
             self.shares.settle(tenant, charged, used, weight)
-
-    def noted(self, now: float, waited_s: float = 0.0) -> None:
-        """Write down how it stands now, and that a call has ``waited_s``."""
-        record = self.record
-        if record is not None:
-            record.changed(now, len(self._held), self.size, self.waiting)
-            if waited_s:
-                record.waited(now, waited_s)
 
     # -- the queue -------------------------------------------------------------
 

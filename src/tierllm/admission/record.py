@@ -115,20 +115,32 @@ class PoolRecord:
 
     # -- what it is told -----------------------------------------------------------
 
-    def changed(self, now: float, in_use: int, size: float, waiting: int) -> None:
-        """From ``now`` on so many places are in use, of so many, and so many calls wait."""
+    def changed(
+        self,
+        now: float,
+        in_use: int,
+        size: float,
+        waiting: int,
+        *,
+        used_s: float | None = None,
+        peak: int = 0,
+    ) -> None:
+        """From ``now`` on so many places are in use, of so many, and so many calls wait.
+
+        An owner that does not tell of every change says for how many seconds places were used by calls
+        that have ended since it told last, and how many were in use at once.
+        """
         with self._lock:
+            if used_s is not None:
+                self._in_use = 0
             self._go_on(now)
             if size != self._size:
                 self._resize(now, size)
-            if in_use > self._peak:
-                self._peak = in_use
-            if in_use < size:
-                self._in_use = in_use
-                self._full = False
-            else:
-                self._in_use = self._places
-                self._full = waiting > 0
+            if used_s is not None:
+                self._used_s += used_s
+            self._peak = max(self._peak, in_use, peak)
+            self._in_use = in_use if in_use < size else self._places
+            self._full = waiting > 0 and in_use >= size
 
     def waited(self, now: float, wait_s: float) -> None:
         """A call's wait is over: it was served, or gave up."""
