@@ -205,7 +205,8 @@ class Meter:
         if not take.open:
             return False
         take.open = False
-        self.under_way -= 1
+        if self.under_way > 0:  # an interrupt may have kept it from being counted
+            self.under_way -= 1
         if requests:
             self.settled = settled = self.settled + 1
             self.mean += (output_tokens - self.mean) / (settled if settled < REMEMBERED else REMEMBERED)

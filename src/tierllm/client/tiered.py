@@ -174,6 +174,8 @@ class TieredClient(Accounts, Cached, Planned, Queued):
             limits=checked_limits(listed("limits", limits)),
         )
         self._lines = assembly.lines(self.tiers)
+        for line in self._lines.values():
+            self._treasury.keep(line.stores())
         self._service = service_of(listed("plans", plans), emit=self._emit)
         admissions = [line.admission for line in self._lines.values() if line.admission is not None]
         self._sheds = any(admission.shed_at is not None for admission in admissions)

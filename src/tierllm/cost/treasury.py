@@ -83,6 +83,7 @@ class Treasury:
         self._paying = threading.Lock()
         self.arrears: deque[tuple[Store, Settlement]] = deque()
         self._call_store = MemoryStore(clock=wall)
+        self.kept: tuple[Store, ...] = ()
         self._calls = itertools.count(1)
         self._forked = False
         for each in self.stores():
@@ -96,8 +97,17 @@ class Treasury:
 
     def stores(self) -> list[Store]:
         """Every store in use, once."""
-        found = {id(store): store for store in (self.store, *(b.store for b in self.budgets)) if store}
-        return list(found.values())
+        own = (self.store, *(budget.store for budget in self.budgets), *self.kept)
+        return list({id(store): store for store in own if store}.values())
+
+    def keep(self, stores: Sequence[Store]) -> None:
+        """See to these stores as well: listen to them, and close them in the end."""
+        known = self.stores()
+        for store in stores:
+            if store not in known:
+                self.kept = (*self.kept, store)
+                if self._emit is not None:
+                    store.listen(self._emit)
 
     # -- before a call ------------------------------------------------------------
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow, Handler, Policy
     from ..routing.tier import Tier
+    from ..stores import Store
     from ..types import Call, Response
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
@@ -167,6 +168,10 @@ class TierLine:
                 return None
             total += rate
         return total
+
+    def stores(self) -> list[Store]:
+        """The stores of the places' limits."""
+        return [store for line in self.lines if line.limits is not None for store in line.limits.stores()]
 
     # -- a call ----------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..admission.sampling import AdaptiveSampling
-from ..admission.steps import EFFORTS
 from ..admission.settings import Admission
+from ..admission.steps import EFFORTS
 from ..errors import ConfigError
 from ..types import Message, Objective, Timeouts
 from .ask import read_messages
