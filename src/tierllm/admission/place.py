@@ -23,7 +23,7 @@ class Place:
     Who leaves for a moment and comes back keeps ``arrived_at`` and ``number``, and so its place.
     ``tokens`` is what it is expected to use, ``weight`` its tenant's share; ``charged``: its tenant has
     been charged for it. ``due_at`` is the latest moment at which a deferred call has to stand in line,
-    ``None`` for one that is not deferred.
+    ``None`` for one that is not deferred; one that was has stood in line since ``put_off_until``.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Place:
         "permit",
         "pool",
         "priority",
+        "put_off_until",
         "tenant",
         "ticket",
         "tokens",
@@ -63,6 +64,7 @@ class Place:
         self.tokens = tokens
         self.due_at: float | None = None
         self.charged = False
+        self.put_off_until: float | None = None
 
     # -- what can be waited for --------------------------------------------------
 
@@ -79,6 +81,10 @@ class Place:
     def move(self, priority: int) -> None:
         """Let it be this urgent from now on."""
         self.pool.move(self, priority)
+
+    def come_at_once(self) -> None:
+        """Let it stand in line, if it is deferred."""
+        self.pool.hasten(self)
 
 
 def tenant_of(call: Call) -> str:

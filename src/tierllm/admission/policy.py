@@ -177,7 +177,6 @@ class TierAdmission:
                     why = f"no place in the pool within {self.max_wait_s:g} s"
                     raise self._refusal(why, place, call) from None
                 if not isinstance(grant, Nudge):
-                    place.due_at = None
                     return grant
         except DeadlineExceededError as error:
             error.retry_after_s = self._come_back_s(place)
@@ -185,16 +184,30 @@ class TierAdmission:
         finally:
             call.turn.place = None
             pool.forget(place)
-            waited = self.clock() - asked
-            seat.waited_s += waited
-            if waited > 0.0005 and call.trace is not None:
-                call.trace.waits.append(Waited("pool", pool.name, waited))
+            self._waited(call, seat, place, asked)
+
+    def _waited(self, call: Call, seat: Seat, place: Place, since: float) -> None:
+        """Write down how long it has stood in line, and been put off before."""
+        now = self.clock()
+        seat.waited_s += now - since
+        if call.trace is None:
+            return
+        if place.due_at is not None:
+            place.put_off_until, place.due_at = now, None
+        in_line = since if place.put_off_until is None else max(since, place.put_off_until)
+        for kind, seconds in (("deferred", in_line - since), ("pool", now - in_line)):
+            if seconds > 0.0005:
+                call.trace.waits.append(Waited(kind, self.pool.name, seconds))
 
     def _check(self, call: Call, place: Place) -> None:
         """Whether waiting is of any use. Raises ``ThrottledError`` where it is not."""
         pool = self.pool
         deferred = call.turn.defer and not pool.calm
+        if deferred and not call.request.defer_ok and self.on_full != "wait":
+            deferred = not pool.crowded  # it did not ask to wait
         if deferred:
+            if pool.max_waiting is not None and pool.deferred >= pool.max_waiting:
+                raise self._refusal(f"{pool.deferred} calls wait for a calmer time", place, call)
             place.due_at = place.arrived_at + self._spare_s(call)
         elif self.on_full != "wait":
             raise self._refusal("the pool is full", place, call)
@@ -221,12 +234,18 @@ class TierAdmission:
                 )
 
     def _spare_s(self, call: Call) -> float:
-        """For how long a call can be put off and still be answered before its deadline."""
+        """For how long a call can be put off and still be answered before its deadline.
+
+        One that did not ask for it is put off no longer than it would stand in line.
+        """
+        spare_s = self.max_defer_s
+        if not call.request.defer_ok and self.max_wait_s is not None:
+            spare_s = min(spare_s, self.max_wait_s)
         left_s = None if call.scope is None else call.scope.remaining_s()
         if left_s is None:
-            return self.max_defer_s
+            return spare_s
         held_s = self.pool.pace.held_s or 0.0
-        return max(0.0, min(self.max_defer_s, left_s - 2 * held_s - 0.05 * left_s))
+        return max(0.0, min(spare_s, left_s - 2 * held_s - 0.05 * left_s))
 
     def eta_s(self, place: Place) -> float | None:
         """In how many seconds the call at ``place`` will probably begin; ``None``: nothing is known."""

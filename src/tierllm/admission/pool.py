@@ -299,6 +299,20 @@ class Pool:
             place.priority = priority
         self.poke()
 
+    def hasten(self, place: Place) -> None:
+        """Let one that is deferred stand in line now."""
+        with self._lock:
+            if place.due_at is not None:
+                self._stand_in_line(place, self.clock())
+                place.due_at = None
+        self.poke()
+
+    def _stand_in_line(self, place: Place, now: float) -> None:
+        if self.later.remove(place):
+            place.due_at = None
+            place.arrived_at = place.put_off_until = now  # being put off has not made it more urgent
+            self.queue.push(place)
+
     def alarm_s(self, place: Place) -> float | None:
         """In how many seconds who waits at ``place`` is to look after the queue; ``None``: not at all."""
         with self._lock:
@@ -349,10 +363,7 @@ class Pool:
         now, alarms = self.clock(), self._alarms
         for ripe in alarms.ring(now):
             if ripe.due_at is not None:
-                if self.later.remove(ripe):
-                    ripe.due_at = None
-                    ripe.arrived_at = now  # being put off has not made it more urgent
-                    self.queue.push(ripe)
+                self._stand_in_line(ripe, now)
             elif ripe in alarms.parked:
                 alarms.parked.discard(ripe)
                 self.queue.push(ripe)

@@ -167,6 +167,8 @@ class Flights:
             if flight is not None and open_ and alike(flight):
                 flight.readers += 1
                 flight.call.priority = max(flight.call.priority, call.priority)
+                if flight.call.turn.defer and not call.turn.defer:
+                    flight.call.turn.come_at_once()
                 theirs, mine = flight.scope.deadline_at, own.deadline_at
                 if theirs is not None and not flight.inline:
                     flight.scope.deadline_at = None if mine is None else max(theirs, mine)

@@ -1,4 +1,4 @@
-"""The command line: ``tierllm demo``, ``complete``, ``check``, ``drill``, ``cache``, ``emergency`` and what money takes.
+"""The command line: one module for each command, from ``tierllm demo`` to ``tierllm emergency``.
 
 Each command is a module with ``add(commands)``, which describes its arguments, and a function that
 runs it and gives the exit code. What goes wrong is told on stderr, without a traceback.

@@ -141,6 +141,14 @@ class Turn:
                 place.move(priority)
 
 
+    def come_at_once(self) -> None:
+        """It may not be late any more: somebody who is in a hurry waits for it too."""
+        self.defer = False
+        place = self.place
+        if place is not None:
+            place.come_at_once()
+
+
 class Degrading(Protocol):
     """What is taken away from a call under load."""
 
@@ -158,6 +166,8 @@ class Queued(Protocol):
     """A place in a queue."""
 
     def move(self, priority: int) -> None: ...
+
+    def come_at_once(self) -> None: ...
 
 
 class Call:
