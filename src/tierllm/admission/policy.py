@@ -244,7 +244,9 @@ class TierAdmission:
         left_s = None if call.scope is None else call.scope.remaining_s()
         if left_s is None:
             return spare_s
-        held_s = self.pool.pace.held_s or 0.0
+        held_s = self.pool.pace.held_s
+        if held_s is None:  # nobody knows how long a call takes
+            return min(spare_s, left_s / 2)
         return max(0.0, min(spare_s, left_s - 2 * held_s - 0.05 * left_s))
 
     def eta_s(self, place: Place) -> float | None:
