@@ -319,7 +319,7 @@ def test_a_pool_that_calls_wait_for_is_named() -> None:
     of.waited(now + DAY, 12.5)
     assert of.remarks(now + DAY) == [
         "calls waited in 12 of the last 24 hours while all places were in use (longest wait 12.5 s): "
-        "max_concurrency=10 is too small"
+        "10 are too few"
     ]
 
 

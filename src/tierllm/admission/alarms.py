@@ -31,14 +31,31 @@ class Alarms:
     Not thread-safe: the pool's lock is held.
     """
 
-    __slots__ = ("_heap", "_kept_at", "keeper", "opens_at", "parked")
+    __slots__ = ("_alike", "_heap", "_kept_at", "keeper", "opens_at", "parked")
 
     def __init__(self) -> None:
-        self.parked: set[Place] = set()
+        self.parked: dict[Place, object] = {}
+        self._alike: dict[object, int] = {}
         self.opens_at: float | None = None
         self.keeper: Place | None = None
         self._kept_at = 0.0
         self._heap: list[tuple[float, int, Place]] = []
+
+    def park(self, place: Place, whose: object) -> None:
+        """Let ``place`` stand aside, together with others that lack what is ``whose``."""
+        self.parked[place] = whose
+        self._alike[whose] = self._alike.get(whose, 0) + 1
+
+    def unpark(self, place: Place) -> None:
+        if place in self.parked:
+            whose = self.parked.pop(place)
+            left = self._alike[whose] = self._alike[whose] - 1
+            if not left:
+                del self._alike[whose]
+
+    def number(self, whose: object) -> int:
+        """How many stand aside for the same."""
+        return self._alike.get(whose, 0)
 
     def at(self, moment: float, place: Place) -> None:
         """Something becomes due for ``place``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError, StoreUnavailableError
 from ..events import EmergencyChanged, Event, StoreTrouble, log, log_failure
 from ..pipeline.fork import renew_after_fork
-from .emergency_document import DOCUMENT, check_name, read, written
+from .emergency_document import DOCUMENT, MOST, check_name, read, written
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
@@ -30,6 +31,12 @@ LONGEST_FOR_S = 7 * 86_400.0
 LONGEST_S = 366 * 86_400.0
 """And that is within a year: what is further away is no time, or one in milliseconds."""
 
+STALE_AFTER = 5
+"""What was read so many times ``refresh_s`` ago is no news: whoever acts on it reads first."""
+
+KEPT_S = 86_400.0
+"""What is over for so long is written down no more; a clock that is fast ends nobody else's sooner."""
+
 TRIES = 100
 """Others may write at the same time: so often it is tried again."""
 
@@ -38,10 +45,13 @@ class Emergencies:
     """The emergencies that are declared, as all processes with this ``store`` know them. Thread-safe.
 
     What the store says is read anew every ``refresh_s``: at once where that does no I/O, else in the
-    background by ``soon(work)``. Where the store is out of reach, what was last known holds until its time
-    is over. ``emit`` hears of each that begins, changes or ends (``EmergencyChanged``).
+    background by ``soon(work)``. Before the first reading, and when the last is ``behind`` since nobody
+    has asked for a while, it is read first, in place. Where the store is out of reach, what was last known
+    holds until its time is over, and nobody waits for it. ``emit`` hears of each that begins, changes or
+    ends (``EmergencyChanged``).
 
-    ``clock`` is monotonic; ``wall`` tells the seconds since 1970 and should agree between hosts.
+    ``clock`` is monotonic; ``wall`` tells the seconds since 1970. It counts for a store of this process's
+    own; between processes ends are told by ``time.time``, which should agree between hosts.
     """
 
     def __init__(
@@ -59,10 +69,10 @@ class Emergencies:
         self.store = store
         self.refresh_s = refresh_s
         self._clock = clock
-        self._wall = wall
+        self._wall = time.time if store.shared else wall
         self._emit = emit
         self._soon = None if store.inline else soon
-        self._refresh_at = -math.inf
+        self._refresh_at = self._read_at = -math.inf
         self._untils: Mapping[str, float] = {}
         self._names: frozenset[str] = frozenset()
         self._next_end = math.inf
@@ -76,6 +86,8 @@ class Emergencies:
     def _new_locks(self) -> None:
         self._lock = threading.Lock()
         self._reading = threading.Lock()  # one reads, the others go on
+        self._catching = threading.Lock()
+        self._writing = threading.Lock()  # what was written last is learnt last
 
     # -- by hand ---------------------------------------------------------------
 
@@ -97,20 +109,30 @@ class Emergencies:
     def end(self, name: str) -> bool:
         """End it now; whether it was declared. Raises ``StoreUnavailableError``."""
         check_name(name)
+        now = self._wall()
         before = self._change(lambda untils: {each: end for each, end in untils.items() if each != name})
-        return name in before
+        return before.get(name, now) > now
 
     def _change(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> Mapping[str, float]:
-        """Write what ``change`` makes of what is declared now; what it was before."""
+        """Write what ``change`` makes of what is written down now; what that was before.
+
+        That may be more than what is declared: ends that this clock cannot judge are left to others.
+        """
+        with self._writing:
+            return self._changed(change)
+
+    def _changed(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> Mapping[str, float]:
         for _ in range(TRIES):
             raw = self.store.load(DOCUMENT)
             now = self._wall()
-            before = self._sound(raw, now)
+            self._sound(raw, now)
+            before, _sound = read(raw, now - KEPT_S, math.inf)
             after = change(before)
-            lasts_s = max(after.values(), default=now) - now
-            if after == before or self.store.swap(DOCUMENT, written(after), raw, ttl_s=lasts_s + DEFAULT_S):
-                self._changes += 1
-                self._learn(after)
+            if len(after) > MOST:
+                after = {name: end for name, end in after.items() if end > now}
+            lasts_s = min(max(after.values(), default=now) - now, LONGEST_S) + KEPT_S
+            if after == before or self.store.swap(DOCUMENT, written(after), raw, ttl_s=lasts_s):
+                self._learn({name: end for name, end in after.items() if end <= now + LONGEST_S}, ours=True)
                 return before
         raise StoreUnavailableError(f"{self.store.name}: others changed the emergencies all the time")
 
@@ -119,18 +141,39 @@ class Emergencies:
     def active(self, now: float | None = None) -> frozenset[str]:
         """The emergencies declared ``now`` (seconds since 1970; left out, the clock is asked).
 
-        Quick: what the store says is known already, or is read in the background.
+        Quick: what the store says is known already, or is read in the background. Where nobody has asked
+        for a while it is read first, unless an event loop runs in this thread: there, await it before
+        (``catch_up``).
         """
         clock = self._clock()
         if clock >= self._refresh_at:
             self._refresh_at = clock + self.refresh_s
             if self._soon is None:
                 self.refresh()
-            else:
+            elif not self.behind():
                 self._soon(self.refresh)
+            elif _in_event_loop():
+                self._soon(self.catch_up)
+            else:
+                self.catch_up()
         if self._next_end < math.inf and (self._wall() if now is None else now) >= self._next_end:
             self._learn(self._untils)
         return self._names
+
+    def behind(self) -> bool:
+        """Whether what is known is too old to act on, though the store may be asked."""
+        return (
+            self._soon is not None
+            and self._reachable
+            and self._clock() - self._read_at > STALE_AFTER * self.refresh_s
+        )
+
+    def catch_up(self) -> None:
+        """Read what the store says, if that is ``behind``; whoever comes meanwhile waits for it, too."""
+        with self._catching:
+            if self.behind():
+                self._refresh_at = self._clock() + self.refresh_s
+                self.refresh()
 
     def until(self, name: str) -> float | None:
         """When it ends, in seconds since 1970; ``None`` where it is not declared."""
@@ -144,7 +187,8 @@ class Emergencies:
         """
         now = self._wall()
         if fresh:
-            self._learn(self._sound(self.store.load(DOCUMENT), now))
+            changes = self._changes
+            self._learn(self._sound(self.store.load(DOCUMENT), now), changes)
         return MappingProxyType({name: end for name, end in self._untils.items() if end > now})
 
     def refresh(self) -> bool:
@@ -162,9 +206,8 @@ class Emergencies:
         finally:
             self._reading.release()
         self._reachable = True
-        untils = self._sound(raw, self._wall())
-        if changes == self._changes:
-            self._learn(untils)
+        self._learn(self._sound(raw, self._wall()), changes)
+        self._read_at = self._clock()
         return True
 
     def _sound(self, raw: bytes | None, now: float) -> Mapping[str, float]:
@@ -179,8 +222,14 @@ class Emergencies:
             self._tell(StoreTrouble(store=self.store.name, ok=False, text=text))
         return untils
 
-    def _learn(self, untils: Mapping[str, float]) -> None:
+    def _learn(
+        self, untils: Mapping[str, float], changes: int | None = None, *, ours: bool = False
+    ) -> None:
+        """``changes``: how many of ours there had been when it was read. ``ours``: this is another."""
         with self._lock:
+            if changes is not None and changes != self._changes:
+                return
+            self._changes += ours
             now = self._wall()
             self._untils = live = {name: end for name, end in untils.items() if end > now}
             self._next_end = min(live.values(), default=math.inf)
@@ -202,7 +251,7 @@ class Emergencies:
     def renew(self) -> None:
         """After a fork: locks of one's own. What is declared is still declared."""
         self._new_locks()
-        self._refresh_at = -math.inf
+        self._refresh_at = self._read_at = -math.inf
 
 
 def moment_of(until: float | datetime | None, for_s: float | None, now: float) -> float:
@@ -216,7 +265,7 @@ def moment_of(until: float | datetime | None, for_s: float | None, now: float) -
                 f"emergency(for_s={lasts_s!r}): give seconds above 0 and up to 7 days, or until= a moment"
             )
         return now + lasts_s
-    ends: object = until.timestamp() if isinstance(until, datetime) else until
+    ends: object = _seconds(until) if isinstance(until, datetime) else until
     if not isinstance(ends, int | float) or not _number(ends):
         raise ConfigError(f"emergency(until={until!r}): give a datetime, or seconds since 1970")
     if ends <= now:
@@ -226,5 +275,24 @@ def moment_of(until: float | datetime | None, for_s: float | None, now: float) -
     return float(ends)
 
 
+def _seconds(moment: datetime) -> float | None:
+    """Since 1970; ``None``: so far away that the zone takes it out of the calendar."""
+    try:
+        return moment.timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one, and no larger than floats are."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -50,6 +50,11 @@ class Shortfall(NamedTuple):
     output_tokens: int
     mode: str = "enforce"
 
+    @property
+    def whose(self) -> object:
+        """The same for calls that lack the same."""
+        return self.limit, self.bucket
+
     def error(self, where: str = "") -> ThrottledError | RequestTooLargeError:
         """What to raise at ``where``."""
         whose = f" ({self.bucket})" if self.personal else ""
@@ -70,7 +75,7 @@ class Shortfall(NamedTuple):
         when = f"there is room in {self.wait_s:.3g} s" if known else "there is room when one of them ends"
         return ThrottledError(
             f"{at}limit {self.limit!r}{whose} is used up ({self.dimension}={self.most}); {when}",
-            retry_after_s=self.wait_s if known else None,
+            retry_after_s=self.wait_s if known else 1.0,
             waitable=True,
             personal=self.personal,
         )

@@ -27,7 +27,7 @@ MOST = 1000.0
 """A level above this says nothing more; a limit of next to nothing would make it endless."""
 
 WARM_S = 3 * SETTLE_S
-"""Until the averages have settled for the first time, tomorrow is as today."""
+"""Until the averages have settled, tomorrow is as today; and so much idleness makes them begin anew."""
 
 LEVEL_WEIGHT, TREND_WEIGHT, DAMPING = 0.3, 0.08, 0.98
 """Holt's two constants, and what is left of the trend with every second, for samples a second apart."""
@@ -103,6 +103,7 @@ class LoadMeter:
         self._held_s = self._waited_s = 0.0
         self._measured_at: float | None = None
         self._anchor = self._clock()
+        self._busy_at = -math.inf  # when somebody was last seen
         self.due_at = -math.inf
         self._arrivals_per_s = self._refused_per_s = self._queue_delay_s = 0.0
         self._in_use = 0.0  # places, on average
@@ -161,11 +162,15 @@ class LoadMeter:
                     self._measured_at, self.due_at = now, now + self.tick_s
                 return
             self._measured_at, self.due_at = now, now + self.tick_s
+            if self._arrived or in_flight or waiting:
+                if now - self._busy_at >= WARM_S:
+                    self._anchor = now - self.tick_s
+                self._busy_at = now
             self._count(passed_s, in_flight)
             self._in_flight, self._waiting = in_flight, waiting
             offered, queued = self._shares(waiting, size, rate_per_s)
-            if now - self._anchor < WARM_S:
-                self._smooth = offered  # averages that rise from nothing are no trend
+            if now - self._anchor < max(WARM_S, 3 * (self._call_s or 0.0)):
+                self._smooth, self._trend = offered, 0.0  # averages that rise from nothing are no trend
             foreseen = self._foresee(offered, passed_s)
             self._now = Load(
                 min(offered + queued, MOST),

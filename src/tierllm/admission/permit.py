@@ -13,7 +13,10 @@ __all__ = ["Full", "Gate", "Lock", "Permit", "Short"]
 
 
 class Short(Protocol):
-    """Why a call finds no room: for how long, and whether that is its own affair alone."""
+    """Why a call finds no room: for how long, and whether that is its own affair alone.
+
+    ``whose`` is the same for calls that lack the same.
+    """
 
     @property
     def wait_s(self) -> float: ...
@@ -24,6 +27,9 @@ class Short(Protocol):
     @property
     def too_large(self) -> bool: ...
 
+    @property
+    def whose(self) -> object: ...
+
 
 class Full(NamedTuple):
     """No room for anybody, for about ``wait_s``."""
@@ -31,6 +37,7 @@ class Full(NamedTuple):
     wait_s: float
     personal: bool = False
     too_large: bool = False
+    whose: object = None
 
 
 class Lock(Protocol):
@@ -57,14 +64,16 @@ class Gate(Protocol):
 class Permit:
     """One place in a pool. A context manager; releasing it twice is harmless.
 
-    ``pool`` is whose slot it takes: the pool's where the call belongs, or one that lends it.
+    ``pool`` is whose slot it takes: the pool's where the call belongs, ``of``, or one that lends it.
+    ``since`` is the moment up to which its time is written down, ``None`` where nobody writes.
     """
 
-    __slots__ = ("of", "pool")
+    __slots__ = ("of", "pool", "since")
 
     def __init__(self, pool: Pool) -> None:
         self.of = pool
         self.pool = pool
+        self.since: float | None = None
 
     def release(self) -> None:
         self.pool.take_back(self)

@@ -76,9 +76,8 @@ class TierAdmission:
             defer_at=settings.defer_at,
         )
         self.pool.eta_s = self.eta_s
-        self.record: PoolRecord | None = None
         if size is not None:
-            self.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
+            self.pool.record = PoolRecord(clock=clock, size=self.pool.size, hourly_usd=settings.hourly_usd)
         self.load = LoadMeter(clock=clock)
         self.crowding = None if self.shed_at is None else Crowding(self.shed_at, name=name, emit=emit)
         self.glance: Callable[[Call], None] | None = None
@@ -102,7 +101,7 @@ class TierAdmission:
         pool = self.pool
         try:  # from here on: what the seat has taken is given back, wherever an interrupt strikes
             if seat.take() and not (call.turn.defer and self._puts_off(seat)):
-                seat.since = now
+                seat.begin(now)
                 if pool.crowded:
                     self._charge(seat, call)
             else:
@@ -130,13 +129,14 @@ class TierAdmission:
 
     async def _queue(self, seat: Seat, call: Call) -> None:
         await seat.wait(call)
-        seat.since = now = self.clock()
+        now = self.clock()
+        seat.begin(now)
         place = seat.place
         if place is not None and place.charged:
             seat.charged, place.charged = place.tokens, False
         self._caught_up(now)
-        if self.record is not None:
-            self.record.waited(now, seat.waited_s)
+        if self.pool.record is not None:
+            self.pool.record.waited(now, seat.waited_s)
 
     def _puts_off(self, seat: Seat) -> bool:
         """Whether a call that may be late is to come later; its permit is given back then."""
@@ -215,6 +215,9 @@ class TierAdmission:
             raise self._refusal(f"the pool and its queue of {pool.max_waiting} are full", place, call)
         ahead = pool.ahead_of(place)
         expected_s = pool.expected_wait_s(ahead)
+        shut_s = self._shut_s(call)
+        if shut_s and (expected_s is None or shut_s > expected_s):
+            expected_s = shut_s
         if not deferred and expected_s is not None:
             most_s = math.inf if self.max_wait_s is None else self.max_wait_s
             left_s = None if call.scope is None else call.scope.remaining_s()
@@ -270,7 +273,8 @@ class TierAdmission:
         """Whether a limit that all places of the tier have met is waited for, in line."""
         if not error.waitable or self.mode == "observe" or self.on_full != "wait":
             return False
-        wait_s = error.retry_after_s or 0.0
+        wait_s = max(error.retry_after_s or 0.0, self._shut_s(call))
+        error.retry_after_s = wait_s
         left_s = None if call.scope is None else call.scope.remaining_s()
         most_s = self.max_wait_s
         if most_s is not None and seat.place is not None:
@@ -279,18 +283,23 @@ class TierAdmission:
             return wait_s <= LONGEST_S
         return wait_s < min(math.inf if left_s is None else left_s, math.inf if most_s is None else most_s)
 
+    def _shut_s(self, call: Call | None) -> float:
+        """How long limits will keep the call, those counted who wait for the same ones aside."""
+        gate, now = self.pool.gate, self.clock()
+        if gate is None or call is None:
+            return 0.0
+        short = gate.short(call, now, 1)
+        if short is not None and short.personal:
+            short = gate.short(call, now, self.pool.parked(short.whose) + 1)
+        return 0.0 if short is None or short.wait_s == math.inf else short.wait_s
+
     # -- refusals --------------------------------------------------------------
 
     def _come_back_s(self, place: Place) -> float:
         """When a call like it may be served: not before those ahead of it, nor before its limits open."""
-        pool, gate = self.pool, self.pool.gate
+        pool = self.pool
         expected_s = pool.expected_wait_s(pool.ahead_of(place))
-        back_s = COME_BACK_S if expected_s is None else expected_s
-        if gate is not None and place.call is not None:
-            short = gate.short(place.call, self.clock(), 1)
-            if short is not None and short.wait_s < math.inf:
-                back_s = max(back_s, short.wait_s)
-        return back_s
+        return max(COME_BACK_S if expected_s is None else expected_s, self._shut_s(place.call))
 
     def _refusal(self, why: str, place: Place, call: Call) -> ThrottledError:
         self.refused += 1
@@ -360,19 +369,22 @@ class TierAdmission:
     def _left(self, seat: Seat) -> None:
         """Give the seat back, whichever way the call has ended."""
         since = seat.since
-        seat.release()
-        if since:
-            seat.since = 0.0
-            self._held_s.append(self.clock() - since)
-            if seat.waited_s:
-                self.load.waited(seat.waited_s)
-                self._caught_up(self.clock())
+        if since is None:
+            seat.release()
+            return
+        now = self.clock()
+        seat.end(now)
+        self._held_s.append(now - since)
+        if seat.waited_s:
+            self.load.waited(seat.waited_s)
+            self._caught_up(now)
 
     def _turned_away(self) -> None:
         now = self.clock()
         self.load.refused(now)
-        if self.record is not None:
-            self.record.refused(now)
+        if self.pool.record is not None:
+            self.pool.write_down(now)
+            self.pool.record.refused(now)
 
     def _caught_up(self, now: float) -> None:
         """Tell load, pace and record what has happened since they were told last."""
@@ -388,8 +400,7 @@ class TierAdmission:
             pool.pace.ended(held_s)
         before, self._arrived = self._arrived, next(self._arrivals)
         self.load.told(max(0, self._arrived - before - 1), ended, used_s)
-        if self.record is not None:
-            self.record.changed(now, pool.in_use, pool.size, pool.waiting, used_s=used_s, peak=pool.peaked())
+        pool.write_down(now)
 
     def measure(self, now: float) -> None:
         """Take the load's measure; once a second is enough."""
@@ -420,6 +431,8 @@ class TierAdmission:
         if crowding is None or priority >= self.shed_below:
             return False
         self.reading()
+        if self.mode == "observe":  # listeners hear when it would begin and end
+            return False
         if crowding.on:  # it has come all the same: else shedding would look like calm
             now = self.clock()
             self.load.arrived(now)
@@ -440,8 +453,8 @@ class TierAdmission:
             "refused": self.refused,
             "crowded": self.crowding is not None and self.crowding.on,
             "tenants": pool.shares.status(),
-            "record": None if self.record is None else self.record.status(now),
-            "remarks": [] if self.record is None else self.record.remarks(now),
+            "record": None if pool.record is None else pool.record.status(now),
+            "remarks": [] if pool.record is None else pool.record.remarks(now),
         }
 
     def renew(self) -> None:

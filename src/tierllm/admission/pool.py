@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Grant, Ticket
     from ..types import Call
+    from .record import PoolRecord
     from .schedule import Schedule
 
 __all__ = ["Permit", "Pool"]
@@ -67,6 +69,9 @@ class Pool:
         self.is_calm: Callable[[], bool] | None = None
         """Asked before a deferred call is let in, besides ``defer_at``."""
         self.peak = self.peak_since = 0
+        self.record: PoolRecord | None = None
+        self.spent_s: deque[float] = deque()
+        """For how long each permit was held that was given back since it was written down."""
         self.shares = shares or TenantShares()
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
@@ -83,6 +88,8 @@ class Pool:
         self._places: dict[Ticket, Place] = {}
         self._alarms = Alarms()
         self._numbers = 0
+        self._short_since: float | None = None
+        self._short_s = 0.0
 
     # -- how it stands ---------------------------------------------------------
 
@@ -111,11 +118,6 @@ class Pool:
     def full(self) -> bool:
         """True when a newcomer would have to wait and the queue takes no more."""
         return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
-
-    def peaked(self) -> int:
-        """The most that were in use at once since this was asked last."""
-        peak, self.peak_since = self.peak_since, len(self._held)
-        return peak
 
     @property
     def crowded(self) -> bool:
@@ -150,6 +152,32 @@ class Pool:
 
     def _eta_s(self, place: Place) -> float | None:
         return self.expected_wait_s(self.ahead_of(place))
+
+    # -- its record ------------------------------------------------------------
+
+    def write_down(self, now: float) -> None:
+        """Bring the record of what the pool does up to date, borrowed places of others too."""
+        for lender, _ in self.lenders:
+            lender.write_down(now)
+        record = self.record
+        if record is None:
+            return
+        with self._lock:
+            used_s = 0.0
+            while self.spent_s:
+                used_s += self.spent_s.popleft()
+            for permit in self._held:
+                since = permit.since
+                if since is not None and now > since:
+                    used_s += now - since
+                    permit.since = now
+            if self._short_since is not None:
+                self._short_s += max(0.0, now - self._short_since)
+                self._short_since = now
+            short_s, self._short_s = self._short_s, 0.0
+            peak, self.peak_since = self.peak_since, len(self._held)
+            schedule = None if self.schedule is None else (self.schedule, self.wall(), self.usual_size or 0)
+            record.up_to(now, used_s=used_s, peak=peak, short_s=short_s, size=self.size, schedule=schedule)
 
     # -- slots -----------------------------------------------------------------
 
@@ -262,6 +290,8 @@ class Pool:
             self._places[ticket] = place
             if place.due_at is None:
                 self.queue.push(place)
+                if self._short_since is None and self.crowded:
+                    self._short_since = self.clock()
             else:
                 self.later.push(place)
                 self._alarms.at(place.due_at, place)
@@ -321,7 +351,10 @@ class Pool:
     def _take_out(self, place: Place) -> None:
         if not self.queue.remove(place):
             self.later.remove(place)
-        self._alarms.parked.discard(place)
+        self._alarms.unpark(place)
+        if self._short_since is not None and not self.queue:
+            self._short_s += max(0.0, self.clock() - self._short_since)
+            self._short_since = None
 
     def _hand_out(self) -> None:
         """Give free permits to those who wait. A waiter who cannot be woken any more is skipped.
@@ -351,6 +384,8 @@ class Pool:
                         self._alarms.keeper = None
                 self._take_out(place)
                 self._places.pop(ticket, None)
+                if grant is permit:
+                    permit.since = self.clock()
                 if grant is permit and place.call is not None:
                     # now, and not when it wakes: who is next may depend on it
                     self.shares.charge(place.tenant, place.tokens, place.weight)
@@ -365,7 +400,7 @@ class Pool:
             if ripe.due_at is not None:
                 self._stand_in_line(ripe, now)
             elif ripe in alarms.parked:
-                alarms.parked.discard(ripe)
+                alarms.unpark(ripe)
                 self.queue.push(ripe)
         if self.queue or self.later:  # else the keeper is on its way back, and has to know
             alarms.opens_at = None
@@ -373,6 +408,8 @@ class Pool:
             if _meant_for(place):
                 return place
             if not self._has_slot():
+                if self.schedule is not None:
+                    alarms.opens_at = self._grows_at(now)
                 return None
             wait_s = self._gated(place, now)
             if wait_s is None:
@@ -388,6 +425,17 @@ class Pool:
         alarms.opens_at = now + LOOK_AGAIN_S
         return None
 
+    def _grows_at(self, now: float) -> float | None:
+        """When the schedule changes the size next."""
+        assert self.schedule is not None
+        wall = self.wall()
+        at = self.schedule.changes_at(wall)
+        return None if at == math.inf else now + max(0.001, at - wall)
+
+    def parked(self, whose: object) -> int:
+        """How many wait for the same limit, which is not everybody's."""
+        return self._alarms.number(whose)
+
     def _gated(self, place: Place, now: float) -> float | None:
         """``None`` where ``place`` may pass the gate, else for how long it is shut; -1: for this one only."""
         gate, call = self.gate, place.call
@@ -399,7 +447,7 @@ class Pool:
         wait_s = min(max(short.wait_s, 0.001), LOOK_AGAIN_S if short.wait_s == math.inf else short.wait_s)
         if (short.personal or call.request.require) and place.due_at is None:
             self.queue.remove(place)
-            self._alarms.parked.add(place)
+            self._alarms.park(place, short.whose)
             self._alarms.at(now + max(wait_s, 0.001), place)
             return -1.0
         return max(wait_s, 0.001)

@@ -14,6 +14,7 @@ from ..pipeline.fork import renew_after_fork
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
+    from .schedule import Schedule
 
 __all__ = ["PoolRecord", "hourly"]
 
@@ -29,6 +30,9 @@ QUIET = 0.3
 """A pool that was never fuller than that is larger than it need be."""
 
 SPARE = 1.1
+MOST_CHANGES = 10_000
+"""Changes of a schedule that are looked at: several a day for years."""
+
 BUSY = 0.01
 """An hour counts as crowded from this share of it on in which calls waited for a full pool."""
 
@@ -94,8 +98,8 @@ class PoolRecord:
         self.hourly_usd = None if hourly_usd is None else hourly(hourly_usd)
         self._hours: deque[_Hour] = deque(maxlen=KEPT)
         self._past = (0.0, 0.0)  # used_s and size_s of the hours that are over, all of them
-        self._in_use = 0
-        self._full = False
+        self._in_use = 0.0
+        self._full = 0.0
         self._size = size
         self._places = 0 if size == math.inf else int(size)
         self.waits_total = 0
@@ -109,38 +113,59 @@ class PoolRecord:
         """A new hour."""
         self._since = self._sized_at = now
         self._ends_at = now + HOUR_S
-        self._peak, self._least = self._in_use, self._size
+        self._peak, self._least = int(self._in_use), self._size
         self._used_s = self._size_s = self._crowded_s = 0.0
         self._waits = self._refused = 0
 
     # -- what it is told -----------------------------------------------------------
 
-    def changed(
-        self,
-        now: float,
-        in_use: int,
-        size: float,
-        waiting: int,
-        *,
-        used_s: float | None = None,
-        peak: int = 0,
-    ) -> None:
-        """From ``now`` on so many places are in use, of so many, and so many calls wait.
-
-        An owner that does not tell of every change says for how many seconds places were used by calls
-        that have ended since it told last, and how many were in use at once.
-        """
+    def changed(self, now: float, in_use: float, size: float, waiting: int) -> None:
+        """From ``now`` on so many places are in use, of so many, and so many calls wait."""
         with self._lock:
-            if used_s is not None:
-                self._in_use = 0
             self._go_on(now)
             if size != self._size:
                 self._resize(now, size)
-            if used_s is not None:
+            self._peak = max(self._peak, int(in_use))
+            self._in_use = in_use
+            self._full = 1.0 if waiting > 0 and in_use >= size else 0.0
+
+    def up_to(
+        self,
+        now: float,
+        *,
+        used_s: float,
+        peak: int,
+        short_s: float,
+        size: float,
+        schedule: tuple[Schedule, float, int] | None = None,
+    ) -> None:
+        """What has been since the last word: seconds of places in use, the most at once, and seconds in
+        which calls waited for one. ``schedule`` has changed the size meanwhile, perhaps: with the wall
+        clock's time now, and the usual size. For owners that do not tell of each change.
+        """
+        with self._lock:
+            span_s = now - self._since
+            if span_s > 0:
+                self._in_use, self._full = used_s / span_s, min(1.0, short_s / span_s)
+            else:
                 self._used_s += used_s
-            self._peak = max(self._peak, in_use, peak)
-            self._in_use = in_use if in_use < size else self._places
-            self._full = waiting > 0 and in_use >= size
+            if schedule is not None:
+                self._follow(now, *schedule)
+            self._go_on(now)
+            if size != self._size:
+                self._resize(now, size)
+            self._peak = max(self._peak, peak)
+            self._in_use = self._full = 0.0
+
+    def _follow(self, now: float, schedule: Schedule, wall: float, usual: int) -> None:
+        at = schedule.changes_at(wall - (now - self._since))
+        for _ in range(MOST_CHANGES):
+            moment = now - (wall - at)
+            if moment >= now:
+                return
+            self._go_on(moment)
+            self._resize(moment, schedule.size_at(at, usual))
+            at = schedule.changes_at(at)
 
     def waited(self, now: float, wait_s: float) -> None:
         """A call's wait is over: it was served, or gave up."""
@@ -170,9 +195,8 @@ class PoolRecord:
         held_s = now - self._since
         if held_s > 0:
             self._since = now
-            self._used_s += held_s * self._in_use
-            if self._full:
-                self._crowded_s += held_s
+            self._used_s += held_s * (min(self._in_use, self._places) if self._places else self._in_use)
+            self._crowded_s += held_s * self._full
 
     def _resize(self, now: float, size: float) -> None:
         if now > self._sized_at:
@@ -266,7 +290,7 @@ class PoolRecord:
         if crowded >= CROWDED * len(recent):
             remarks.append(
                 f"calls waited in {crowded} of the last {len(recent)} hours while all places were in use "
-                f"(longest wait {longest_s:.3g} s): max_concurrency={size} is too small"
+                f"(longest wait {longest_s:.3g} s): {size:g} are too few"
             )
         if idle_usd:
             remarks.append(f"idle places have cost ${idle_usd:.2f} in {_days(watched_s)}")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ThrottledError
+from ..errors import DeadlineExceededError, ThrottledError
 from ..events import CallThrottled, DegradationChanged, Event, log
 from ..pipeline.effects import Blocking, Handler
 from ..pipeline.fork import renew_after_fork
@@ -16,7 +16,7 @@ from .steps import Degraded, Step
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
-    from ..types import Call, Response, Trace
+    from ..types import Call, Request, Response, Trace
     from .emergency import Emergencies
     from .load import LoadMeter
     from .sampling import AdaptiveSampling
@@ -77,6 +77,9 @@ class Sampler:
     # -- a call ----------------------------------------------------------------
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
+        emergencies = self._emergencies
+        if emergencies is not None and emergencies.behind():
+            await Blocking(emergencies.catch_up)
         on = self.look()
         if not on:
             return await call_next(call)
@@ -100,14 +103,17 @@ class Sampler:
 
     def _agreed(self, on: Sequence[Step], call: Call) -> Sequence[Step]:
         """Those of the steps that may touch this call; those that may not are counted."""
-        request = call.request
-        granted = self._consents.granted(request.plan, request.tenant, self.wall())
+        granted = self.granted(call.request)
         steps = [step for step in on if step.name in granted]
         if len(steps) < len(on):
             with self._lock:
                 for step in on:
                     self._passed_over[step.name] += step.name not in granted
         return steps
+
+    def granted(self, request: Request) -> frozenset[str]:
+        """The steps that today may touch a call like this one."""
+        return self._consents.granted(request.plan, request.tenant, self.wall())
 
     async def _degraded(self, steps: Sequence[Step], call: Call, call_next: Handler) -> Response:
         """Let the call go on with less, and say in its answer what was really taken from it."""
@@ -120,36 +126,43 @@ class Sampler:
             response = await call_next(call)
             if later and not deferred and self._waited(trace, waits):
                 degraded.note(*later)
+            degraded.lost = ()
             _say(response, degraded.names)
             return response
         finally:
             call.degrade, turn.defer = before, deferred
-            names = degraded.names
+            names = (*degraded.names, *degraded.lost)
             if names:
                 self._count([step for step in steps if step.name in names])
                 if trace is not None:  # for one that fails: nobody else will say it
                     trace.degraded = tuple(dict.fromkeys((*trace.degraded, *names)))
 
     def _waited(self, trace: Trace | None, since: int) -> bool:
-        """Whether the call has waited in this tier's queue after so many earlier waits."""
+        """Whether the call has been put off in this tier, after so many earlier waits."""
         return trace is not None and any(
-            w.kind == "pool" and w.where == self.tier for w in trace.waits[since:]
+            w.kind == "deferred" and w.where == self.tier for w in trace.waits[since:]
         )
 
     async def _old_answer(self, steps: Sequence[Step], call: Call) -> Response | None:
-        step, stale = next((step for step in steps if step.cached), None), self._stale
-        if step is None or stale is None:
+        step = next((step for step in steps if step.cached), None)
+        if step is None or self._stale is None:
             return None
-        try:
-            answer = await Blocking(lambda: stale(call))
-        except Exception as error:  # its message may quote the prompt: log the kind only
-            log.error("%s: looking for an old answer raised %s", self.tier, type(error).__name__)
-            return None
+        answer = await Blocking(lambda: self._look_for(call))
         if answer is not None:
             _say(answer, (step.name,))
             self._count([step])
             self._goes_no_further(refused=False)
         return answer
+
+    def _look_for(self, call: Call) -> Response | None:
+        assert self._stale is not None
+        try:
+            return self._stale(call)
+        except DeadlineExceededError:
+            raise
+        except Exception as error:  # whoever looks may be anybody's code, and quote the prompt
+            log.error("%s: looking for an old answer raised %s", self.tier, type(error).__name__)
+            return None
 
     def _refusal(self, step: Step, call: Call) -> ThrottledError:
         """The error for a call that ``step`` refuses; listeners are told."""
@@ -232,6 +245,7 @@ class Sampler:
 
         Of steps that observe, ``calls`` are those that they would have been applied to.
         """
+        self.look()  # nobody may have called for a while
         level, forecast = self._load()
         with self._lock:
             steps = {

@@ -39,7 +39,9 @@ class Hours:
         if not isinstance(when, str):
             raise ConfigError(f"Hours(when={when!r}): {SUCH_AS}")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"Hours({when!r}, size={size!r}): give a whole number of at least 1")
+            raise ConfigError(
+                f"Hours({when!r}, size={size!r}): give a whole number of at least 1; a schedule closes no pool"
+            )
         days, begins, ends = _read(when)
         set_field = object.__setattr__
         set_field(self, "when", when)
@@ -150,10 +152,10 @@ def _read(when: str) -> tuple[frozenset[int], int, int]:
         return days, 0, DAY
     found = TIMES.fullmatch(rest)
     if found is None:
-        raise ConfigError(f"Hours({when!r}): {SUCH_AS}")
+        raise ConfigError(f"Hours({when!r}): these are no hours; {SUCH_AS}")
     begins, ends = (_minute(found[h], found[m], when) for h, m in ((1, 2), (3, 4)))
     if begins == DAY:
-        raise ConfigError(f"Hours({when!r}): the day begins at '00:00'; write that")
+        raise ConfigError(f"Hours({when!r}): a day begins at 00:00; write that")
     if begins == ends:
         raise ConfigError(f"Hours({when!r}): it ends as it begins; leave the times out for whole days")
     return days, begins, ends

@@ -31,7 +31,7 @@ class Seat:
         """Left, and not got back: the call is over in this tier."""
         self.place: Place | None = None
         self.charged = 0
-        self.since = 0.0
+        self.since: float | None = None
         self.waited_s = 0.0
 
     def take(self) -> bool:
@@ -43,6 +43,21 @@ class Seat:
         permit = await self._admission.admit(call, self)
         if permit is not None:
             self._owned.append(permit)
+
+    def begin(self, now: float) -> None:
+        """The call is served from ``now`` on."""
+        self.since = now
+        for permit in self._owned:
+            permit.since = now
+
+    def end(self, now: float) -> None:
+        """It is over; the time goes to the account of whoever has the slot."""
+        self.since = None
+        for permit in self._owned:
+            if permit.since is not None:
+                permit.pool.spent_s.append(now - permit.since)
+                permit.since = None
+        self.release()
 
     def sent(self) -> None:
         """The call has all it needs and goes out: the next in line may be let in."""

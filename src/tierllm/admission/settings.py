@@ -11,7 +11,6 @@ from ..errors import ConfigError
 from ..providers.alone import around
 from .policy import TierAdmission
 from .record import hourly
-from .shares import TenantShares
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -25,6 +24,9 @@ __all__ = ["Admission", "OnFull"]
 P = ParamSpec("P")
 R = TypeVar("R")
 OnFull = Literal["wait", "step_down", "refuse"]
+
+HIGHEST_LOAD = 10.0
+"""A load above this is a percentage that somebody meant."""
 
 
 class Admission:
@@ -68,7 +70,13 @@ class Admission:
         mode: Literal["enforce", "observe"] = "enforce",
     ) -> None:
         _whole(max_concurrency=(max_concurrency, 1), max_waiting=(max_waiting, 0))
-        _positive(age_s=age_s, max_defer_s=max_defer_s, shed_at=shed_at)
+        _positive(max_defer_s=max_defer_s, shed_at=shed_at)
+        if age_s is not None and not (_number(age_s) and age_s > 0):
+            raise ConfigError(
+                f"Admission(age_s={age_s!r}): give seconds above 0; None (false in a file) is no ageing"
+            )
+        if shed_at is not None and shed_at > HIGHEST_LOAD:
+            raise ConfigError(f"Admission(shed_at={shed_at!r}): 1 is all the pool can do; give 0.9 for 90 %")
         if max_wait_s is not None and not (_number(max_wait_s) and max_wait_s >= 0):
             raise ConfigError(f"Admission(max_wait_s={max_wait_s!r}): give 0 or more seconds")
         for name, share in (("borrow", borrow), ("defer_at", defer_at)):
@@ -80,8 +88,17 @@ class Admission:
             raise ConfigError(f"Admission(mode={mode!r}): 'enforce' or 'observe'")
         if isinstance(shed_below, bool) or not isinstance(shed_below, int):
             raise ConfigError(f"Admission(shed_below={shed_below!r}): give a priority, a whole number")
-        if schedule is not None and not hasattr(schedule, "size_at"):
+        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "size_at")):
             raise ConfigError(f"Admission(schedule={schedule!r}): give a Schedule")
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ConfigError(
+                f"Admission(weights={weights!r}): give weights by tenant, such as {{'acme': 2}}"
+            )
+        for tenant, weight in (weights or {}).items():
+            if not isinstance(tenant, str) or not (_number(weight) and weight > 0):
+                raise ConfigError(
+                    f"Admission(weights={{{tenant!r}: {weight!r}}}): give a tenant's weight, above 0"
+                )
         self.max_concurrency = max_concurrency
         self.max_waiting = max_waiting
         self.max_wait_s = max_wait_s
@@ -98,7 +115,18 @@ class Admission:
         self.mode = mode
         if hourly_usd is not None:
             hourly(hourly_usd)
-        TenantShares(self.weights)  # whatever is wrong with them is told now
+
+    def check_size(self, where: str, max_concurrency: int | None = None) -> None:
+        """Raise ``ConfigError`` for what says nothing without a size; ``where`` begins its text.
+
+        ``max_concurrency`` is the tier's, where there is one.
+        """
+        if self.max_concurrency is None and max_concurrency is None:
+            for option in ("schedule", "hourly_usd", "borrow"):
+                if getattr(self, option) not in (None, 0):
+                    raise ConfigError(
+                        f"{where}{option}: it says nothing of a pool without a size; set max_concurrency"
+                    )
 
     def bound(
         self,
@@ -128,6 +156,7 @@ class Admission:
 
         Raises ``ThrottledError`` where it may not be waited for.
         """
+        self.check_size("Admission(...): ")
         return around(self.bound(name=name or str(getattr(fn, "__name__", "function"))), fn)
 
 

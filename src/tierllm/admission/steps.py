@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..cost.place import CAPS, COPIES
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..types.asked import Degrading
 
 __all__ = ["EFFORTS", "LEAVE_AT", "Degraded", "Step"]
 
@@ -27,7 +30,8 @@ class Step:
 
     Loads are shares of what the tier can do: 1.0 is all of it. ``leave`` is 0.8 of ``at`` unless given.
 
-    - ``max_tokens``, ``temperature``, ``reasoning_effort``: ceilings; what a call leaves open is set to them.
+    - ``max_tokens``, ``temperature``, ``reasoning_effort``: ceilings on what is asked for. Only
+      ``max_tokens`` is set where a call leaves it open.
     - ``single``: one answer, where several were asked for (``n``, ``best_of``).
     - ``cheaper``: the tier's deployments are tried in the order of their prices.
     - ``cached``: an old answer that the cache still has is served rather than a new one made.
@@ -85,41 +89,76 @@ class Step:
     def apply(self, params: dict[str, Any], drop: Container[str] = ()) -> bool:
         """Put its ceilings on what is to be sent; whether that changed anything.
 
-        What is in ``drop`` the model cannot take, and it does not get it here either.
+        ``max_tokens`` is set where it is open, unless it is in ``drop``, which is what the model cannot take.
         """
-        before = len(params), *(params.get(name) for name in (*CAPS, *COPIES, "temperature"))
-        effort = params.get("reasoning_effort")
+        changed = self._lowers(params)
+        body = params.get("extra_body")
+        if isinstance(body, Mapping) and self._lowers(lower := dict(body)):
+            params["extra_body"] = lower
+            changed = True
+        if self.max_tokens is not None and "max_tokens" not in drop and not _capped(params):
+            params["max_tokens"] = self.max_tokens
+            changed = True
+        return changed
+
+    def _lowers(self, params: dict[str, Any]) -> bool:
+        """Take from ``params`` what is above the ceilings; nothing is added. Whether there was any."""
+        lower: dict[str, Any] = {}
         if self.max_tokens is not None:
-            names = [name for name in CAPS if params.get(name) is not None]
-            for name in names or [name for name in ("max_tokens",) if name not in drop]:
-                params[name] = _least(params.get(name), self.max_tokens)
-        if self.temperature is not None and "temperature" not in drop:
-            params["temperature"] = _least(params.get("temperature"), self.temperature)
-        if self.reasoning_effort is not None and "reasoning_effort" not in drop:
-            ceiling = EFFORTS.index(self.reasoning_effort)
-            if effort not in EFFORTS or EFFORTS.index(effort) > ceiling:  # an unknown word is no way past it
-                params["reasoning_effort"] = self.reasoning_effort
-        if self.single:
-            for name in COPIES:
-                if params.get(name) not in (None, 1):
-                    del params[name]
-        after = len(params), *(params.get(name) for name in (*CAPS, *COPIES, "temperature"))
-        return before != after or effort != params.get("reasoning_effort")
+            for name in CAPS:
+                asked = params.get(name)
+                if asked is not None and not (_number(asked) and 0 < asked <= self.max_tokens):
+                    lower[name] = self.max_tokens  # none at all may mean as many as there are
+        if self.temperature is not None:
+            asked = params.get("temperature")
+            if asked is not None and not (_number(asked) and asked <= self.temperature):
+                lower["temperature"] = self.temperature
+        if self.reasoning_effort is not None:
+            if self._is_above(params.get("reasoning_effort")):
+                lower["reasoning_effort"] = self.reasoning_effort
+            reasoning = params.get("reasoning")
+            if isinstance(reasoning, Mapping) and self._is_above(reasoning.get("effort")):
+                lower["reasoning"] = {**reasoning, "effort": self.reasoning_effort}
+        params.update(lower)
+        copies = [name for name in COPIES if self.single and params.get(name) not in (None, 1)]
+        for name in copies:
+            del params[name]
+        return bool(lower or copies)
+
+    def _is_above(self, effort: object) -> bool:
+        """Whether so much reasoning is above the ceiling; a word that is not known is no way past it."""
+        assert self.reasoning_effort is not None
+        if effort is None or effort not in EFFORTS:
+            return effort is not None
+        return EFFORTS.index(str(effort)) > EFFORTS.index(self.reasoning_effort)
 
 
 class Degraded:
     """What is taken from one call, and which steps (``names``) have really changed something in it so far.
 
-    ``cheaper``: its deployments are to be tried in the order of their prices. One object for all of a
-    call's places.
+    ``cheaper``: its deployments are to be tried in the order of their prices. Each place it is sent to
+    has its own, by ``here``, and tells by ``took`` how that ended: an answer is degraded by what was taken
+    at the place that gave it. ``lost`` are the steps that took something where there was no answer.
     """
 
-    __slots__ = ("cheaper", "names", "steps")
+    __slots__ = ("cheaper", "lost", "names", "steps")
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
         self.cheaper = any(step.cheaper for step in self.steps)
         self.names: tuple[str, ...] = ()
+        self.lost: tuple[str, ...] = ()
+
+    def here(self) -> Degraded:
+        """The same steps, for one place that may answer."""
+        return Degraded(self.steps)
+
+    def took(self, place: Degrading, *, answered: bool) -> None:
+        """What ``place`` has taken is taken from the answer; or, where it gave none, from the call."""
+        if answered:
+            self.note(*place.names)
+        else:
+            self.lost = tuple(dict.fromkeys((*self.lost, *place.names)))
 
     def note(self, *names: str) -> None:
         """Steps that have changed something which is not done here."""
@@ -134,7 +173,7 @@ class Degraded:
     def options(self, extra: Mapping[str, Any]) -> Mapping[str, Any]:
         """A caller's own options for a vendor under the same ceilings; none is added."""
         left = dict(extra)
-        self.apply(left, drop=_Absent(extra))
+        self.apply(left, drop=CAPS)
         return left
 
     def cheapest_first(self, places: Sequence[T], price: Callable[[T], float | None]) -> list[T]:
@@ -144,24 +183,15 @@ class Degraded:
             known = price(place)
             return math.inf if known is None else float(known)
 
-        ordered = sorted(places, key=dear)
-        if any(one is not other for one, other in zip(ordered, places, strict=True)):
-            self.note(*[step.name for step in self.steps if step.cheaper])
-        return ordered
+        return sorted(places, key=dear)
+
+    def spared(self) -> None:
+        """A dearer place would have been asked before the one that answered."""
+        self.note(*[step.name for step in self.steps if step.cheaper])
 
 
-class _Absent(Container[str]):
-    """All names but those that are there."""
-
-    def __init__(self, there: Container[str]) -> None:
-        self._there = there
-
-    def __contains__(self, name: object) -> bool:
-        return name not in self._there
-
-
-def _least(asked: Any, ceiling: float) -> Any:
-    return min(asked, ceiling) if _number(asked) else ceiling
+def _capped(params: Mapping[str, Any]) -> bool:
+    return any(params.get(name) is not None for name in CAPS)
 
 
 def _number(value: object) -> bool:

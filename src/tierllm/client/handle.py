@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ..admission.place import Place
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..pipeline.ready import ReadyCall
@@ -70,7 +71,13 @@ class QueuedCall:
         return 0.0 if place is None else place.pool.eta_s(place)
 
     def reprioritise(self, priority: int) -> None:
-        """Let it be this urgent from now on, in whichever queue it waits or will wait."""
+        """Let it be this urgent from now on, in whichever queue it waits or will wait.
+
+        It is whoever runs the application that says so: a plan's ``max_priority`` does not bound it.
+        Raises ``ConfigError`` for anything but a whole number.
+        """
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ConfigError(f"reprioritise({priority!r}): give a whole number; higher is more urgent")
         self._call.turn.set_priority(priority)
 
     def cancel(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from ..errors import ConfigError
+from ..errors import ClientClosedError, ConfigError
 from ..routing.ask import CallOptions, ask
 from ..types import Message
 from .handle import CallHandle, QueuedCall
@@ -93,24 +93,43 @@ class Queued:
         """Declare an emergency that some tier's ``AdaptiveSampling(emergencies=...)`` names, or end it.
 
         It holds in all processes that share the client's store, and ends by itself: ``until`` a time,
-        after ``for_s`` seconds, or after an hour. Raises ``ConfigError`` for a name that no tier knows, and
-        ``StoreUnavailableError``.
+        after ``for_s`` seconds, or after an hour. Raises ``ConfigError`` for a name that no tier knows, or
+        a time that makes no sense, ``StoreUnavailableError`` and ``ClientClosedError``.
         """
+        emergencies = self._known_emergency(name)
+        if on:
+            emergencies.declare(name, until=until, for_s=for_s)
+        else:
+            emergencies.end(name)
+
+    async def aemergency(
+        self,
+        name: str,
+        *,
+        until: float | datetime | None = None,
+        for_s: float | None = None,
+        on: bool = True,
+    ) -> None:
+        """``emergency``, off the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.emergency, name, until=until, for_s=for_s, on=on)
+
+    def _known_emergency(self, name: str) -> Emergencies:
+        if self._host.closed:
+            raise ClientClosedError("this client is closed: build a new one")
         if self._emergencies is None:
             raise ConfigError(
                 "this client knows no emergencies: give a tier sampling=AdaptiveSampling(emergencies=...)"
             )
-        known = {each for tier in self.tiers if tier.sampling for each in tier.sampling.emergencies}
+        known = sorted({each for tier in self.tiers if tier.sampling for each in tier.sampling.emergencies})
         if name not in known:
-            raise ConfigError(f"there is no emergency {name!r}: known are {', '.join(sorted(known))}")
-        if on:
-            self._emergencies.declare(name, until=until, for_s=for_s)
-        else:
-            self._emergencies.end(name)
+            raise ConfigError(f"there is no emergency {name!r}: known are {', '.join(known)}")
+        return self._emergencies
 
     def emergencies(self) -> frozenset[str]:
-        """The emergencies that hold now."""
-        return frozenset() if self._emergencies is None else self._emergencies.active(self._wall())
+        """The emergencies that hold now. May ask the store, where nobody has for a while."""
+        return frozenset() if self._emergencies is None else self._emergencies.active()
 
     def _declare_emergencies(self, stale: StaleEntry | None) -> None:
         self._emergencies = None
@@ -126,5 +145,13 @@ class Queued:
                 emit=self._emit,
                 soon=self._host.soon,
             )
+        caching = None if stale is None else stale.caching
+        old = None if caching is None else caching.old
         for line in self._lines.values():
-            line.samples(stale=stale, emergencies=self._emergencies)
+            line.samples(stale=old, emergencies=self._emergencies)
+        if caching is not None:
+            caching.consents = {
+                name: line.sampling.granted
+                for name, line in self._lines.items()
+                if line.sampling is not None and line.sampling.mode == "enforce"
+            }

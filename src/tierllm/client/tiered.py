@@ -264,10 +264,6 @@ class TieredClient(Accounts, Cached, Planned, Queued):
         call.plan = admissible
         call.begun_at = now
         treasury = self._treasury
-        if self._service is not None:
-            self._rank(call, trace)
-        if self._sheds:
-            self._shed(call, trace)
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self)
             if treasury.steers(call.caps):
@@ -285,6 +281,10 @@ class TieredClient(Accounts, Cached, Planned, Queued):
         trace = call.trace
         assert trace is not None
         trace.started_at = self._wall()
+        if self._service is not None:
+            self._rank(call, trace)
+        if self._sheds:
+            self._shed(call, trace)
         try:
             request = call.request
             asks = self._confirms or request.confirm or request.confirm_over_usd is not None
