@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -133,6 +135,10 @@ def test_when_it_ends(given_: dict[str, Any], ends: float) -> None:
         ({"until": float("inf")}, "seconds since 1970"),
         ({"until": True}, "seconds since 1970"),
         ({"until": "tomorrow"}, "seconds since 1970"),
+        ({"until": datetime.min}, "datetime"),
+        ({"until": datetime.max}, "within a year|datetime"),
+        ({"until": 10**400}, "seconds since 1970"),
+        ({"for_s": 10**400}, "up to 7 days"),
         ({"until": NOW + 5, "for_s": 5}, "give one of them"),
     ],
     ids=str,
@@ -144,7 +150,7 @@ def test_ends_that_make_no_sense_are_refused(given_: dict[str, Any], told: str) 
     assert ground.known.active() == frozenset()
 
 
-@pytest.mark.parametrize("name", ["", "x" * 101, "a\nb", None, 3])
+@pytest.mark.parametrize("name", ["", "x" * 101, "a\nb", None, 3, ["disaster"]])
 def test_names_that_are_none_are_refused(name: Any) -> None:
     with pytest.raises(ConfigError, match="give a name"):
         Ground().known.declare(name)
@@ -201,7 +207,9 @@ def test_a_store_that_does_io_is_read_in_the_background() -> None:
     shelf, works = Shelf(clock=FakeClock(NOW)), []
     ground = Ground(shelf, soon=works.append)
     theirs = Ground(shelf)
+    assert ground.known.active() == frozenset()  # the first time it is read at once
     theirs.known.declare("disaster")
+    ground.clock.advance(1.0)
     shelf.loads = 0
     for _ in range(100):
         assert ground.known.active() == frozenset()
@@ -212,6 +220,89 @@ def test_a_store_that_does_io_is_read_in_the_background() -> None:
     ground.clock.advance(1.0)
     ground.known.active()
     assert len(works) == 1
+
+
+def test_who_has_not_asked_for_a_while_reads_before_acting() -> None:
+    shelf, works = Shelf(clock=FakeClock(NOW)), []
+    ground, theirs = Ground(shelf, soon=works.append), Ground(shelf)
+    theirs.known.declare("disaster")
+    assert ground.known.behind()
+    assert ground.known.active() == {"disaster"}  # the very first time
+    assert not ground.known.behind()
+    theirs.known.end("disaster")
+    ground.clock.advance(60.0)
+    assert ground.known.behind()
+    ground.known.catch_up()
+    assert ground.known.active() == frozenset()
+    shelf.loads = 0
+    ground.known.catch_up()
+    assert (shelf.loads, works) == (0, [])
+
+
+def test_in_an_event_loop_asking_never_waits() -> None:
+    shelf, works = Shelf(clock=FakeClock(NOW)), []
+    ground = Ground(shelf, soon=works.append)
+    Ground(shelf).known.declare("disaster")
+    shelf.loads = 0
+
+    async def asks() -> frozenset[str]:
+        return [ground.known.active() for _ in range(10)][-1]
+
+    assert asyncio.run(asks()) == frozenset()
+    assert (shelf.loads, len(works)) == (0, 1)
+    works.pop()()
+    assert asyncio.run(asks()) == {"disaster"}
+
+
+def test_nobody_waits_for_a_store_that_is_out_of_reach() -> None:
+    shelf, works = Shelf(clock=FakeClock(NOW)), []
+    ground = Ground(shelf, soon=works.append)
+    shelf.out_of_reach = True
+    assert ground.known.active() == frozenset()
+    assert shelf.loads == 1
+    ground.clock.advance(60.0)
+    assert not ground.known.behind()
+    assert ground.known.active() == frozenset()
+    assert (shelf.loads, len(works)) == (1, 1)
+    shelf.out_of_reach = False
+    Ground(shelf).known.declare("disaster")
+    works.pop()()
+    assert ground.known.active() == {"disaster"}
+
+
+def test_between_processes_ends_are_told_by_the_time_of_day(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "store")
+    try:
+        ours, theirs = Emergencies(store, wall=FakeClock(5.0)), Emergencies(store)
+        assert ours.declare("disaster", for_s=600) == pytest.approx(time.time() + 600, abs=30)
+        assert theirs.active() == {"disaster"}
+    finally:
+        store.close()
+
+
+def test_ends_that_this_clock_cannot_judge_are_left_to_others() -> None:
+    ours = Ground()
+    slow, fast = Ground(ours.store), Ground(ours.store)
+    slow.wall._now -= 2 * 366 * 86_400  # there the end is more than a year away
+    fast.wall.advance(2 * HOUR)  # and here it is over
+    ours.known.declare("disaster", for_s=HOUR)
+    for theirs in (slow, fast):
+        assert theirs.known.active() == frozenset()
+        theirs.known.declare("flood", for_s=60)
+        theirs.known.end("flood")
+        ours.pass_s(2)
+        assert ours.known.active() == {"disaster"}
+    assert slow.known.end("disaster")
+    ours.pass_s(2)
+    assert ours.known.active() == frozenset()
+
+
+def test_those_that_are_over_leave_room_for_new_ones() -> None:
+    ground = Ground()
+    for number in range(1010):
+        ground.known.declare(str(number), for_s=1)
+        ground.pass_s(2)
+    assert ground.known.declare("disaster") > NOW
 
 
 def test_while_the_store_is_out_of_reach_the_last_known_holds_until_it_expires(
@@ -339,6 +430,23 @@ def test_threads_that_declare_at_once_lose_nothing() -> None:
     assert len(Emergencies(store, wall=wall).active()) == 80
 
 
+def test_threads_that_declare_at_once_know_all_that_they_declared() -> None:
+    was = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(150):
+            known = Emergencies(MemoryStore(), refresh_s=100.0)
+            threads = [threading.Thread(target=known.declare, args=(f"e{number}",)) for number in range(6)]
+            known.active()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(known.active()) == 6
+    finally:
+        sys.setswitchinterval(was)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="redis-") as directory:  # short: a socket's path is bounded
@@ -434,10 +542,12 @@ def test_a_forked_child_still_knows_and_has_locks_of_its_own() -> None:
     ground.known.declare("disaster")
     ground.known._lock.acquire()
     ground.known._reading.acquire()
+    ground.known._writing.acquire()
     child = os.fork()
     if child == 0:
         ground.known.declare("flood")
         os._exit(0 if ground.known.active() == {"disaster", "flood"} else 1)
     ground.known._lock.release()
     ground.known._reading.release()
+    ground.known._writing.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -232,6 +232,25 @@ def test_times_that_make_no_sense_are_refused(option: str, value: float) -> None
         meter(**{option: value})
 
 
+@pytest.mark.parametrize("call_s", [0.5, 2.0, 20.0])
+@pytest.mark.parametrize("idle_s", [0, 15, 31, 600, 86_400])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_who_comes_back_after_a_pause_is_no_rise(share: float, idle_s: float, call_s: float) -> None:
+    size, back = 20, meter()
+    every_s = call_s / (share * size)
+    ends: list[float] = []
+    for begins in (idle_s, 2 * idle_s + 300.0):
+        for number in range(int(240 / every_s)):
+            now = begins + number * every_s
+            while ends and ends[0] <= now:
+                heapq.heappop(ends)
+                back.served(now, call_s, 0.0)
+            back.arrived(now)
+            heapq.heappush(ends, now + call_s)
+            back.measure(now, in_flight=len(ends), waiting=0, size=size, rate_per_s=None)
+            assert back.forecast < share + 0.12
+
+
 # -- threads and forks ----------------------------------------------------------------
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from client.forms import World
-from tierllm import Admission, Deployment, Hours, RateLimit, Schedule, ServicePlan, Tier
+from tierllm import Admission, Deployment, Hours, RateLimit, Schedule, ServicePlan, Tier, Timeouts
 from tierllm.events import TierCrowded
 from tierllm.testing import FakeProvider
 
 HOUR = 3600.0
+FOR_EVER = Timeouts(connect_s=None, first_token_s=None, between_tokens_s=None, total_s=None)
 
 
 def world_of(call_s: float, *tiers: dict[str, Any], **settings: Any) -> World:
@@ -20,7 +21,7 @@ def world_of(call_s: float, *tiers: dict[str, Any], **settings: Any) -> World:
     for tier in tiers:
         place = Deployment(tier["name"], fake, **tier.pop("place", {}))
         made.append(Tier(tier.pop("name"), [place], **tier))
-    return World(made, fake=fake, timeouts=None, **settings)
+    return World(made, fake=fake, timeouts=FOR_EVER, **settings)
 
 
 def told(world: World, tier: str) -> Any:

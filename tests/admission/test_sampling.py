@@ -16,7 +16,7 @@ from tierllm.admission.load import LoadMeter
 from tierllm.admission.sampler import Sampler
 from tierllm.admission.sampling import AdaptiveSampling
 from tierllm.admission.steps import Step
-from tierllm.errors import ProviderUnavailableError, ThrottledError
+from tierllm.errors import DeadlineExceededError, ProviderUnavailableError, ThrottledError
 from tierllm.events import CallThrottled, DegradationChanged, Event
 from tierllm.pipeline.effects import Blocking, Handler
 from tierllm.stores import MemoryStore
@@ -295,23 +295,38 @@ def test_where_looking_for_an_old_answer_fails_a_new_one_is_made(caplog: pytest.
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize(("priority", "deferred"), [(4, True), (5, False)])
-def test_low_priorities_are_deferred(priority: int, deferred: bool) -> None:
+def test_a_deadline_that_passes_while_it_looks_for_an_old_answer_is_told() -> None:
+    def late(call: Call) -> Response | None:
+        raise DeadlineExceededError("too late")
+
+    ground = Ground([OLD], stale=late)
+    ground.level = 2.0
+    with pytest.raises(DeadlineExceededError):
+        ground.call()
+    assert ground.sent is None
+
+
+@pytest.mark.parametrize(
+    ("priority", "deferred", "waited", "named"),
+    [(4, True, "deferred", True), (4, True, "pool", False), (5, False, "deferred", False)],
+)
+def test_low_priorities_are_deferred_and_named_where_they_were_put_off(
+    priority: int, deferred: bool, waited: str, named: bool
+) -> None:
     ground = Ground([LATER])
     ground.level = 2.0
     seen: list[bool] = []
 
     async def inside(call: Call) -> Response:
         seen.append(call.turn.defer)
-        if deferred:
-            assert call.trace is not None
-            call.trace.waits.append(Waited("pool", "gold", 3.0))
+        assert call.trace is not None
+        call.trace.waits.append(Waited(waited, "gold", 3.0))
         return Response(text="hi")
 
     answer = ground.call(inside, priority=priority)
     assert seen == [deferred]
     assert not ground.last.turn.defer  # another tier decides for itself
-    assert answer.degraded == (("later",) if deferred else ())
+    assert answer.degraded == (("later",) if named else ())
 
 
 def test_who_was_to_be_deferred_and_did_not_wait_lost_nothing() -> None:
@@ -326,7 +341,7 @@ def test_who_asked_to_be_deferred_is_not_degraded_by_it() -> None:
 
     async def inside(call: Call) -> Response:
         assert call.trace is not None
-        call.trace.waits.append(Waited("pool", "gold", 3.0))
+        call.trace.waits.append(Waited("deferred", "gold", 3.0))
         return Response(text="hi")
 
     call_was = Call(Request(messages=(), plan="free", defer_ok=True), trace=Trace("t"))
@@ -387,6 +402,28 @@ def test_an_emergency_forces_its_steps_on_until_it_is_over() -> None:
     assert isinstance(event, DegradationChanged)
     assert event.reason == "emergency 'disaster' is over"
     assert ground.told() == [("short", True), ("cheap", True), ("short", False), ("cheap", False)]
+
+
+def test_status_says_how_things_are_though_nobody_has_called() -> None:
+    ground = Ground(emergencies={"disaster": ["short"]})
+    ground.emergencies.declare("disaster", for_s=600)
+    assert ground.step()["on"]
+    ground.clock.advance(601)
+    assert not ground.step()["on"]
+    assert ground.told() == [("short", True), ("short", False)]
+
+
+def test_a_clock_that_was_set_back_keeps_no_step_on() -> None:
+    ground = Ground(dwell_s=60)
+    ground.clock.advance(1_000_000)
+    ground.level = 2.0
+    assert ground.sampler.look()
+    ground.clock._now = 1.0
+    ground.level = 0.0
+    for _ in range(70):
+        ground.clock.advance(1)
+        ground.sampler.look()
+    assert ground.told() == [("short", True), ("short", False)]
 
 
 def test_a_step_that_load_and_emergency_call_for_stays_for_either() -> None:

@@ -133,7 +133,9 @@ def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
     for _ in range(1000):
         assert not thrown.look(0.1, 50)
     assert thrown.on
-    assert thrown.off_in_s(100) == 60
+    assert thrown.off_in_s(50) == 60
+    assert not thrown.look(0.1, 109)
+    assert thrown.look(0.1, 110)
 
 
 def test_a_load_that_is_no_number_changes_nothing() -> None:

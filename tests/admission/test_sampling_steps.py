@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import date
 from typing import Any
 
@@ -27,19 +28,50 @@ def short(max_tokens: int = 300, name: str = "short") -> Step:
         ({"max_tokens": 300}, {"max_tokens": None}, {"max_tokens": 300}),
         ({"max_tokens": 300}, {"max_completion_tokens": 900}, {"max_completion_tokens": 300}),
         ({"temperature": 0.2}, {"temperature": 1.0}, {"temperature": 0.2}),
-        ({"temperature": 0.2}, {}, {"temperature": 0.2}),
+        ({"max_tokens": 300}, {"max_tokens": 0}, {"max_tokens": 300}),
+        ({"max_tokens": 300}, {"max_output_tokens": -1}, {"max_output_tokens": 300}),
+        ({"temperature": 0.2}, {"temperature": "hot"}, {"temperature": 0.2}),
         ({"reasoning_effort": "low"}, {"reasoning_effort": "xhigh"}, {"reasoning_effort": "low"}),
         ({"reasoning_effort": "low"}, {"reasoning_effort": "utmost"}, {"reasoning_effort": "low"}),
-        ({"reasoning_effort": "low"}, {}, {"reasoning_effort": "low"}),
+        (
+            {"reasoning_effort": "low"},
+            {"reasoning": {"effort": "high", "summary": "auto"}},
+            {"reasoning": {"effort": "low", "summary": "auto"}},
+        ),
+        (
+            {"max_tokens": 300, "temperature": 0, "reasoning_effort": "low", "single": True},
+            {
+                "max_tokens": 10,
+                "extra_body": {
+                    "max_completion_tokens": 900,
+                    "temperature": 1,
+                    "n": 2,
+                    "reasoning_effort": "high",
+                    "reasoning": {"effort": "medium"},
+                    "seed": 1,
+                },
+            },
+            {
+                "max_tokens": 10,
+                "extra_body": {
+                    "max_completion_tokens": 300,
+                    "temperature": 0,
+                    "reasoning_effort": "low",
+                    "reasoning": {"effort": "low"},
+                    "seed": 1,
+                },
+            },
+        ),
         ({"single": True}, {"n": 4, "best_of": 8, "seed": 1}, {"seed": 1}),
     ],
     ids=str,
 )
 def test_what_it_changes_it_says(step: dict[str, Any], asked: dict[str, Any], sent: dict[str, Any]) -> None:
-    degraded = Degraded([Step("s", at=1, **step)])
+    degraded, was = Degraded([Step("s", at=1, **step)]), copy.deepcopy(asked)
     degraded.apply(params := dict(asked))
     assert params == sent
     assert degraded.names == ("s",)
+    assert asked == was  # what is nested in it, too
 
 
 @pytest.mark.parametrize(
@@ -48,6 +80,12 @@ def test_what_it_changes_it_says(step: dict[str, Any], asked: dict[str, Any], se
         ({"max_tokens": 300}, {"max_tokens": 300}),
         ({"max_tokens": 300}, {"max_completion_tokens": 12}),
         ({"temperature": 0.2}, {"temperature": 0}),
+        ({"temperature": 0.2}, {}),  # what is open is left to the model: setting it might raise it
+        ({"temperature": 0.2}, {"temperature": None}),
+        ({"reasoning_effort": "low"}, {}),
+        ({"reasoning_effort": "low"}, {"reasoning": {"effort": "low"}}),
+        ({"reasoning_effort": "low"}, {"reasoning": {"summary": "auto"}}),
+        ({"max_tokens": 300}, {"max_tokens": 1, "extra_body": {"max_tokens": 300}}),
         ({"reasoning_effort": "low"}, {"reasoning_effort": "minimal"}),
         ({"single": True}, {"n": 1, "best_of": None}),
         ({"cached": True}, {"max_tokens": 300}),
@@ -86,7 +124,7 @@ def test_each_step_that_takes_more_is_named() -> None:
     assert degraded.names == ("shorter",)
 
 
-def test_what_was_taken_at_any_of_the_places_is_told() -> None:
+def test_all_that_was_taken_at_a_place_is_told() -> None:
     degraded = Degraded([short(), Step("cool", at=1, temperature=0.1)])
     degraded.apply({"max_tokens": 100, "temperature": 0.0})
     assert degraded.names == ()
@@ -109,14 +147,20 @@ def test_cheapest_first_keeps_the_order_of_equals_and_puts_the_unknown_last() ->
     degraded = Degraded([Step("cheap", at=1, cheaper=True)])
     assert degraded.cheaper
     assert degraded.cheapest_first(list("abcd"), prices.get) == list("cbda")
+    assert degraded.names == ()  # who answers, decides
+    degraded.spared()
     assert degraded.names == ("cheap",)
 
 
-@pytest.mark.parametrize("places", ["c", "cb", ""])
-def test_an_order_that_was_so_already_is_not_degraded(places: str) -> None:
-    degraded = Degraded([Step("cheap", at=1, cheaper=True)])
-    assert degraded.cheapest_first(list(places), {"b": 2.0, "c": 1.0}.get) == list(places)
-    assert degraded.names == ()
+def test_an_answer_is_degraded_by_what_was_taken_at_the_place_that_gave_it() -> None:
+    degraded = Degraded([short(), Step("cool", at=1, temperature=0.1)])
+    failed, answered = degraded.here(), degraded.here()
+    failed.apply({"max_tokens": 900})
+    answered.apply({"max_tokens": 100, "temperature": 1.0})
+    degraded.took(failed, answered=False)
+    assert (degraded.names, degraded.lost) == ((), ("short",))
+    degraded.took(answered, answered=True)
+    assert degraded.names == ("cool",)
 
 
 Params = st.fixed_dictionaries(
@@ -128,6 +172,7 @@ Params = st.fixed_dictionaries(
         "reasoning_effort": st.sampled_from([*EFFORTS, "other"]),
         "n": st.integers(1, 5),
         "best_of": st.integers(1, 5),
+        "extra_body": st.fixed_dictionaries({}, optional={"max_tokens": st.integers(-1, 5000)}),
         "seed": st.integers(),
     },
 )

@@ -15,7 +15,7 @@ from tierllm.admission.pool import Permit, Pool
 from tierllm.admission.seat import Seat
 from tierllm.admission.settings import Admission
 from tierllm.errors import AllTiersFailedError, ClientClosedError, StreamInterruptedError, ThrottledError
-from tierllm.pipeline.effects import Grant, Sleep, Wait
+from tierllm.pipeline.effects import Grant, Sleep, Ticket, Wait
 from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Call, Request, Response, Trace
 
@@ -97,10 +97,15 @@ def test_a_seat_left_is_free_and_lost_until_it_is_got_back() -> None:
     assert isinstance(sleep, Sleep)
     assert sleep.seconds == 2
     assert (served.pool.in_use, seat.lost) == (0, True)
+    other = served.pool.take(served.owned)
+    assert other is not None
     wait = flow.send(None)
     assert isinstance(wait, Wait)
+    ticket = Ticket(lambda: True)
+    assert not wait.on.enter(ticket)
+    other.release()
     with pytest.raises(StopIteration):
-        flow.send(served.pool.take(served.owned))
+        flow.send(ticket.grant)
     assert (served.pool.in_use, seat.lost) == (1, False)
     seat.release()
     seat.release()

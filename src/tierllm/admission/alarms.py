@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from .place import Place
 
 __all__ = ["Alarms", "Nudge"]
+
+LATE_S = 1.0
+"""After so long somebody else looks: the keeper's event loop may have been closed under it."""
+
+HOPEFUL = 64
+"""So many of those aside are looked at again where room may have come."""
 
 
 class Nudge:
@@ -26,36 +33,52 @@ class Alarms:
     """The moments at which something becomes due in a queue, and who wakes up for the next one.
 
     Nothing in a queue waits by itself: one of those who stand in it, the ``keeper``, waits no longer than
-    to the next alarm. ``parked`` are those who stand aside, since what they lack is theirs alone.
-    ``opens_at`` is when there will be room for the first in line, where that is known.
-    Not thread-safe: the pool's lock is held.
+    to the next alarm, ``kept_at``; a deputy looks a little later, should the keeper not have come.
+    ``parked`` are those who stand aside, since what they lack is theirs alone. ``opens_at`` is when there
+    will be room for the first in line, where that is known. Not thread-safe: the pool's lock is held.
     """
 
-    __slots__ = ("_alike", "_heap", "_kept_at", "keeper", "opens_at", "parked")
+    __slots__ = ("_alike", "_deputy", "_early", "_heap", "keeper", "kept_at", "opens_at", "parked")
 
     def __init__(self) -> None:
         self.parked: dict[Place, object] = {}
         self._alike: dict[object, int] = {}
+        self._early: dict[Place, None] = {}
         self.opens_at: float | None = None
         self.keeper: Place | None = None
-        self._kept_at = 0.0
+        self.kept_at = 0.0
+        self._deputy: Place | None = None
         self._heap: list[tuple[float, int, Place]] = []
 
-    def park(self, place: Place, whose: object) -> None:
-        """Let ``place`` stand aside, together with others that lack what is ``whose``."""
+    # -- those aside -------------------------------------------------------------
+
+    def park(self, place: Place, whose: object, early: bool) -> None:
+        """Let ``place`` stand aside, together with others that lack what is ``whose``.
+
+        ``early``: what it lacks may come before the alarm that is set for it.
+        """
         self.parked[place] = whose
         self._alike[whose] = self._alike.get(whose, 0) + 1
+        if early:
+            self._early[place] = None
 
     def unpark(self, place: Place) -> None:
         if place in self.parked:
             whose = self.parked.pop(place)
+            self._early.pop(place, None)
             left = self._alike[whose] = self._alike[whose] - 1
             if not left:
                 del self._alike[whose]
 
+    def hopeful(self) -> list[Place]:
+        """Those for whom room may have come, the longest aside first."""
+        return list(islice(self._early, HOPEFUL))
+
     def number(self, whose: object) -> int:
         """How many stand aside for the same."""
         return self._alike.get(whose, 0)
+
+    # -- alarms ------------------------------------------------------------------
 
     def at(self, moment: float, place: Place) -> None:
         """Something becomes due for ``place``."""
@@ -77,29 +100,33 @@ class Alarms:
         first = heap[0][0]
         return first if self.opens_at is None else min(first, self.opens_at)
 
+    # -- who looks -----------------------------------------------------------------
+
+    def watches(self, place: Place) -> bool:
+        return place is self.keeper or place is self._deputy
+
     def keep(self, place: Place, now: float) -> float | None:
-        """Let ``place`` be the keeper, if one is needed: in how many seconds it has to look."""
+        """In how many seconds ``place`` has to look, as keeper or deputy; ``None``: others do."""
         due = self.next_at()
-        if self.keeper is not None and self.keeper is not place:
-            return None
-        if self.keeper is place and self._kept_at > now and (due is None or self._kept_at < due):
-            due = self._kept_at  # what it was asked to look at may have been its own
+        keeper = self.keeper
+        if keeper is not None and keeper is not place:
+            late_at = self.kept_at + LATE_S
+            if due is None or (now < late_at and self._deputy not in (None, place)):
+                return None
+            if now < late_at:
+                self._deputy = place
+                return late_at - now
+        if self._deputy is place:
+            self._deputy = None
         if due is None:
             self.keeper = None
             return None
-        self.keeper, self._kept_at = place, due
+        self.keeper, self.kept_at = place, due
         return max(0.0, due - now)
 
-    def appoint(self, somebody: Place) -> Place | None:
-        """Who has to be told that there is something to look after, if anybody."""
-        due = self.next_at()
-        if due is None:
-            return None
-        if self.keeper is None:
-            self.keeper, self._kept_at = somebody, due
-            return somebody
-        if due < self._kept_at:
-            self._kept_at = due
-            keeper = self.keeper
-            return keeper if keeper.ticket is not None and keeper.ticket.grant is None else None
-        return None
+    def dismiss(self, place: Place) -> None:
+        """``place`` is no longer there to look."""
+        if self.keeper is place:
+            self.keeper = None
+        if self._deputy is place:
+            self._deputy = None

@@ -146,7 +146,7 @@ class Emergencies:
         (``catch_up``).
         """
         clock = self._clock()
-        if clock >= self._refresh_at:
+        if not self._refresh_at - self.refresh_s <= clock < self._refresh_at:  # or the clock was set back
             self._refresh_at = clock + self.refresh_s
             if self._soon is None:
                 self.refresh()
@@ -262,16 +262,16 @@ def moment_of(until: float | datetime | None, for_s: float | None, now: float) -
         lasts_s = DEFAULT_S if for_s is None else for_s
         if not _number(lasts_s) or not 0 < lasts_s <= LONGEST_FOR_S:
             raise ConfigError(
-                f"emergency(for_s={lasts_s!r}): give seconds above 0 and up to 7 days, or until= a moment"
+                f"emergency(for_s={lasts_s!r:.60}): give seconds above 0 and up to 7 days, or until= a moment"
             )
         return now + lasts_s
     ends: object = _seconds(until) if isinstance(until, datetime) else until
     if not isinstance(ends, int | float) or not _number(ends):
-        raise ConfigError(f"emergency(until={until!r}): give a datetime, or seconds since 1970")
+        raise ConfigError(f"emergency(until={until!r:.60}): give a datetime, or seconds since 1970")
     if ends <= now:
-        raise ConfigError(f"emergency(until={until!r}): that is over already")
+        raise ConfigError(f"emergency(until={until!r:.60}): that is over already")
     if ends > now + LONGEST_S:
-        raise ConfigError(f"emergency(until={until!r}): give a time within a year, as it has to expire")
+        raise ConfigError(f"emergency(until={until!r:.60}): give a time within a year, as it has to expire")
     return float(ends)
 
 

@@ -9,6 +9,9 @@ __all__ = ["HOUR_S", "Switch"]
 
 HOUR_S = 3600.0
 
+SET_BACK_S = 1.0
+"""By less than this, threads come to look in another order than they asked for the time."""
+
 
 class Switch:
     """On where a signal reaches ``at``, off once it has stayed at or below ``leave`` for ``dwell_s``.
@@ -30,6 +33,8 @@ class Switch:
 
     def look(self, signal: float, now: float) -> bool:
         """Take in what the signal is now; whether that changed anything."""
+        if now < self._looked_at - SET_BACK_S:
+            self._set_back(self._looked_at - now)
         since, now = self._looked_at, max(now, self._looked_at)
         self._looked_at = now
         if not self.on:
@@ -41,6 +46,15 @@ class Switch:
             # each call looks: where none came for so long, and the load is low, it has been low
             self._calm_since = since if now - since >= self.dwell_s else now
         return now - self._calm_since >= self.dwell_s and self._room(2, now) and self._turn(now)
+
+    def _set_back(self, by_s: float) -> None:
+        """The clock was set back: what was so long ago before still is."""
+        self._looked_at -= by_s
+        self._changes = deque(at - by_s for at in self._changes)
+        if self.changed_at is not None:
+            self.changed_at -= by_s
+        if self._calm_since is not None:
+            self._calm_since -= by_s
 
     def _turn(self, now: float) -> bool:
         self.on = not self.on

@@ -190,7 +190,7 @@ class LimitLog:
             if over <= 0:
                 return last
         most = (self.most_requests, self.most_tokens, self.most_input, self.most_output)[dimension]
-        return last + self.window_s * over / most
+        return last + self.window_s * math.ceil(over / most)
 
     @property
     def empty(self) -> bool:

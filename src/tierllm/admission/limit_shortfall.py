@@ -55,6 +55,11 @@ class Shortfall(NamedTuple):
         """The same for calls that lack the same."""
         return self.limit, self.bucket
 
+    @property
+    def early(self) -> bool:
+        """Whether room may come sooner than that: when one of those at once ends."""
+        return self.dimension == "max_concurrency"
+
     def error(self, where: str = "") -> ThrottledError | RequestTooLargeError:
         """What to raise at ``where``."""
         whose = f" ({self.bucket})" if self.personal else ""

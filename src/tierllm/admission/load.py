@@ -27,7 +27,10 @@ MOST = 1000.0
 """A level above this says nothing more; a limit of next to nothing would make it endless."""
 
 WARM_S = 3 * SETTLE_S
-"""Until the averages have settled, tomorrow is as today; and so much idleness makes them begin anew."""
+"""Until the averages have settled, which takes longer where calls do, tomorrow is as today."""
+
+IDLE_S = SETTLE_S
+"""Where nobody was there for so long, they begin anew: their rise from nothing is no trend."""
 
 LEVEL_WEIGHT, TREND_WEIGHT, DAMPING = 0.3, 0.08, 0.98
 """Holt's two constants, and what is left of the trend with every second, for samples a second apart."""
@@ -163,14 +166,14 @@ class LoadMeter:
                 return
             self._measured_at, self.due_at = now, now + self.tick_s
             if self._arrived or in_flight or waiting:
-                if now - self._busy_at >= WARM_S:
+                if now - self._busy_at >= IDLE_S:
                     self._anchor = now - self.tick_s
                 self._busy_at = now
             self._count(passed_s, in_flight)
             self._in_flight, self._waiting = in_flight, waiting
             offered, queued = self._shares(waiting, size, rate_per_s)
-            if now - self._anchor < max(WARM_S, 3 * (self._call_s or 0.0)):
-                self._smooth, self._trend = offered, 0.0  # averages that rise from nothing are no trend
+            if now - self._anchor < max(WARM_S, 3 * min(self._call_s or 0.0, HELD_OVER_S)):
+                self._smooth, self._trend = offered, 0.0
             foreseen = self._foresee(offered, passed_s)
             self._now = Load(
                 min(offered + queued, MOST),

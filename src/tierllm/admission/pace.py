@@ -28,10 +28,13 @@ class Throughput:
         """Seconds that a call holds its place: a moving mean of about the last 30."""
         self._granted: deque[float] = deque(maxlen=SEEN)
 
-    def granted(self, now: float, still_waiting: int) -> None:
+    def granted(self, now: float) -> None:
         """One that waited was given a place."""
         self._granted.append(now)
-        if not still_waiting:
+
+    def idle(self) -> None:
+        """Nobody waits any more."""
+        if self._granted:
             self._granted.clear()
 
     def ended(self, held_s: float) -> None:

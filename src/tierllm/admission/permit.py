@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from ..types import Call
     from .pool import Pool
+    from .slots import Slots
 
 __all__ = ["Full", "Gate", "Lock", "Permit", "Short"]
 
@@ -15,7 +16,7 @@ __all__ = ["Full", "Gate", "Lock", "Permit", "Short"]
 class Short(Protocol):
     """Why a call finds no room: for how long, and whether that is its own affair alone.
 
-    ``whose`` is the same for calls that lack the same.
+    ``whose`` is the same for calls that lack the same. ``early``: room may come sooner than that.
     """
 
     @property
@@ -30,14 +31,18 @@ class Short(Protocol):
     @property
     def whose(self) -> object: ...
 
+    @property
+    def early(self) -> bool: ...
+
 
 class Full(NamedTuple):
-    """No room for anybody, for about ``wait_s``."""
+    """No room for about ``wait_s``; perhaps for less."""
 
     wait_s: float
     personal: bool = False
     too_large: bool = False
     whose: object = None
+    early: bool = True
 
 
 class Lock(Protocol):
@@ -72,7 +77,7 @@ class Permit:
 
     def __init__(self, pool: Pool) -> None:
         self.of = pool
-        self.pool = pool
+        self.pool: Slots = pool
         self.since: float | None = None
 
     def release(self) -> None:

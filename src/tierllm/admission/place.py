@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..pipeline.effects import Ticket
@@ -24,6 +25,9 @@ class Place:
     ``tokens`` is what it is expected to use, ``weight`` its tenant's share; ``charged``: its tenant has
     been charged for it. ``due_at`` is the latest moment at which a deferred call has to stand in line,
     ``None`` for one that is not deferred; one that was has stood in line since ``put_off_until``.
+    ``returns``: who waits here comes back after a nudge; ``reserved``: its permit came while it was away.
+    ``not_before``: it is not let in until then, since it was refused at ``refused_at`` for something that
+    the queue does not see.
     """
 
     __slots__ = (
@@ -32,11 +36,15 @@ class Place:
         "charged",
         "deadline_at",
         "due_at",
+        "not_before",
         "number",
         "permit",
         "pool",
         "priority",
         "put_off_until",
+        "refused_at",
+        "reserved",
+        "returns",
         "tenant",
         "ticket",
         "tokens",
@@ -65,6 +73,9 @@ class Place:
         self.due_at: float | None = None
         self.charged = False
         self.put_off_until: float | None = None
+        self.returns = False
+        self.reserved = False
+        self.refused_at = self.not_before = -math.inf
 
     # -- what can be waited for --------------------------------------------------
 
@@ -77,6 +88,7 @@ class Place:
 
     def leave(self, ticket: Ticket) -> None:
         self.pool.leave(ticket)
+        self.pool.uncharge(self)
 
     def move(self, priority: int) -> None:
         """Let it be this urgent from now on."""
@@ -90,4 +102,4 @@ class Place:
 def tenant_of(call: Call) -> str:
     """Whose share a call draws on: its tenant's, or its user's where it names no tenant."""
     request = call.request
-    return request.tenant or request.user or ""
+    return request.tenant or (f"user={request.user}" if request.user else "")

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
 from .alarms import Alarms, Nudge
 from .pace import Throughput
-from .permit import Gate, Lock, Permit
+from .permit import Gate, Lock, Permit, Short
 from .place import Place
 from .queue import FairQueue
 from .shares import TenantShares
+from .slots import Slots
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Grant, Ticket
     from ..types import Call
-    from .record import PoolRecord
     from .schedule import Schedule
 
 __all__ = ["Permit", "Pool"]
@@ -29,17 +27,23 @@ __all__ = ["Permit", "Pool"]
 LOOK_AGAIN_S = 1.0
 """Where nobody says when there will be room, somebody looks so often."""
 
+SOONEST_S = 0.001
+ESTIMATED_S = 0.05
+"""Where it is a guess when there will be room, nobody looks sooner: it is told when it comes."""
 
-class Pool:
+TENANTS_TOLD = 20
+
+
+class Pool(Slots):
     """At most ``size`` permits at once (``None``: any number), for threads and tasks alike.
 
     Those who wait go by priority, their tenant's share, deadline and arrival (``FairQueue``); who shows no
     call goes by arrival. ``max_waiting`` bounds the queue; ``None`` is no bound. ``schedule`` changes the
     size by the hour. ``defer_at`` is the share of the size up to which deferred calls are let in.
 
-    The permits in use are a set: adding and discarding are single steps that an interrupt (Ctrl-C) cannot
-    split, so the count cannot drift. Nothing here waits: where room will come at a known time, one of
-    those who wait is asked to look then (``alarm_s``).
+    Nothing here waits: where room will come at a known time, one of those who wait is asked to look then
+    (``alarm_s``). Who does that is ``away`` from its place for a moment, which stays where it is in the
+    queue; a permit that comes meanwhile is reserved for it.
     """
 
     def __init__(
@@ -55,55 +59,27 @@ class Pool:
         age_s: float | None = 30.0,
         defer_at: float = 0.7,
     ) -> None:
-        if size is not None and size < 1:
-            raise ConfigError(f"a pool needs room for at least one call, not {size}")
-        self.name = name
-        self.usual_size = size
-        self._fixed_size = size if schedule is None else None
+        super().__init__(size, name=name, clock=clock, wall=wall, schedule=schedule)
         self.max_waiting = max_waiting
-        self.clock = clock
-        self.wall = wall
-        self.schedule = schedule
         self.defer_at = defer_at
         self.gate: Gate | None = None
-        self.is_calm: Callable[[], bool] | None = None
-        """Asked before a deferred call is let in, besides ``defer_at``."""
-        self.peak = self.peak_since = 0
-        self.record: PoolRecord | None = None
-        self.spent_s: deque[float] = deque()
-        """For how long each permit was held that was given back since it was written down."""
         self.shares = shares or TenantShares()
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
         self.pace = Throughput()
         self.eta_s: Callable[[Place], float | None] = self._eta_s
-        self.lenders: list[tuple[Pool, float]] = []
-        self._borrowers: list[Pool] = []
         self._begin(threading.RLock())  # reentrant: garbage collection may end a flow right here
 
     def _begin(self, lock: Lock) -> None:
         self._lock = lock
-        self._held: set[Permit] = set()
+        self._held = set()
         self._unsent: set[Permit] = set()
-        self._places: dict[Ticket, Place] = {}
+        self._tickets: dict[Ticket, Place] = {}
+        self._lined_up: dict[Place, None] = {}
         self._alarms = Alarms()
         self._numbers = 0
-        self._short_since: float | None = None
-        self._short_s = 0.0
 
     # -- how it stands ---------------------------------------------------------
-
-    @property
-    def size(self) -> float:
-        """How many may be in use now; infinite where nothing bounds them."""
-        usual = self.usual_size
-        if usual is None:
-            return math.inf
-        return usual if self.schedule is None else self.schedule.size_at(self.wall(), usual)
-
-    @property
-    def in_use(self) -> int:
-        return len(self._held)
 
     @property
     def waiting(self) -> int:
@@ -120,32 +96,36 @@ class Pool:
         return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
 
     @property
-    def crowded(self) -> bool:
-        """Whether there is no room left, so that shares matter."""
-        return len(self._held) >= self.size
-
-    @property
     def calm(self) -> bool:
         """Whether deferred calls may be let in."""
         size = self.size
-        return (
-            not self.queue
-            and (size == math.inf or len(self._held) < max(1, int(self.defer_at * size)))
-            and (self.is_calm is None or self.is_calm())
-        )
+        return not self.queue and (size == math.inf or len(self._held) < max(1, int(self.defer_at * size)))
 
-    def waiters(self) -> Iterator[Place]:
+    def waiters(self) -> list[Place]:
         """All that wait, deferred ones too, in no order."""
         with self._lock:
-            return iter([place for place in self._places.values() if place.call is not None])
+            return [place for place in self._lined_up if place.call is not None]
+
+    def tenants(self) -> dict[str, float]:
+        """The tenants with the largest shares used."""
+        with self._lock:
+            counters = self.shares.status()
+        most = sorted(counters.items(), key=lambda item: -item[1])[:TENANTS_TOLD]
+        return dict(most)
 
     def ahead_of(self, place: Place) -> int:
         """How many would go before ``place``, as things stand."""
         with self._lock:
             return self.queue.ahead_of(place, self.clock())
 
+    def parked(self, whose: object) -> int:
+        """How many wait for the same limit, which is not everybody's."""
+        return self._alarms.number(whose)
+
     def expected_wait_s(self, ahead: int) -> float | None:
         """How long one with so many ahead will wait; ``None`` as long as nothing is known."""
+        if not ahead and not self.waiting and self._has_slot():
+            return 0.0
         gate = self.gate
         rate = self.pace.rate_per_s(self.clock(), self.size, None if gate is None else gate.rate_per_s())
         return None if rate is None else (ahead + 1) / rate
@@ -153,77 +133,12 @@ class Pool:
     def _eta_s(self, place: Place) -> float | None:
         return self.expected_wait_s(self.ahead_of(place))
 
-    # -- its record ------------------------------------------------------------
-
-    def write_down(self, now: float) -> None:
-        """Bring the record of what the pool does up to date, borrowed places of others too."""
-        for lender, _ in self.lenders:
-            lender.write_down(now)
-        record = self.record
-        if record is None:
-            return
-        with self._lock:
-            used_s = 0.0
-            while self.spent_s:
-                used_s += self.spent_s.popleft()
-            for permit in self._held:
-                since = permit.since
-                if since is not None and now > since:
-                    used_s += now - since
-                    permit.since = now
-            if self._short_since is not None:
-                self._short_s += max(0.0, now - self._short_since)
-                self._short_since = now
-            short_s, self._short_s = self._short_s, 0.0
-            peak, self.peak_since = self.peak_since, len(self._held)
-            schedule = None if self.schedule is None else (self.schedule, self.wall(), self.usual_size or 0)
-            record.up_to(now, used_s=used_s, peak=peak, short_s=short_s, size=self.size, schedule=schedule)
-
-    # -- slots -----------------------------------------------------------------
-
-    def lend_to(self, borrower: Pool, share: float) -> None:
-        """Let ``borrower`` have up to ``share`` of the slots as long as they are idle.
-
-        To be called before either pool is used.
-        """
-        borrower._lock = self._lock
-        borrower.lenders.append((self, share))
-        self._borrowers.append(borrower)
-
-    def _has_slot(self) -> bool:
-        return len(self._held) < self.size or self._lender() is not None
-
-    def _lender(self) -> Pool | None:
-        for lender, share in self.lenders:
-            size = lender.size
-            if len(lender._held) < size and not lender.waiting:
-                lent = sum(1 for permit in lender._held if permit.of is not lender)
-                if lent < int(share * size):
-                    return lender
-        return None
-
-    def _occupy(self, permit: Permit) -> bool:
-        """Put ``permit`` into a slot, if there is one."""
-        home: Pool | None = self
-        if len(self._held) >= self.size:
-            home = self._lender() if self.lenders else None
-            if home is None:
-                return False
-        assert home is not None
-        permit.pool = home
-        home._held.add(permit)
-        if len(home._held) > home.peak_since:
-            home._higher(len(home._held))
-        return True
-
-    def _higher(self, in_use: int) -> None:
-        self.peak_since = in_use
-        self.peak = max(self.peak, in_use)
+    # -- permits ---------------------------------------------------------------
 
     def take(self, owner: list[Permit] | list[Grant]) -> Permit | None:
         """A permit, if one is free and nobody waits for it."""
         with self._lock:
-            if self._places and self.waiting:
+            if self._lined_up and self.waiting:
                 return None
             held = self._held
             permit = Permit(self)
@@ -244,22 +159,28 @@ class Pool:
         self._unsent.discard(permit)
         if permit.of is not self:
             permit.of._unsent.discard(permit)
-        if self._places:
+        if self._lined_up:
             self._hand_out()
-        for borrower in self._borrowers:
-            if borrower._places:
-                borrower._hand_out()
+        for borrower in self.borrowers:
+            borrower.look()
 
     def sent(self, permit: Permit) -> None:
         """A permit from the queue is used: what its call needs besides is taken."""
         if permit in self._unsent:
             self._unsent.discard(permit)
-            if self._places:
-                self._hand_out()
+            self.look()
+
+    def look(self) -> None:
+        """Hand out what is free."""
+        if self._lined_up:
+            self._hand_out()
 
     def poke(self) -> None:
-        """There may be room where there was none."""
-        if self._places:
+        """There may be room where there was none, for those aside too."""
+        if self._lined_up:
+            with self._lock:
+                for place in self._alarms.hopeful():
+                    self._back_in_line(place, self.clock())
             self._hand_out()
 
     def charge(self, tenant: str, tokens: int, weight: float) -> None:
@@ -271,6 +192,13 @@ class Pool:
         """What a call has really used, in place of what its tenant was charged for it."""
         with self._lock:
             self.shares.settle(tenant, charged, used, weight)
+
+    def uncharge(self, place: Place) -> None:
+        """The permit that came to ``place`` is not used."""
+        with self._lock:
+            if place.charged:
+                place.charged = False
+                self.shares.settle(place.tenant, place.tokens, 0, place.weight)
 
     # -- the queue -------------------------------------------------------------
 
@@ -286,62 +214,88 @@ class Pool:
     def line_up(self, place: Place, ticket: Ticket) -> bool:
         """``ticket`` waits at ``place``. True when it was given its grant at once."""
         with self._lock:
+            if place.ticket is not None:
+                self._tickets.pop(place.ticket, None)
             place.ticket = ticket
-            self._places[ticket] = place
-            if place.due_at is None:
-                self.queue.push(place)
-                if self._short_since is None and self.crowded:
-                    self._short_since = self.clock()
-            else:
-                self.later.push(place)
-                self._alarms.at(place.due_at, place)
+            if place.reserved:
+                place.reserved = False
+                return ticket.give(place.permit)
+            self._tickets[ticket] = place
+            if place not in self._lined_up:
+                self._lined_up[place] = None
+                if place.call is not None:
+                    place.priority = place.call.turn.priority
+                self._push(place)
         self._hand_out()
         return ticket.grant is not None
 
+    def _push(self, place: Place) -> None:
+        if place.due_at is not None:
+            self.later.push(place)
+            self._alarms.at(place.due_at, place)
+            return
+        self.queue.push(place)
+        if self._short_since is None and self.crowded:
+            self._short_since = self.clock()
+
     def leave(self, ticket: Ticket) -> None:
+        """Whoever looks after the queue stays in line, and is back at once, or says so (``forget``)."""
         with self._lock:
-            place = self._places.pop(ticket, None)
-            if place is not None:
-                self._take_out(place)
+            place = self._tickets.pop(ticket, None)
             permit = ticket.grant
-            if permit is None and place is not None:
-                permit = place.permit  # which may have been put into a slot without being told
-        if permit is not None:
+            away = place is not None and place.returns and self._alarms.watches(place)
+            if place is not None:
+                place.ticket = None
+                if not away:
+                    self._take_out(place)
+                    permit = permit or place.permit  # which may be in a slot without having been told
+        if permit is not None and not away:
             permit.release()
-        if place is not None and self._places and self._alarms.keeper is not place:
-            self._hand_out()  # the keeper comes back at once, and is not to be overtaken meanwhile
+        if place is not None and not away:
+            self.look()  # somebody else may be the one to look after the queue now
 
     def forget(self, place: Place) -> None:
-        """Who had ``place`` will not come back to it for now."""
-        if self._alarms.keeper is place:
-            self._alarms.keeper = None
-            self.poke()
+        """Who had ``place`` will not come back to it."""
+        with self._lock:
+            self._alarms.dismiss(place)
+            lined_up = place in self._lined_up
+            if lined_up:
+                self._take_out(place)
+            reserved, place.reserved = place.reserved, False
+        if reserved:
+            self.uncharge(place)
+            place.permit.release()
+        if lined_up or self._alarms.keeper is None:
+            self.look()
 
     def move(self, place: Place, priority: int) -> None:
         """Give one that waits another priority."""
         with self._lock:
-            if place.due_at is not None:
-                self.later.move(place, priority)
-            elif place in self._alarms.parked:
-                place.priority = priority
-            else:
-                self.queue.move(place, priority)
+            if place in self._lined_up and place not in self._alarms.parked:
+                (self.queue if place.due_at is None else self.later).move(place, priority)
             place.priority = priority
-        self.poke()
+        self.look()
 
     def hasten(self, place: Place) -> None:
         """Let one that is deferred stand in line now."""
         with self._lock:
             if place.due_at is not None:
-                self._stand_in_line(place, self.clock())
-                place.due_at = None
-        self.poke()
+                place.due_at = self.clock()
+                self._back_in_line(place, place.due_at)
+        self.look()
 
-    def _stand_in_line(self, place: Place, now: float) -> None:
-        if self.later.remove(place):
+    def _back_in_line(self, place: Place, now: float) -> None:
+        """For one that stood aside, or was put off, that is over."""
+        if place not in self._lined_up:
+            return
+        if place in self._alarms.parked:
+            self._alarms.unpark(place)
+        elif place.due_at is None or not self.later.remove(place):
+            return
+        if place.due_at is not None and now >= place.due_at:
             place.due_at = None
             place.arrived_at = place.put_off_until = now  # being put off has not made it more urgent
-            self.queue.push(place)
+        self._push(place)
 
     def alarm_s(self, place: Place) -> float | None:
         """In how many seconds who waits at ``place`` is to look after the queue; ``None``: not at all."""
@@ -352,9 +306,14 @@ class Pool:
         if not self.queue.remove(place):
             self.later.remove(place)
         self._alarms.unpark(place)
-        if self._short_since is not None and not self.queue:
-            self._short_s += max(0.0, self.clock() - self._short_since)
-            self._short_since = None
+        self._lined_up.pop(place, None)
+        if not self.queue:
+            self.pace.idle()
+            if self._short_since is not None:
+                self._short_s += max(0.0, self.clock() - self._short_since)
+                self._short_since = None
+
+    # -- handing out -------------------------------------------------------------
 
     def _hand_out(self) -> None:
         """Give free permits to those who wait. A waiter who cannot be woken any more is skipped.
@@ -364,110 +323,127 @@ class Pool:
         """
         while True:
             with self._lock:
-                place = self._next() or self._keeper()
+                place = self._next()
                 if place is None:
+                    self._nudge()
                     return
-                ticket, permit = place.ticket, place.permit
-                assert ticket is not None
-                held = permit.pool._held
-                grant = ticket.grant
-                if grant is None:
-                    grant = permit if permit in held else Nudge()
-                if not ticket.give(grant):  # again, perhaps, if an interrupt struck while it was told
-                    held.discard(permit)
-                    if self._alarms.keeper is place:
-                        self._alarms.keeper = None
-                elif grant is permit:
-                    if self.gate is not None:
-                        self._unsent.add(permit)
-                    if self._alarms.keeper is place:
-                        self._alarms.keeper = None
-                self._take_out(place)
-                self._places.pop(ticket, None)
-                if grant is permit:
-                    permit.since = self.clock()
-                if grant is permit and place.call is not None:
-                    # now, and not when it wakes: who is next may depend on it
-                    self.shares.charge(place.tenant, place.tokens, place.weight)
-                    place.charged = True
-                if grant is permit:
-                    self.pace.granted(self.clock(), len(self.queue))
+                self._grant(place)
+
+    def _grant(self, place: Place) -> None:
+        ticket, permit = place.ticket, place.permit
+        if ticket is None:
+            place.reserved = True
+        elif not ticket.give(permit):
+            permit.pool._held.discard(permit)
+            self._drop(place, ticket)
+            return
+        if self.gate is not None:
+            self._unsent.add(permit)
+        permit.since = now = self.clock()
+        if place.call is not None and not place.charged:
+            place.charged = True  # now, and not when it wakes: who is next may depend on it
+            self.shares.charge(place.tenant, place.tokens, place.weight)
+        self.pace.granted(now)
+        self._alarms.dismiss(place)
+        self._take_out(place)
+        if ticket is not None:
+            self._tickets.pop(ticket, None)
+
+    def _drop(self, place: Place, ticket: Ticket) -> None:
+        """Nobody is left to be told: its event loop is closed."""
+        self._alarms.dismiss(place)
+        self._take_out(place)
+        self._tickets.pop(ticket, None)
 
     def _next(self) -> Place | None:
         """Whose turn it is, if there is room for it; its permit is then in its slot."""
         now, alarms = self.clock(), self._alarms
         for ripe in alarms.ring(now):
-            if ripe.due_at is not None:
-                self._stand_in_line(ripe, now)
-            elif ripe in alarms.parked:
-                alarms.unpark(ripe)
-                self.queue.push(ripe)
-        if self.queue or self.later:  # else the keeper is on its way back, and has to know
-            alarms.opens_at = None
+            self._back_in_line(ripe, now)
+        alarms.opens_at = None
         while (place := self.queue.first(now)) is not None:
-            if _meant_for(place):
-                return place
+            if place.permit in place.permit.pool._held:
+                return place  # an interrupt kept it from being told
             if not self._has_slot():
-                if self.schedule is not None:
-                    alarms.opens_at = self._grows_at(now)
+                alarms.opens_at = self._grows_at(now)
                 return None
-            wait_s = self._gated(place, now)
-            if wait_s is None:
+            shut_s = self._shut_s(place, now)
+            if shut_s is None:
                 return place if self._occupy(place.permit) else None
-            if wait_s >= 0:
-                alarms.opens_at = now + wait_s
+            if place not in alarms.parked:
+                alarms.opens_at = now + shut_s
                 return None
-        late = self.later.first(now) if self.later else None
-        if late is None or _meant_for(late):
-            return late
-        if self.calm and self._gated(late, now) is None:
-            return late if self._occupy(late.permit) else None
-        alarms.opens_at = now + LOOK_AGAIN_S
+        while (late := self.later.first(now)) is not None:
+            if late.permit in late.permit.pool._held:
+                return late
+            if not self.calm:
+                alarms.opens_at = now + LOOK_AGAIN_S
+                return None
+            shut_s = self._shut_s(late, now)
+            if shut_s is None:
+                return late if self._occupy(late.permit) else None
+            if late not in alarms.parked:
+                alarms.opens_at = now + shut_s
+                return None
         return None
 
-    def _grows_at(self, now: float) -> float | None:
-        """When the schedule changes the size next."""
-        assert self.schedule is not None
-        wall = self.wall()
-        at = self.schedule.changes_at(wall)
-        return None if at == math.inf else now + max(0.001, at - wall)
+    def _shut_s(self, place: Place, now: float) -> float | None:
+        """``None`` where ``place`` may pass the gate, else for how long it is shut.
 
-    def parked(self, whose: object) -> int:
-        """How many wait for the same limit, which is not everybody's."""
-        return self._alarms.number(whose)
-
-    def _gated(self, place: Place, now: float) -> float | None:
-        """``None`` where ``place`` may pass the gate, else for how long it is shut; -1: for this one only."""
+        Who lacks what others do not stands aside, until that comes.
+        """
         gate, call = self.gate, place.call
         if gate is None or call is None:
             return None
+        if place.not_before > now:
+            self._aside(place, place.not_before, None)
+            return place.not_before - now
         short = gate.short(call, now, len(self._unsent) + 1)
         if short is None or short.too_large:  # what never fits is told so by its limit
             return None
-        wait_s = min(max(short.wait_s, 0.001), LOOK_AGAIN_S if short.wait_s == math.inf else short.wait_s)
-        if (short.personal or call.request.require) and place.due_at is None:
-            self.queue.remove(place)
-            self._alarms.park(place, short.whose)
-            self._alarms.at(now + max(wait_s, 0.001), place)
-            return -1.0
-        return max(wait_s, 0.001)
+        shut_s = _until_a_look(short)
+        if short.personal:
+            self._aside(place, now + shut_s, short)
+        return shut_s
 
-    def _keeper(self) -> Place | None:
-        """Whom to ask to look after the queue, where something is due and nobody does."""
-        if not self._places:
-            return None
-        return self._alarms.appoint(next(iter(self._places.values())))
+    def _aside(self, place: Place, until: float, short: Short | None) -> None:
+        if not self.queue.remove(place):
+            self.later.remove(place)
+        self._alarms.park(place, None if short is None else short.whose, short is not None and short.early)
+        self._alarms.at(until, place)
+
+    def _nudge(self) -> None:
+        """Ask somebody to look after the queue, where something is due and nobody will in time."""
+        alarms = self._alarms
+        due = alarms.next_at()
+        while due is not None:
+            place = alarms.keeper
+            if place is not None:
+                if due >= alarms.kept_at or place.ticket is None:
+                    return  # it comes in time, or is on its way
+            else:
+                place = next((p for p in reversed(self._tickets.values()) if p.returns), None)
+            if place is None or place.ticket is None:
+                return
+            ticket = place.ticket
+            if ticket.give(Nudge()):
+                alarms.keeper, alarms.kept_at = place, due
+                self._tickets.pop(ticket, None)
+                place.ticket = None
+                return
+            self._drop(place, ticket)
 
     def renew(self) -> None:
-        """After a fork: the parent's permits and waiters do not exist here."""
+        """After a fork: the parent's permits and waiters do not exist here. Lenders come first."""
         self._begin(threading.RLock())
         for lender, _ in self.lenders:
             self._lock = lender._lock
+        self.spent_s.clear()
         self.queue.renew()
         self.later.renew()
 
 
-def _meant_for(place: Place) -> bool:
-    """Whether a permit is meant for it already, and an interrupt kept that from being told."""
-    ticket = place.ticket
-    return place.permit in place.permit.pool._held or (ticket is not None and ticket.grant is not None)
+def _until_a_look(short: Short) -> float:
+    if short.wait_s == math.inf:
+        return LOOK_AGAIN_S
+    return max(short.wait_s, ESTIMATED_S if short.early else SOONEST_S)

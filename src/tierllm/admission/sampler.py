@@ -207,7 +207,7 @@ class Sampler:
         level, forecast = self._load()
         emergencies = self._emergencies
         seen = level, forecast, NOBODY if emergencies is None else emergencies.active()
-        if seen == self._seen and now < self._look_at:
+        if seen == self._seen and self._look_at - LOOK_EVERY_S <= now < self._look_at:
             return self._stairs.on
         with self._lock:
             turns = self._stairs.look(*seen, now)

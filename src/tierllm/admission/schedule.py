@@ -40,7 +40,8 @@ class Hours:
             raise ConfigError(f"Hours(when={when!r}): {SUCH_AS}")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(
-                f"Hours({when!r}, size={size!r}): give a whole number of at least 1; a schedule closes no pool"
+                f"Hours({when!r}, size={size!r}): give a whole number of at least 1; "
+                "a schedule closes no pool"
             )
         days, begins, ends = _read(when)
         set_field = object.__setattr__
@@ -155,7 +156,7 @@ def _read(when: str) -> tuple[frozenset[int], int, int]:
         raise ConfigError(f"Hours({when!r}): these are no hours; {SUCH_AS}")
     begins, ends = (_minute(found[h], found[m], when) for h, m in ((1, 2), (3, 4)))
     if begins == DAY:
-        raise ConfigError(f"Hours({when!r}): a day begins at 00:00; write that")
+        raise ConfigError(f"Hours({when!r}): the day begins at '00:00'; write that")
     if begins == ends:
         raise ConfigError(f"Hours({when!r}): it ends as it begins; leave the times out for whole days")
     return days, begins, ends
@@ -165,10 +166,10 @@ def _days(spoken: str, when: str) -> frozenset[int]:
     days: set[int] = set()
     for part in spoken.split(","):
         found = SPAN.fullmatch(part)
-        names = [name for name in found.groups() if name] if found else [part]
-        for name in names:
-            if name not in DAYS:
-                raise ConfigError(f"Hours({when!r}): {name!r} is no day; days are {', '.join(DAYS)}")
+        names = [name for name in found.groups() if name] if found else []
+        wrong = next((name for name in part.split("-") if name not in DAYS), None if names else part)
+        if wrong is not None:
+            raise ConfigError(f"Hours({when!r}): {wrong!r} is no day; days are {', '.join(DAYS)}")
         first, last = DAYS.index(names[0]), DAYS.index(names[-1])
         days.update((first + ahead) % 7 for ahead in range((last - first) % 7 + 1))
     return frozenset(days)

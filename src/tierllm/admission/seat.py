@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..pipeline.effects import Sleep
-
 if TYPE_CHECKING:
     from ..types import Call
     from .permit import Permit
@@ -38,11 +36,9 @@ class Seat:
         """Sit down where there is a free place, and nothing to wait for."""
         return self._admission.pool.take(self._owned) is not None
 
-    async def wait(self, call: Call) -> None:
-        """Queue for a place."""
-        permit = await self._admission.admit(call, self)
-        if permit is not None:
-            self._owned.append(permit)
+    def sit(self, permit: Permit) -> None:
+        """Sit down with a permit that was waited for."""
+        self._owned.append(permit)
 
     def begin(self, now: float) -> None:
         """The call is served from ``now`` on."""
@@ -72,10 +68,5 @@ class Seat:
                 permit.pool.take_back(permit)
 
     async def leave_for(self, seconds: float, call: Call) -> None:
-        """Let others have the place for ``seconds``, then queue for it again."""
-        self.release()
-        self.lost = True
-        await Sleep(seconds)
-        self.place = None  # the back-off was not spent in line
-        await self.wait(call)
-        self.lost = False
+        """Let others have the place for ``seconds``, then get it back, in line if need be."""
+        await self._admission.step_out(self, seconds, call)

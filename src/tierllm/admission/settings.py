@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from ..errors import ConfigError
+from ..pipeline.fork import renew_after_fork
 from ..providers.alone import around
 from .policy import TierAdmission
 from .record import hourly
@@ -88,7 +89,7 @@ class Admission:
             raise ConfigError(f"Admission(mode={mode!r}): 'enforce' or 'observe'")
         if isinstance(shed_below, bool) or not isinstance(shed_below, int):
             raise ConfigError(f"Admission(shed_below={shed_below!r}): give a priority, a whole number")
-        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "size_at")):
+        if schedule is not None and (not _is_schedule(schedule)):
             raise ConfigError(f"Admission(schedule={schedule!r}): give a Schedule")
         if weights is not None and not isinstance(weights, Mapping):
             raise ConfigError(
@@ -157,7 +158,13 @@ class Admission:
         Raises ``ThrottledError`` where it may not be waited for.
         """
         self.check_size("Admission(...): ")
-        return around(self.bound(name=name or str(getattr(fn, "__name__", "function"))), fn)
+        policy = self.bound(name=name or str(getattr(fn, "__name__", "function")))
+        renew_after_fork(policy)
+        return around(policy, fn)
+
+
+def _is_schedule(given: object) -> bool:
+    return hasattr(given, "size_at") and not isinstance(given, type)
 
 
 def _number(value: object) -> bool:

@@ -63,6 +63,8 @@ class Planned:
                     call.plan = Plan(tiers[0], tiers, before.excluded, number)
                     trace.granted = tiers[0]
                     trace.candidates += [Candidate(tier, "*", "load") for tier in before.tiers[:number]]
+                    for tier in before.tiers[:number]:
+                        self._lines[tier].admission.shed()  # type: ignore[union-attr]
                 return
 
     def _steer(self, call: Call, trace: Trace) -> None:

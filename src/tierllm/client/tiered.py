@@ -398,7 +398,7 @@ class TieredClient(Accounts, Cached, Planned, Queued):
             self._caching.renew()
         if self._service is not None:
             self._service.renew()
-        for line in self._lines.values():
+        for line in reversed([*self._lines.values()]):  # who lends before who borrows
             line.renew()
         for provider in self._providers():
             renew = getattr(provider, "renew", None)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..admission.permit import Full
 from ..admission.seat import Seat
 from ..admission.settings import Admission
 from ..errors import (
@@ -27,6 +28,7 @@ from ..errors import (
 )
 from ..pipeline.compose import compose
 from ..types import Attempt, Candidate
+from .deployment_line import heeds
 from .fallback import NotInTime
 
 if TYPE_CHECKING:
@@ -149,14 +151,20 @@ class TierLine:
     def short(self, call: Call, now: float, copies: int) -> Short | None:
         """Why no place of the tier has room for ``call``; ``None`` where one has, or where none is open."""
         soonest: Short | None = None
+        others = False
         for line in self.lines:
-            if not call.request.require <= line.deployment.labels or line.obstacle(call, count=False):
+            if not call.request.require <= line.deployment.labels:
+                others = True
                 continue
-            short = line.short(call, now, copies)
+            if line.obstacle(call, count=False):
+                continue
+            short = line.short(line.fitted(call), now, copies)
             if short is None:
                 return None
             if soonest is None or short.wait_s < soonest.wait_s:
                 soonest = short
+        if soonest is not None and others and not soonest.personal:  # who asks for less may pass
+            return Full(soonest.wait_s, True, soonest.too_large, ("labels", call.request.require))
         return soonest
 
     def rate_per_s(self) -> float | None:
@@ -204,7 +212,8 @@ class TierLine:
         """The first deployment that answers; each one passed over leaves its reason in the trace."""
         failure: ProviderError | RejectedError | None = None
         refusal: RejectedError | None = None
-        for line in self._ordered(call):
+        degrade, drawn = call.degrade, self._drawn()
+        for line in self._ordered(call, drawn):
             obstacle: Obstacle | None = None
             if line is call.ahead:
                 call.ahead = None  # once: a policy may come here again
@@ -217,8 +226,11 @@ class TierLine:
                 if call.lane is not None and not call.lane.claim(line):
                     self._passed_over(call, line, "hedge")
                     continue
+                fit = line.fitted(call)
+                answered = False
                 try:
-                    response = await self._ask(line, line.fitted(call))
+                    response = await self._ask(line, fit)
+                    answered = True
                 except (ProviderError, RejectedError) as error:
                     self._passed_over(call, line, _reason(error))
                     if call.permit is not None and call.permit.lost:
@@ -235,6 +247,11 @@ class TierLine:
                 except BaseException as error:
                     self._passed_over(call, line, _reason(error))
                     raise
+                finally:
+                    if degrade is not None and fit.degrade is not None:
+                        degrade.took(fit.degrade, answered=answered)
+                if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
+                    degrade.spared()
                 self._passed_over(call, line, None)
                 return response
             self._barred(call, line, obstacle)
@@ -251,7 +268,7 @@ class TierLine:
     def _open_now(self, call: Call) -> Iterator[DeploymentLine]:
         """The places that would serve ``call`` at once, in order."""
         now = self.clock()
-        for line in self._ordered(call):
+        for line in self._ordered(call, self._drawn()):
             admissible = call.request.require <= line.deployment.labels
             if admissible and not line.obstacle(call) and not line.short(call, now):
                 yield line
@@ -263,9 +280,21 @@ class TierLine:
     def _nowhere(self) -> RejectedError:
         return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
 
-    def _ordered(self, call: Call) -> Iterable[DeploymentLine]:
+    def _ordered(self, call: Call, drawn: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
+        """``drawn``, the cheapest first where the call is to be served so."""
         if call.degrade is not None and call.degrade.cheaper:
-            return call.degrade.cheapest_first(self.lines, _dearness)
+            return call.degrade.cheapest_first(drawn, _dearness)
+        return drawn
+
+    def _spares(self, call: Call, line: DeploymentLine, drawn: Sequence[DeploymentLine]) -> bool:
+        """Whether a dearer place, which was not asked, would have come before the ``line`` that answered."""
+        return heeds(call) and any(
+            call.request.require <= other.deployment.labels and not other.obstacle(call, count=False)
+            for other in drawn[: drawn.index(line)]
+            if _dearness(other) > _dearness(line)
+        )
+
+    def _drawn(self) -> Sequence[DeploymentLine]:
         if self.tier.choose == "ordered" or len(self.lines) == 1:
             return self.lines
         # a weighted draw without replacement: Efraimidis and Spirakis, 2006
@@ -293,7 +322,10 @@ class TierLine:
                 part.renew()
 
     def status(self) -> dict[str, Any]:
-        load = None if self.admission is None else self.admission.load.reading()
+        load = None
+        if self.admission is not None:
+            self.admission.reading()  # measured anew: nobody may have called for a while
+            load = self.admission.load.reading()
         return {
             "deployments": {line.name: line.status() for line in self.lines},
             "pool": None if self.admission is None else self.admission.status(),
