@@ -49,8 +49,8 @@ class AdaptiveConcurrency:
     whether that still holds.
 
     A call that finds it full is refused with ``ThrottledError``, which says when to come back; a client's
-    queue waits instead. ``mode="observe"`` refuses nothing: it counts and tells what it would have refused,
-    and such calls teach it nothing.
+    queue waits instead. ``mode="observe"`` refuses nothing: it counts and tells what it would have refused.
+    Such calls are left out of everything else, so that it learns what it would have learnt.
 
     A client gives each deployment a twin of its own (``bound``). Alone, ``wrap`` puts it around a
     function. Raises ``ConfigError`` where settings make no sense.
@@ -144,7 +144,7 @@ class AdaptiveConcurrency:
 
     @property
     def in_flight(self) -> int:
-        """How many are under way."""
+        """How many are under way; in observe mode without those that it would have refused."""
         return len(self._held)
 
     def peek(self, now: float, copies: int = 1) -> ThrottledError | None:
@@ -217,25 +217,25 @@ class AdaptiveConcurrency:
             if slot.held is not None:
                 self._held.discard(slot.held)
             progress = call.progress
-            if slot.tells and progress is not None and progress is not earlier:
+            if slot.held is not None and progress is not None and progress is not earlier:
                 self._learn(slot, progress, error)
             error = None  # or it would hold this frame, and the frame it
             if slot.held is not None:
                 self._poke()
 
     def _take(self, slot: _Slot) -> bool:
-        """Whether there is room; the slot is then held, and in observe mode in any case."""
+        """Whether there is room; the slot is then held."""
         with self._lock:
             aimd, held = self.aimd, self._held
             in_flight = len(held) + 1
-            slot.tells = in_flight <= aimd.size
-            if slot.tells or not self.enforces:
-                slot.in_flight = in_flight
-                slot.began = self.clock()
-                slot.number = aimd.begin()
-                slot.held = weakref.ref(slot, held.discard)
-                held.add(slot.held)
-            return slot.tells
+            if in_flight > aimd.size:
+                return False
+            slot.in_flight = in_flight
+            slot.began = self.clock()
+            slot.number = aimd.begin()
+            slot.held = weakref.ref(slot, held.discard)
+            held.add(slot.held)
+            return True
 
     def _refusal(self, call: Call) -> ThrottledError | None:
         """Tell of a call that found no room; the error to raise for it, if any."""
@@ -309,5 +309,4 @@ class _Slot:
     number = 0
     in_flight = 0
     began = 0.0
-    tells = False
     held: weakref.ref[_Slot] | None = None

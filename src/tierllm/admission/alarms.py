@@ -16,6 +16,9 @@ __all__ = ["Alarms", "Nudge"]
 LATE_S = 1.0
 """After so long somebody else looks: the keeper's event loop may have been closed under it."""
 
+SWEEP_AT = 1024
+"""With so many alarms, those are looked for that matter to nobody any more."""
+
 HOPEFUL = 64
 """So many of those aside are looked at again where room may have come."""
 
@@ -38,7 +41,17 @@ class Alarms:
     will be room for the first in line, where that is known. Not thread-safe: the pool's lock is held.
     """
 
-    __slots__ = ("_alike", "_deputy", "_early", "_heap", "keeper", "kept_at", "opens_at", "parked")
+    __slots__ = (
+        "_alike",
+        "_deputy",
+        "_early",
+        "_heap",
+        "_sweep_at",
+        "keeper",
+        "kept_at",
+        "opens_at",
+        "parked",
+    )
 
     def __init__(self) -> None:
         self.parked: dict[Place, object] = {}
@@ -49,6 +62,7 @@ class Alarms:
         self.kept_at = 0.0
         self._deputy: Place | None = None
         self._heap: list[tuple[float, int, Place]] = []
+        self._sweep_at = SWEEP_AT
 
     # -- those aside -------------------------------------------------------------
 
@@ -83,6 +97,13 @@ class Alarms:
     def at(self, moment: float, place: Place) -> None:
         """Something becomes due for ``place``."""
         heapq.heappush(self._heap, (moment, place.number, place))
+        if len(self._heap) > self._sweep_at:
+            self._heap = [entry for entry in self._heap if self._matters(entry[2])]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(SWEEP_AT, 2 * len(self._heap))
+
+    def _matters(self, place: Place) -> bool:
+        return place.due_at is not None or place in self.parked
 
     def ring(self, now: float) -> Iterator[Place]:
         """Those for whom something is due; perhaps no longer, or not any more."""
@@ -93,7 +114,7 @@ class Alarms:
     def next_at(self) -> float | None:
         """The next moment at which the queue has to be looked after."""
         heap = self._heap
-        while heap and heap[0][2].due_at is None and heap[0][2] not in self.parked:
+        while heap and not self._matters(heap[0][2]):
             heapq.heappop(heap)
         if not heap:
             return self.opens_at

@@ -36,6 +36,10 @@ R = TypeVar("R")
 CELLS = 60
 """The window moves on in steps of so many parts."""
 
+LEAST_K = 1.1
+"""With 1, its own rejections would keep it rejecting: of a backend that is well again it sees no more
+accepts than it lets through, which is never all that were asked for."""
+
 REFUSING = (429, 502, 503, 504, 529)
 """Statuses of a backend, or of the gateway before it, that did not take the call on; no status at all
 is a connection that was refused or broken off."""
@@ -125,8 +129,8 @@ class ClientThrottle:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        if not _number(k) or not 1 <= k < float("inf"):
-            raise ConfigError(f"ClientThrottle(k={k!r}): give a factor of 1 or more, such as 2")
+        if not _number(k) or not LEAST_K <= k < float("inf"):
+            raise ConfigError(f"ClientThrottle(k={k!r}): give a factor of {LEAST_K} or more, such as 2")
         if not _number(window_s) or not 0 < window_s < float("inf"):
             raise ConfigError(f"ClientThrottle(window_s={window_s!r}): give seconds above 0")
         if not isinstance(min_calls, int) or isinstance(min_calls, bool) or min_calls < 1:

@@ -222,9 +222,7 @@ class Emergencies:
             self._tell(StoreTrouble(store=self.store.name, ok=False, text=text))
         return untils
 
-    def _learn(
-        self, untils: Mapping[str, float], changes: int | None = None, *, ours: bool = False
-    ) -> None:
+    def _learn(self, untils: Mapping[str, float], changes: int | None = None, *, ours: bool = False) -> None:
         """``changes``: how many of ours there had been when it was read. ``ours``: this is another."""
         with self._lock:
             if changes is not None and changes != self._changes:

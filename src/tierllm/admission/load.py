@@ -27,7 +27,7 @@ MOST = 1000.0
 """A level above this says nothing more; a limit of next to nothing would make it endless."""
 
 WARM_S = 3 * SETTLE_S
-"""Until the averages have settled, which takes longer where calls do, tomorrow is as today."""
+"""Until the averages have settled, tomorrow is as today."""
 
 IDLE_S = SETTLE_S
 """Where nobody was there for so long, they begin anew: their rise from nothing is no trend."""
@@ -172,7 +172,7 @@ class LoadMeter:
             self._count(passed_s, in_flight)
             self._in_flight, self._waiting = in_flight, waiting
             offered, queued = self._shares(waiting, size, rate_per_s)
-            if now - self._anchor < max(WARM_S, 3 * min(self._call_s or 0.0, HELD_OVER_S)):
+            if now - self._anchor < WARM_S:
                 self._smooth, self._trend = offered, 0.0
             foreseen = self._foresee(offered, passed_s)
             self._now = Load(

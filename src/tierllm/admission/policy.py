@@ -78,6 +78,8 @@ class TierAdmission(TierBooks):
             if seat.charged:
                 self.settle(seat, call, seat.charged)
             self.left(seat)
+            if seat.place is not None:
+                seat.place.call = None  # an alarm may still know the place
 
     def _puts_off(self) -> bool:
         """Whether calls that may be late are to come later."""
@@ -260,14 +262,14 @@ class TierAdmission(TierBooks):
             return wait_s <= LONGEST_S
         return wait_s < min(math.inf if left_s is None else left_s, math.inf if most_s is None else most_s)
 
-    def _shut_s(self, call: Call | None) -> float:
+    def _shut_s(self, call: Call | None, place: Place | None = None) -> float:
         """How long limits will keep the call, those counted who wait for the same ones aside."""
         gate, now = self.pool.gate, self.clock()
         if gate is None or call is None:
             return 0.0
         short = gate.short(call, now, 1)
         if short is not None and short.personal:
-            short = gate.short(call, now, self.pool.parked(short.whose) + 1)
+            short = gate.short(call, now, self.pool.alike(short.whose, place))
         return 0.0 if short is None or short.wait_s == math.inf else short.wait_s
 
     # -- refusals --------------------------------------------------------------
@@ -276,7 +278,7 @@ class TierAdmission(TierBooks):
         """When a call like it may be served: not before those ahead of it, nor before its limits open."""
         pool = self.pool
         expected_s = pool.expected_wait_s(pool.ahead_of(place))
-        return max(COME_BACK_S if expected_s is None else expected_s, self._shut_s(place.call))
+        return max(COME_BACK_S if expected_s is None else expected_s, self._shut_s(place.call, place))
 
     def _refusal(self, why: str, place: Place, call: Call) -> ThrottledError:
         error = ThrottledError(

@@ -118,9 +118,9 @@ class Pool(Slots):
         with self._lock:
             return self.queue.ahead_of(place, self.clock())
 
-    def parked(self, whose: object) -> int:
-        """How many wait for the same limit, which is not everybody's."""
-        return self._alarms.number(whose)
+    def alike(self, whose: object, place: Place | None) -> int:
+        """How many wait for the same limit, which is not everybody's; ``place`` among them."""
+        return self._alarms.number(whose) + (place not in self._alarms.parked)
 
     def expected_wait_s(self, ahead: int) -> float | None:
         """How long one with so many ahead will wait; ``None`` as long as nothing is known."""
