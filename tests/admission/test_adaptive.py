@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import weakref
-from typing import Any
+from collections import deque
+from typing import Any, Literal
 
 import pytest
 
@@ -31,6 +32,7 @@ from tierllm.errors import (
 )
 from tierllm.events import CallThrottled, ConcurrencyChanged, Event
 from tierllm.pipeline.effects import Invoke, Sleep
+from tierllm.pipeline.scope import Invocation, Scope
 from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Call, Response, Trace
 
@@ -331,6 +333,34 @@ def test_observe_refuses_nothing_and_learns_only_from_what_it_would_have_let_thr
     throttled = [e for e in events if isinstance(e, CallThrottled)]
     assert len(throttled) == 6
     assert {(e.mode, e.deployment) for e in throttled} == {("observe", "x")}
+
+
+def test_observing_learns_what_enforcing_would_have_learnt() -> None:
+    """A steady load, a little above the limit at first: each step is a call that ends and one that comes."""
+
+    def size_after(mode: Literal["enforce", "observe"]) -> int:
+        policy = AdaptiveConcurrency(start=8, mode=mode, clock=FakeClock())
+        running: deque[tuple[Call, Any]] = deque()
+        for _ in range(600):
+            asked = call()
+            flow = policy(asked, napping)
+            try:
+                flow.send(None)
+            except ThrottledError:
+                flow = None  # it takes its time elsewhere
+            running.append((asked, flow))
+            if len(running) == 12:
+                ended, flow = running.popleft()
+                if flow is not None:
+                    ended.progress = Invocation(ended, Scope(FakeClock()), False)
+                    with pytest.raises(StopIteration):
+                        flow.send(None)
+        for _, flow in running:
+            if flow is not None:
+                flow.close()
+        return policy.size
+
+    assert size_after("observe") == size_after("enforce") >= 12
 
 
 @pytest.mark.parametrize("mode_of", ["enforce", "observe"])

@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from hypothesis import strategies as st
 
 from pipeline.drivers import Mode, call, says, stack
 from tierllm.admission.client_throttle import CELLS, ClientThrottle, Tally
-from tierllm.errors import ConfigError, ProviderTimeoutError, ProviderUnavailableError, ThrottledError
+from tierllm.errors import (
+    ConfigError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    RateLimitError,
+    ThrottledError,
+)
 from tierllm.events import CallThrottled, Event
 from tierllm.pipeline.effects import Sleep
 from tierllm.testing import Fail, FakeClock, FakeProvider
@@ -64,7 +71,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
         (10, 30, 2, 20 / 41),
         (0, 30, 2, 30 / 31),
         (10, 10, 1.5, 5 / 21),
-        (10, 2, 1, 2 / 13),
+        (10, 3, 1.1, 2 / 14),
         (1, 8, 2, 0),  # too few to judge by
         (1, 9, 2, 8 / 11),
         (0, 500, 2, 500 / 501),
@@ -74,6 +81,26 @@ def test_the_books_formula(accepted: int, refused: int, k: float, probability: f
     throttle = told(ClientThrottle(k=k, most=1, clock=FakeClock()), accepted, refused)
     assert throttle.probability() == pytest.approx(probability)
     assert throttle.status()["probability"] == pytest.approx(probability)
+
+
+@pytest.mark.parametrize("k", [1.1, 1.5, 2.0])
+def test_an_outage_is_got_over(k: float) -> None:
+    """Ten calls a second, all refused for a minute, all accepted after it."""
+    clock, busy = FakeClock(), False
+    throttle = ClientThrottle(k=k, clock=clock, rng=random.Random(7))
+
+    @throttle.wrap
+    def ask() -> None:
+        if busy:
+            raise RateLimitError("too many requests", status=429)
+
+    for second in range(40 * 60):
+        busy = 300 <= second < 360
+        for _ in range(10):
+            clock.advance(0.1)
+            with suppress(RateLimitError, ThrottledError):
+                ask()
+    assert throttle.probability() == 0
 
 
 def test_a_few_always_find_out() -> None:
@@ -107,7 +134,7 @@ def test_the_window_holds_what_is_within_it(window_s: float, steps: list[tuple[f
 @pytest.mark.parametrize(
     "settings",
     [
-        {"k": 0.9},
+        {"k": 1.0},
         {"k": "2"},
         {"k": float("nan")},
         {"window_s": 0},

@@ -45,7 +45,7 @@ def at_rest(client: TieredClient) -> bool:
     pools = [line.pool for line in client._lines.values() if line.pool is not None]
     return all(
         pool.in_use == pool.waiting == pool.deferred == 0
-        and not pool._places
+        and not pool.waiters()
         and not pool._unsent
         and pool._alarms.keeper is None
         for pool in pools
@@ -302,7 +302,7 @@ def test_who_leaves_among_threads_leaves_nothing_behind(scene: str) -> None:
             eventually(lambda: fake.calls == 2)  # the next one has its place
             assert pool.waiting == 1
         else:
-            eventually(lambda: len(client.queued()) == 1)  # who is asked to look comes back in a moment
+            assert len(client.queued()) == 1
         if scene.startswith("limit"):  # somebody goes on looking after the queue
             stayer = one if leaver is other else other
             eventually(lambda: pool._alarms.keeper is stayer._place)
@@ -332,7 +332,7 @@ async def test_who_leaves_among_tasks_leaves_nothing_behind(scene: str) -> None:
         if scene == "in flight":
             await soon(lambda: fake.calls == 2)
         else:
-            await soon(lambda: len(client.queued()) == 1)
+            assert len(client.queued()) == 1
         if scene.startswith("limit"):
             await soon(lambda: pool._alarms.keeper is not None)
         for task in (first, one, other):

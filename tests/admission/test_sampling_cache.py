@@ -12,7 +12,8 @@ from caching.flyers import Held
 from client.forms import FORMS, Form, every_form
 from stores.ground import eventually
 from tierllm import AdaptiveSampling, Consent, Deployment, ResultCache, Step, Tier, TieredClient
-from tierllm.testing import FakeClock, FakeProvider
+from tierllm.errors import AllTiersFailedError
+from tierllm.testing import Fail, FakeClock, FakeProvider
 from tierllm.types import Call, Response
 
 SINCE = date(1970, 1, 1)
@@ -198,3 +199,16 @@ def test_an_old_answer_that_is_still_looked_for_is_no_flight_for_who_has_not_agr
     assert (answers["ours"].text, answers["ours"].degraded) == ("old", ("old",))
     assert answers["theirs"].text != "old"
     assert answers["theirs"].degraded == ()
+
+
+@every_form
+def test_the_trace_of_a_call_that_fails_says_what_was_taken(form: Form) -> None:
+    fake = FakeProvider()
+    for model in "mn":
+        fake.script(model, Fail.unavailable(), forever=True)
+    with client_of(fake, SHORT, retry=False) as client:
+        client.emergency("d")
+        with pytest.raises(AllTiersFailedError) as caught:
+            form(client, temperature=0)
+    assert caught.value.trace is not None
+    assert caught.value.trace.degraded == ("short",)

@@ -13,6 +13,7 @@ import pytest
 from client.forms import Form, every_form
 from tierllm import (
     AdaptiveSampling,
+    CircuitBreaker,
     Consent,
     Deployment,
     Price,
@@ -98,6 +99,22 @@ def test_a_cheaper_place_that_the_call_may_not_use_saves_nothing() -> None:
     with client_of(places, Step("cheap", at=1.2, cheaper=True)) as client:
         answer = client.complete("x", require={"eu"})
         assert (answer.model, answer.degraded) == ("dear", ())
+
+
+@pytest.mark.parametrize("barred", ["labels", "breaker"])
+def test_a_dear_place_that_would_not_have_answered_is_no_loss(barred: str) -> None:
+    fake = FakeProvider()
+    breaker = CircuitBreaker(consecutive_failures=1, open_s=60)
+    dear = Deployment("dear", fake, price=DEAR, breaker=breaker)
+    deal = Deployment("deal", fake, price=DEAL, labels={"eu"})
+    with client_of([dear, deal], Step("cheap", at=1.2, cheaper=True), retry=False) as client:
+        if barred == "breaker":
+            client.emergency("d", on=False)
+            fake.script("dear", Fail.unavailable())
+            client.complete("x")
+            client.emergency("d")
+        answer = client.complete("x", **({"require": {"eu"}} if barred == "labels" else {}))
+        assert (answer.model, answer.degraded) == ("deal", ())
 
 
 def test_where_the_cheaper_place_fails_the_dear_one_is_what_it_would_have_been() -> None:

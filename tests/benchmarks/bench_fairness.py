@@ -1,15 +1,16 @@
-"""Two tenants of equal weight, one of which sends twenty times as much: what the quiet one has to wait.
+"""Tenants that share a pool: what a quiet one has to wait beside a noisy one, and who gets how much.
 
-    python tests/benchmarks/bench_fairness.py [--places 8] [--calls 30000]
+    python tests/benchmarks/bench_fairness.py [--places 2 8 32] [--calls 10000]
 
-Real clients in virtual time; the load is that of both together, as a share of what the pool can do.
-``alone`` is the quiet tenant's mean wait with the other one away, all else equal; the bound is that, and
-half a mean service time. ``by arrival`` is the same without shares: one tenant as far as the queue knows.
-``apart`` is by how much the tokens that the two were let through with have ever differed while both
-waited, ``bound`` what ``TenantShares`` promises for it.
+Real clients in virtual time. ``waits``: two tenants of equal weight, one of which sends twenty times as
+much; the load is that of both, as a share of what the pool can do. ``alone`` is the quiet one's mean wait
+with the other one away, all else equal; the bound is that and half a mean service time. ``by arrival`` is
+the same without shares: one tenant, as far as the queue knows. With a single place no queue can keep the
+bound (``--places 1``): who comes finds a call of mean length under way, or a longer one.
 
-With a single place no queue can keep the first bound: who comes finds a call of mean length under way,
-or longer. ``--places 1`` shows that.
+``shares``: two tenants that both want more than there is, one with short calls and one with long ones.
+``apart`` is the most by which the tokens of the calls let through, divided by the weights, differ in any
+stretch of time, ``bound`` what ``TenantShares`` promises: 2·(u + m·d).
 
 Ends with an error where a bound is missed.
 """
@@ -20,116 +21,146 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-from traffic import START_S, Arrival, Ended, Replay, Speed, mean, steady
+from traffic import Arrival, Ended, Replay, Speed, mean, steady
 
-from tierllm import Deployment, Tier
+from tierllm import Admission, Deployment, Tier
 
-SPEEDS = {"m": Speed(0.3, 100.0)}
+SPEED = Speed(0.3, 100.0)
 LOADS = (0.3, 0.6, 0.8, 0.95, 1.5, 3.0)
 OUT = 200
 NOISE = 20
-CALL_S = SPEEDS["m"].takes_s(OUT)
 failures: list[str] = []
 
 
-def play(places: int, calls: dict[str, Sequence[Arrival]], *, fair: bool = True) -> tuple[Replay, Shares]:
-    played = Replay(lambda fake: [Tier("gold", [Deployment("m", fake)], max_concurrency=places)], SPEEDS)
-    shares = Shares(played, tuple(calls))
-    for who, arrivals in calls.items():
-        # no deadlines, no bounds: whoever comes is served, however late
-        played.play(who, arrivals, sla="gold", tenant=who if fair else "all", max_tokens=4000)
-    return played, shares
-
-
-class Grant(NamedTuple):
-    """A call of ``who`` was let through: what it was charged, and what it used in the end."""
-
-    who: str
-    charged: int
-    used: int
-    both_wait: bool
-
-
-class Shares:
-    """Who was let through with how many tokens, while both tenants waited.
-
-    Looks at the waits that begin and end: a call is let through as it leaves the queue.
-    """
-
-    def __init__(self, played: Replay, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.played = played
-
-    def apart(self, ended: Sequence[Ended], places: int) -> tuple[float, float]:
-        """By how many tokens the two have differed most, in any stretch in which both waited, and the bound."""
-        waits = [
-            (each, each.ended_s - each.work_s - each.waited_s, each.ended_s - each.work_s)
-            for each in ended
-            if each.waited_s > 0
-        ]
-        moments: list[tuple[float, int, str, int]] = []
-        for each, came, let_in in waits:
-            moments.append((came, 1, each.who, 0))
-            moments.append((let_in, 0, each.who, each.used))
-        moments.sort(key=lambda moment: moment[:2])
-        waiting = dict.fromkeys(self.names, 0)
-        lead = lowest = highest = most = 0.0
-        both = False
-        for _, comes, who, used in moments:
-            if comes:
-                waiting[who] += 1
-            else:
-                if both:
-                    lead += used if who == self.names[0] else -used
-                    lowest, highest = min(lowest, lead), max(highest, lead)
-                    most = max(most, highest - lowest)
-                waiting[who] -= 1
-            if (now := all(waiting.values())) != both:
-                both, lead, lowest, highest = now, 0.0, 0.0, 0.0
-        largest = max((each.used for each in ended), default=0)
-        return most, float(largest)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--places", type=int, nargs="*", default=[4, 8, 32])
-    parser.add_argument("--calls", type=int, default=30_000)
-    chosen = parser.parse_args()
-    for places in chosen.places:
-        print(f"\n{places} places; a call takes {CALL_S:g} s on average")
-        print(f"{'load':>6}{'calls':>8}{'alone s':>9}{'wait s':>9}{'more, in calls':>16}{'by arrival s':>14}{'noisy s':>10}")
-        for load in LOADS:
-            row(places, load, chosen.calls)
-    if failures:
-        sys.exit("missed:\n  " + "\n  ".join(failures))
-
-
-def row(places: int, load: float, calls: int) -> None:
-    per_s = load * places / CALL_S
-    seconds = calls / per_s
-    rng = random.Random(11)
-    quiet, noisy = (
-        steady(rng, seconds=seconds, per_s=lambda _, r=rate: r, most_per_s=rate, out=OUT)
-        for rate in (per_s / (NOISE + 1), per_s * NOISE / (NOISE + 1))
+def replay(places: int, weights: dict[str, float] | None = None) -> Replay:
+    return Replay(
+        lambda fake: [
+            Tier(
+                "gold",
+                [Deployment("m", fake)],
+                max_concurrency=places,
+                admission=Admission(weights=weights or {}),
+            )
+        ],
+        {"m": SPEED},
     )
-    alone, _ = play(places, {"quiet": quiet})
-    alone.run()
-    both, shares = play(places, {"quiet": quiet, "noisy": noisy})
-    both.run()
-    unfair, _ = play(places, {"quiet": quiet, "noisy": noisy}, fair=False)
-    unfair.run()
-    alone_s, wait_s, unfair_s = (mean([e.waited_s for e in each.of("quiet")]) for each in (alone, both, unfair))
-    more = (wait_s - alone_s) / CALL_S
+
+
+def poisson(rng: random.Random, load: float, places: int, seconds: float, out: int) -> list[Arrival]:
+    per_s = load * places / SPEED.takes_s(out)
+    return steady(rng, seconds=seconds, per_s=lambda _: per_s, most_per_s=per_s, out=out)
+
+
+# -- waits -------------------------------------------------------------------------------------
+
+
+def waits(places: int, load: float, calls: int) -> None:
+    call_s = SPEED.takes_s(OUT)
+    seconds = calls * call_s / (load * places)
+    rng = random.Random(11)
+    quiet = poisson(rng, load / (NOISE + 1), places, seconds, OUT)
+    noisy = poisson(rng, load * NOISE / (NOISE + 1), places, seconds, OUT)
+    alone, both, unfair = (replay(places) for _ in range(3))
+    alone.play("quiet", quiet, tenant="quiet")
+    for played in (both, unfair):
+        played.play("quiet", quiet, tenant="quiet" if played is both else "all")
+        played.play("noisy", noisy, tenant="noisy" if played is both else "all")
+    for played in (alone, both, unfair):
+        played.run()
+    alone_s, wait_s, unfair_s = (
+        mean([e.waited_s for e in each.of("quiet")]) for each in (alone, both, unfair)
+    )
+    more = (wait_s - alone_s) / call_s
     missed = ""
     if more > 0.5:
         missed = "  MISSED"
         failures.append(f"{places} places at {load:g}: {more:.2f} of a mean service time more than alone")
     print(
-        f"{load:6g}{len(both.ended):8,}{alone_s:9.3f}{wait_s:9.3f}{more:16.3f}{unfair_s:14.2f}"
+        f"{places:7}{load:6g}{len(both.ended):9,}{alone_s:9.3f}{wait_s:9.3f}{more:16.3f}{unfair_s:14.2f}"
         f"{mean([e.waited_s for e in both.of('noisy')]):10.2f}{missed}"
     )
+
+
+# -- shares ------------------------------------------------------------------------------------
+
+
+def shares(places: int, weights: dict[str, float], seconds: float = 1200.0) -> None:
+    """``short`` and ``long`` each want twice what the whole pool can do."""
+    rng = random.Random(12)
+    played = replay(places, weights)
+    errors = settled(played, weights)
+    for who, out in (("short", 50), ("long", 400)):
+        played.play(who, poisson(rng, 2.0, places, seconds, out), tenant=who)
+    played.run(seconds)
+    ended = [each for each in played.ended if each.waited_s > 0]
+    got = {who: sum(e.used for e in ended if e.who == who) / weight for who, weight in weights.items()}
+    apart = most_apart(ended, weights)
+    largest = max(each.used / weights[each.who] for each in ended)
+    bound = 2 * (largest + places * max(errors))
+    missed = ""
+    if apart > bound:
+        missed = "  MISSED"
+        failures.append(
+            f"{places} places, weights {weights}: {apart:,.0f} tokens apart, the bound is {bound:,.0f}"
+        )
+    told = ":".join(f"{weight:g}" for weight in weights.values())
+    print(
+        f"{places:7}{told:>9}{len(ended):9,}{got['short']:12,.0f}{got['long']:12,.0f}"
+        f"{got['short'] / got['long']:8.3f}{apart:9,.0f}{bound:9,.0f}{missed}"
+    )
+
+
+def settled(played: Replay, weights: dict[str, float]) -> list[float]:
+    """By how much each charge misses what its call then uses, divided by the weight."""
+    errors = [0.0]
+    of = played.client._lines["gold"].pool.shares
+    settle = of.settle
+
+    def listening(tenant: str, charged: float, used: float, weight: float = 1.0) -> None:
+        errors.append(abs(used - charged) / weights[tenant])
+        settle(tenant, charged, used, weight)
+
+    of.settle = listening
+    return errors
+
+
+def most_apart(ended: Sequence[Ended], weights: dict[str, float]) -> float:
+    """By how much the tokens of the calls let through, by weight, differ at most in any stretch of time.
+
+    Both tenants always wait here, but for the first moments, whose calls did not wait and are left out.
+    """
+    one = next(iter(weights))
+    lead = lowest = highest = 0.0
+    for each in sorted(ended, key=lambda e: e.ended_s - e.work_s):
+        lead += each.used / weights[each.who] * (1 if each.who == one else -1)
+        lowest, highest = min(lowest, lead), max(highest, lead)
+    return highest - lowest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--places", type=int, nargs="*", default=[2, 8, 32])
+    parser.add_argument("--calls", type=int, default=10_000)
+    chosen = parser.parse_args()
+    print(f"waits, in seconds; a call takes {SPEED.takes_s(OUT):g} s on average")
+    print(
+        f"{'places':>7}{'load':>6}{'calls':>9}{'alone':>9}{'wait':>9}{'more, in calls':>16}"
+        f"{'by arrival':>14}{'noisy':>10}"
+    )
+    for places in chosen.places:
+        for load in LOADS:
+            waits(places, load, chosen.calls)
+    print("\nshares, in tokens by weight")
+    print(
+        f"{'places':>7}{'weights':>9}{'calls':>9}{'short':>12}{'long':>12}"
+        f"{'ratio':>8}{'apart':>9}{'bound':>9}"
+    )
+    for places in chosen.places:
+        for weights in ((1.0, 1.0), (1.0, 3.0), (5.0, 1.0)):
+            shares(places, dict(zip(("short", "long"), weights, strict=True)))
+    if failures:
+        sys.exit("missed:\n  " + "\n  ".join(failures))
 
 
 if __name__ == "__main__":

@@ -15,20 +15,18 @@ Ends with an error where a bound is missed.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traffic import Arrival, Ended, Replay, Speed, azure, azure_folder, bursty, faster, mean, quantile, steady
 
-from tierllm import Deployment, Tier
+from tierllm import Admission, Deployment, Tier
 from tierllm.admission.consent import Consent
-from tierllm.admission.settings import Admission
 from tierllm.admission.rate_limit import RateLimit
 from tierllm.admission.sampling import AdaptiveSampling
 from tierllm.admission.steps import Step
@@ -46,7 +44,6 @@ BRIEF = 80
 WAIT_S = 20.0
 """The longest wait in bronze's queue, which has room for about so many seconds of work."""
 
-STRETCH_S = 10.0
 WARM_S = 60.0
 failures: list[str] = []
 
@@ -135,7 +132,11 @@ def kept(calls: Sequence[Ended]) -> float:
 
 
 def by_step(played: Replay) -> str:
-    said = [f"{e.step} {'+' if e.on else '-'}{at:.0f}s" for at, e in played.events if isinstance(e, DegradationChanged)]
+    said = [
+        f"{e.step} {'+' if e.on else '-'}{at:.0f}s"
+        for at, e in played.events
+        if isinstance(e, DegradationChanged)
+    ]
     return ", ".join(said[:9]) + (f", … ({len(said)} changes)" if len(said) > 9 else "") if said else "none"
 
 
@@ -143,7 +144,8 @@ def rows(scene: Scene, seconds: float) -> None:
     first = [each for each in scene.gold if each.at_s < seconds]
     own = mean([SPEEDS["big"].takes_s(each.output_tokens) <= OBJECTIVE_S for each in first])
     alone = kept(replay(scene, 0, seconds).of("gold"))
-    print(f"\n{scene.name}: gold keeps {OBJECTIVE_S:g} s for {own:.2%} of its calls with no queue, {alone:.2%} alone")
+    promise = f"gold keeps {OBJECTIVE_S:g} s for {own:.2%} of its calls"
+    print(f"\n{scene.name}: {promise} with no queue, for {alone:.2%} alone")
     print(
         f"{'bronze':>8}{'calls':>9}{'gold kept':>11}{'of unloaded':>13}{'p95 s':>7}"
         f"{'bronze ok':>11}{'degraded':>10}{'refused':>9}{'lost':>6}{'use':>8}{'answers/s':>11}{'run s':>7}"
@@ -159,7 +161,8 @@ def rows(scene: Scene, seconds: float) -> None:
             use = tokens_used(played, scene.account_tpm, seconds)
         else:
             size = (scene.bronze_size or 0) + ((scene.gold_size or 0) if scene.one_pool else 0)
-            use = use_when_full(played.ended if scene.one_pool else bronze, size, scene, factor, seconds)
+            calls = played.ended if scene.one_pool else bronze
+            use = use_of(calls, size, scene.bronze_waiting or 8 * size, seconds)
         missed = ""
         where = f"{scene.name} at {factor}x"
         if not scene.one_pool:
@@ -173,7 +176,8 @@ def rows(scene: Scene, seconds: float) -> None:
             f"{len(answered) / max(1, len(bronze)):11.1%}"
             f"{mean([bool(e.degraded) for e in answered]):10.1%}"
             f"{sum(e.error is not None for e in bronze):9,}{len(played.lost):6}{use:8.1%}"
-            f"{sum(WARM_S < e.ended_s <= seconds for e in answered) / (seconds - WARM_S):11.2f}{took_s:7.1f}{missed}"
+            f"{sum(WARM_S < e.ended_s <= seconds for e in answered) / (seconds - WARM_S):11.2f}"
+            f"{took_s:7.1f}{missed}"
         )
         kinds = Counter(each.error for each in played.ended if each.error is not None)
         if not scene.one_pool:
@@ -188,24 +192,24 @@ def rows(scene: Scene, seconds: float) -> None:
             print(f"{'':10}lost: {error!r}")
 
 
-def use_when_full(
-    calls: Sequence[Ended], size: int, scene: Scene, factor: int, seconds: float
-) -> float:
-    """The share of the places' time that went into answers, while more was offered than they can do.
+def use_of(calls: Sequence[Ended], size: int, waiting: int, seconds: float) -> float:
+    """The work that went into answers, as a share of what a pool could have done that wastes nothing.
 
-    Looked at in stretches of ten seconds; what is offered is counted with the shortest answers there are.
+    That one works whenever anything waits, and lets as many wait; of calls that got no answer it makes
+    the shortest there is.
     """
-    offered = [0.0] * (int(seconds / STRETCH_S) + 1)
-    for arrival in faster(scene.bronze, factor, seconds):
-        offered[int(arrival.at_s / STRETCH_S)] += SPEEDS["small"].takes_s(min(BRIEF, arrival.output_tokens))
-    full = [i for i, work_s in enumerate(offered) if work_s >= size * STRETCH_S and i * STRETCH_S >= WARM_S]
-    useful = [0.0] * len(offered)
-    for call in calls:
-        if call.error is None:
-            begun = call.ended_s - call.work_s
-            for i in range(int(begun / STRETCH_S), min(int(call.ended_s / STRETCH_S) + 1, len(offered))):
-                useful[i] += call.works_within(i * STRETCH_S, (i + 1) * STRETCH_S)
-    return sum(useful[i] for i in full) / (len(full) * size * STRETCH_S) if full else math.nan
+    work = [e.work_s if e.error is None else SPEEDS["small"].takes_s(min(BRIEF, e.wanted)) for e in calls]
+    arrived = [0.0] * (int(seconds) + 1)
+    for call, work_s in zip(calls, work, strict=True):
+        if call.arrived_s < seconds:
+            arrived[int(call.arrived_s)] += work_s
+    held = (waiting + size) * mean(work)
+    backlog = done = 0.0
+    for coming in arrived:
+        step = min(float(size), backlog + coming)
+        done += step
+        backlog = min(backlog + coming - step, held)
+    return sum(e.work_s for e in calls if e.error is None) / (done + backlog)
 
 
 def tokens_used(played: Replay, tpm: int, seconds: float) -> float:
@@ -235,7 +239,8 @@ def traces(folder_given: str | None, minutes: float) -> None:
     tpm = int(tokens_s * 60 * 2.0 / KEPT_FOR_GOLD)
     print(
         f"{minutes:g} minutes; gold {sum(a.at_s < seconds for a in chat):,} calls, {gold_size} places;"
-        f" bronze {chat_size} places for chat, {code_size} for code; or one account of {tpm:,} tokens a minute"
+        f" bronze {chat_size} places for chat, {code_size} for code;"
+        f" or one account of {tpm:,} tokens a minute"
     )
     own = [(each, size, waiting_for(each, size)) for each, size in ((other, chat_size), (code, code_size))]
     rows(Scene("own pools, chat in bronze", chat, other, gold_size, *own[0][1:]), seconds)
@@ -255,60 +260,69 @@ def places_for(arrivals: Sequence[Arrival], model: str, seconds: float, room: fl
 
 
 def ramp() -> None:
-    """Load rises from 0.4 to 1.6 of what a pool of 20 can do, over some minutes."""
-    print("\nramp: seconds after its beginning (level 1: all that the pool can do)")
-    print(f"{'ramp s':>8}{'offered 1':>11}{'forecast 1':>12}{'level 1':>9}{'ahead s':>9}{'shedding':>10}{'refusal':>9}{'queue s':>9}")
-    for length_s in (120, 300, 600, 1200):
-        for seed in (1, 2):
-            call_s = SPEEDS["small"].takes_s(200)
-            full = 20 / call_s
-
-            def rate(at_s: float, length_s: float = length_s, full: float = full) -> float:
-                return full * (0.4 + 1.2 * min(1.0, max(0.0, at_s - 120) / length_s))
-
-            arrivals = steady(
-                random.Random(seed), seconds=length_s + 240, per_s=rate, most_per_s=full * 1.6, out=200
-            )
-            played = Replay(
-                lambda fake: [
-                    Tier(
-                        "gold",
-                        [Deployment("small", fake)],
-                        max_concurrency=20,
-                        max_waiting=40,
-                        max_wait_s=10,
-                        admission=Admission(shed_at=1.0, shed_below=1),
-                    ),
-                    Tier("bronze", [Deployment("small", fake)]),
-                ],
-                SPEEDS,
-                keep=(TierCrowded, CallThrottled),
-            )
-            # priority 1 is never shed: the load goes on rising, and the queue fills in the end
-            played.play("gold", arrivals, sla="gold", priority=lambda number: number % 2)
-            seen: list[tuple[float, float, float, float]] = []
-
-            def look(played: Replay = played, seen: list[Any] = seen, until: float = length_s + 240) -> None:
-                load = played.client.load("gold")
-                seen.append((played.now_s, load.level, load.forecast, load.queue_delay_s))
-                if played.now_s < until:
-                    played.world.after(1.0, look)
-
-            played.world.after(1.0, look)
-            played.run()
-            base = 120.0
-            offered_s = length_s * 0.5
-            forecast_s = next((at for at, _, forecast, _ in seen if forecast >= 1), math.inf) - base
-            level_s = next((at for at, level, _, _ in seen if level >= 1), math.inf) - base
-            shed_s = next((at for at, e in played.events if isinstance(e, TierCrowded) and e.on), math.inf) - base
-            refusal_s = next((at for at, e in played.events if isinstance(e, CallThrottled)), math.inf) - base
-            delay_s = next((delay for at, _, _, delay in seen if at - base >= shed_s), 0.0)
-            missed = check(forecast_s < level_s, f"ramp of {length_s} s: the forecast is no earlier than the level")
-            missed += check(shed_s < refusal_s, f"ramp of {length_s} s: refused before shedding")
+    """Load rises from 0.4 to 1.6 of what a pool can do, over some minutes."""
+    print("\nramp from 0.4 to 1.6: seconds after its beginning, means of five runs")
+    print(
+        f"{'places':>7}{'ramp s':>8}{'offered 1':>11}{'forecast 1':>12}{'level 1':>9}{'ahead s':>9}"
+        f"{'shedding':>10}{'refusal':>9}{'earlier s':>11}"
+    )
+    for places in (20, 100):
+        for length_s in (120, 300, 600):
+            runs = [rise(places, length_s, seed) for seed in range(5)]
+            forecast_s, level_s, shed_s, refusal_s = (mean(each) for each in zip(*runs, strict=True))
+            where = f"ramp of {length_s} s, {places} places"
+            missed = check(forecast_s < level_s, f"{where}: the forecast is no earlier than the level")
+            missed += check(all(run[2] < run[3] for run in runs), f"{where}: refused before shedding")
             print(
-                f"{length_s:8}{offered_s:11.0f}{forecast_s:12.0f}{level_s:9.0f}{level_s - forecast_s:9.0f}"
-                f"{shed_s:10.0f}{refusal_s:9.0f}{delay_s:9.2f}{missed}"
+                f"{places:7}{length_s:8}{length_s * 0.5:11.0f}{forecast_s:12.0f}{level_s:9.0f}"
+                f"{level_s - forecast_s:9.0f}{shed_s:10.0f}{refusal_s:9.0f}{refusal_s - shed_s:11.0f}{missed}"
             )
+
+
+def rise(places: int, length_s: float, seed: int) -> tuple[float, float, float, float]:
+    """When the forecast and the level first reach 1, shedding begins, and a call is first refused."""
+    call_s = SPEEDS["small"].takes_s(200)
+    full, steady_s, end_s = places / call_s, 120.0, length_s + 1200.0
+
+    def rate(at_s: float) -> float:
+        return full * (0.4 + 1.2 * min(1.0, max(0.0, at_s - steady_s) / length_s))
+
+    played = Replay(
+        lambda fake: [
+            Tier(
+                "gold",
+                [Deployment("small", fake)],
+                max_concurrency=places,
+                max_waiting=2 * places,
+                max_wait_s=10,
+                admission=Admission(shed_at=1.0, shed_below=1),
+            ),
+            Tier("bronze", [Deployment("small", fake)]),
+        ],
+        SPEEDS,
+        keep=(TierCrowded, CallThrottled),
+    )
+    # every fourth call may be shed: gold's load rises on without them, and in the end it has to refuse
+    arrivals = steady(random.Random(seed), seconds=end_s, per_s=rate, most_per_s=full * 1.6, out=200)
+    played.play("gold", arrivals, sla="gold", priority=lambda number: int(number % 4 > 0))
+    seen: list[tuple[float, float, float]] = []
+
+    def look() -> None:
+        load = played.client.load("gold")
+        seen.append((played.now_s - steady_s, load.level, load.forecast))
+        if not refused() and played.now_s < end_s:
+            played.world.after(1.0, look)
+
+    def refused() -> float | None:
+        return next((at - steady_s for at, e in played.events if isinstance(e, CallThrottled)), None)
+
+    played.world.after(1.0, look)
+    while refused() is None and played.now_s < end_s:
+        played.run(played.now_s + 10)
+    forecast_s = next((at for at, _, forecast in seen if forecast >= 1), end_s)
+    level_s = next((at for at, level, _ in seen if level >= 1), end_s)
+    shed_s = next((at - steady_s for at, e in played.events if isinstance(e, TierCrowded) and e.on), end_s)
+    return forecast_s, level_s, shed_s, refused() or end_s
 
 
 # -- deferral ----------------------------------------------------------------------------------
@@ -338,7 +352,10 @@ def deferral() -> None:
             played.play("jobs", jobs, sla="gold", defer_ok=name == "jobs deferred", deadline_s=1500)
         played.run()
         found[name] = played
-    print(f"\ndeferral: {len(people):,} interactive calls with a burst (0.95 of all there is) from 300 to 900 s, {len(jobs):,} jobs")
+    print(
+        f"\ndeferral: {len(people):,} interactive calls, 0.95 of all there is from 300 to 900 s;"
+        f" {len(jobs):,} jobs from 0 to 700 s"
+    )
     print(
         f"{'':20}{'people wait s':>14}{'p99 s':>8}{'in the burst':>14}{'p99 s':>8}"
         f"{'jobs done':>11}{'wait s':>8}{'longest':>9}{'in the burst':>14}{'too late':>10}"
@@ -348,13 +365,15 @@ def deferral() -> None:
         burst = [e.waited_s for e in calls if 300 <= e.arrived_s < 900]
         begun = [e.ended_s - e.work_s for e in work if e.error is None]
         late = [e for e in work if e.took_s > 1500]
+        waits, job_waits = [e.waited_s for e in calls], [e.waited_s for e in work]
         print(
-            f"{name:20}{mean([e.waited_s for e in calls]):14.3f}{quantile([e.waited_s for e in calls], 0.99):8.2f}"
-            f"{mean(burst):14.3f}{quantile(burst, 0.99):8.2f}"
-            f"{len(begun):11,}{mean([e.waited_s for e in work]):8.0f}{max([e.waited_s for e in work], default=0):9.0f}"
-            f"{sum(300 <= at < 900 for at in begun):14,}{len(late):10}"
+            f"{name:20}{mean(waits):14.3f}{quantile(waits, 0.99):8.2f}{mean(burst):14.3f}"
+            f"{quantile(burst, 0.99):8.2f}{len(begun):11,}{mean(job_waits):8.0f}"
+            f"{max(job_waits, default=0):9.0f}{sum(300 <= at < 900 for at in begun):14,}{len(late):10}"
         )
-    plain, deferred = (mean([e.waited_s for e in found[n].of("people")]) for n in ("without jobs", "jobs deferred"))
+    plain, deferred = (
+        mean([e.waited_s for e in found[n].of("people")]) for n in ("without jobs", "jobs deferred")
+    )
     done = found["jobs deferred"].of("jobs")
     check(deferred - plain <= 0.05 * call_s, f"deferred jobs slow people by {deferred - plain:.3f} s")
     check(all(e.error is None and e.took_s <= 1500 for e in done), "deferred jobs failed, or were too late")

@@ -50,7 +50,9 @@ def azure(name: str, folder: Path) -> list[Arrival]:
     return [Arrival((at - first).total_seconds(), int(given), max(1, int(made))) for at, given, made in rows]
 
 
-def bursty(seed: int, *, seconds: float, per_s: float, calm_s: float = 20.0, burst_s: float = 5.0) -> list[Arrival]:
+def bursty(
+    seed: int, *, seconds: float, per_s: float, calm_s: float = 20.0, burst_s: float = 5.0
+) -> list[Arrival]:
     """Calls that come ``per_s`` a second, four times as often in bursts as between them.
 
     Lengths are lognormal, with the means of chat: about 1,100 tokens in and 210 out.
@@ -70,7 +72,9 @@ def bursty(seed: int, *, seconds: float, per_s: float, calm_s: float = 20.0, bur
         if now >= seconds:
             return arrivals
         arrivals.append(
-            Arrival(now, 1 + int(rng.lognormvariate(6.7, 0.8)), 1 + min(1000, int(rng.lognormvariate(5.1, 0.7))))
+            Arrival(
+                now, 1 + int(rng.lognormvariate(6.7, 0.8)), 1 + min(1000, int(rng.lognormvariate(5.1, 0.7)))
+            )
         )
 
 
@@ -95,9 +99,13 @@ def faster(arrivals: Sequence[Arrival], factor: int, seconds: float) -> list[Arr
 
 
 class Ended(NamedTuple):
-    """How a call went. ``work_s`` is the time a provider worked for it, ``used`` its tokens in and out."""
+    """How a call went. ``work_s`` is the time a provider worked for it, ``used`` its tokens in and out.
+
+    ``wanted`` is how many tokens its answer would have had, had nothing cut it.
+    """
 
     who: str
+    wanted: int
     arrived_s: float
     ended_s: float
     waited_s: float
@@ -111,10 +119,6 @@ class Ended(NamedTuple):
     @property
     def took_s(self) -> float:
         return self.ended_s - self.arrived_s
-
-    def works_within(self, since: float, until: float) -> float:
-        """The seconds of its work that lie between these moments."""
-        return max(0.0, min(self.ended_s, until) - max(self.ended_s - self.work_s, since))
 
 
 class Speed(NamedTuple):
@@ -169,7 +173,7 @@ class Replay:
 
     def _answer(self, call: Call) -> Reply:
         text: str = call.messages[-1]["content"]
-        wanted = int(text[: text.index("|")])
+        wanted = _wanted(text)
         out = min(wanted, call.params.get("max_tokens") or wanted)
         return Reply(
             "fine",
@@ -200,22 +204,28 @@ class Replay:
 
     def begin(self, who: str, prompt: str, **options: Any) -> None:
         """Make one call now."""
-        began = self.now_s
+        began, wanted = self.now_s, _wanted(prompt)
         try:
             ready = self.client.ready(ask(prompt, options))
         except TierLLMError as error:
-            self._end(who, began, None, None, error)
+            self._end(who, wanted, began, None, None, error)
             return
         ready.host.begin(ready.scope)
 
         def ended(run: VirtualRun) -> None:
             ready.host.end(ready.scope)
-            self._end(who, began, ready.call, run.result, run.error)
+            self._end(who, wanted, began, ready.call, run.result, run.error)
 
         self.world.start(ready.flow(), ready.host, scope=ready.scope, on_end=ended)
 
     def _end(
-        self, who: str, began: float, call: Call | None, response: Response | None, error: BaseException | None
+        self,
+        who: str,
+        wanted: int,
+        began: float,
+        call: Call | None,
+        response: Response | None,
+        error: BaseException | None,
     ) -> None:
         trace = None if call is None else call.trace
         usage = None if response is None else response.usage
@@ -225,6 +235,7 @@ class Replay:
         self.ended.append(
             Ended(
                 who,
+                wanted,
                 began,
                 self.now_s,
                 0.0 if trace is None else sum(wait.seconds for wait in trace.waits),
@@ -243,6 +254,10 @@ class Replay:
 
     def of(self, who: str) -> list[Ended]:
         return [each for each in self.ended if each.who == who]
+
+
+def _wanted(prompt: str) -> int:
+    return int(prompt[: prompt.index("|")])
 
 
 def mean(values: Sequence[float] | Iterator[float]) -> float:
