@@ -309,3 +309,75 @@ def test_a_wrapped_function_is_called_by_so_many_at_once(form: str) -> None:
 
         asyncio.run(all_of_them())
     assert most == 2
+
+
+# -- a full queue --------------------------------------------------------------------
+
+
+def crammed(size: int = 1, **settings: Any) -> World:
+    fake = FakeProvider(latency_s=1.0)
+    return world(
+        Deployment("m", fake), fake=fake, admission=Admission(max_concurrency=size, max_waiting=5, **settings)
+    )
+
+
+def test_an_urgent_call_has_a_place_in_a_full_queue() -> None:
+    told = crammed()
+    low = [told.begin(f"{n}", tenant="a") for n in range(6)]
+    urgent = told.begin("urgent", priority=5, tenant="a")
+    told.pass_s(0)
+    assert [call.kind for call in low if call.ends] == ["ThrottledError"]
+    assert low[-1].error.retry_after_s > 0  # type: ignore[union-attr]
+    told.pass_s(20)
+    assert urgent.took_s == 2.0
+    assert told.begin("low", tenant="a").ends == 0
+
+
+def test_a_quiet_tenant_has_a_place_in_a_queue_full_of_anothers() -> None:
+    told = crammed()
+    noisy = [told.begin(f"{n}", tenant="noisy") for n in range(6)]
+    quiet = [told.begin(f"q{n}", tenant="quiet") for n in range(4)]
+    told.pass_s(0)
+    assert sum(call.ends for call in noisy) == 2  # 5 places: 3 and 2 of them
+    assert sum(call.ends for call in quiet) == 2
+    told.pass_s(20)
+    assert quiet[0].took_s <= 2.0
+
+
+def test_nobody_gives_way_to_who_stands_behind() -> None:
+    told = crammed()
+    high = [told.begin(f"{n}", priority=3) for n in range(6)]
+    assert told.begin("low").kind == "ThrottledError"
+    assert told.begin("same", priority=3).kind == "ThrottledError"
+    told.pass_s(20)
+    assert all(call.error is None for call in high)
+
+
+def test_who_has_aged_past_a_newcomer_stays() -> None:
+    told = crammed(age_s=1.0)
+    low = [told.begin(f"{n}", tenant="a") for n in range(6)]
+    told.pass_s(2.5)
+    for n in range(2):
+        told.begin(f"more {n}", tenant="a")
+    assert told.begin("a bit", priority=1, tenant="a").kind == "ThrottledError"
+    told.pass_s(20)
+    assert all(call.error is None for call in low)
+
+
+def test_a_bounded_queue_is_bounded_for_limits_too() -> None:
+    fake = FakeProvider(latency_s=1.0)
+    told = world(Deployment("m", fake, rpm=1), fake=fake, admission=Admission(max_waiting=3))
+    calls = [told.begin(f"{n}", deadline_s=600) for n in range(20)]
+    told.pass_s(1)
+    assert sum(call.kind == "ThrottledError" for call in calls) == 16
+
+
+def test_a_wait_leaves_time_for_the_answer() -> None:
+    fake = FakeProvider(latency_s=10.0)
+    told = world(Deployment("m", fake), fake=fake, admission=Admission(max_concurrency=1))
+    for n in range(3):
+        told.call(f"{n}")
+    told.begin("hold")
+    late = told.begin("late", deadline_s=12)
+    assert late.kind == "ThrottledError"
+    assert late.error.retry_after_s  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import threading
@@ -147,6 +148,12 @@ def test_a_flow_that_the_collector_ends_inside_the_pool_does_not_deadlock() -> N
     assert not thread.is_alive()
     assert ticket.grant is not None
     assert (pool.in_use, pool.waiting) == (1, 0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over() -> None:
+    """What earlier tests left is not to be collected amid an interrupt that is meant for a pool."""
+    gc.collect()
 
 
 def interrupted_at(step: int, work: Callable[[], object]) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .place import Place
 
-__all__ = ["Alarms", "Nudge"]
+__all__ = ["Alarms", "Displaced", "Nudge"]
 
 LATE_S = 1.0
 """After so long somebody else looks: the keeper's event loop may have been closed under it."""
@@ -30,6 +30,12 @@ class Nudge:
 
     def release(self) -> None:
         """There is nothing to give back."""
+
+
+class Displaced(Nudge):
+    """Granted to one who waits, in place of a permit: somebody else has its place in the queue."""
+
+    __slots__ = ()
 
 
 class Alarms:

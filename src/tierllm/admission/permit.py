@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -10,7 +11,14 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .slots import Slots
 
-__all__ = ["Full", "Gate", "Lock", "Permit", "Short"]
+__all__ = ["LOOK_AGAIN_S", "Full", "Gate", "Lock", "Permit", "Short", "until_a_look"]
+
+LOOK_AGAIN_S = 1.0
+"""Where nobody says when there will be room, somebody looks so often."""
+
+SOONEST_S = 0.001
+ESTIMATED_S = 0.05
+"""Where it is a guess when there will be room, nobody looks sooner: it is told when it comes."""
 
 
 class Short(Protocol):
@@ -43,6 +51,13 @@ class Full(NamedTuple):
     too_large: bool = False
     whose: object = None
     early: bool = True
+
+
+def until_a_look(short: Short) -> float:
+    """In how many seconds to look whether there is room."""
+    if short.wait_s == math.inf:
+        return LOOK_AGAIN_S
+    return max(short.wait_s, ESTIMATED_S if short.early else SOONEST_S)
 
 
 class Lock(Protocol):

@@ -25,7 +25,8 @@ class Place:
     ``tokens`` is what it is expected to use, ``weight`` its tenant's share; ``charged``: its tenant has
     been charged for it. ``due_at`` is the latest moment at which a deferred call has to stand in line,
     ``None`` for one that is not deferred; one that was has stood in line since ``put_off_until``.
-    ``returns``: who waits here comes back after a nudge; ``reserved``: its permit came while it was away.
+    ``returns``: who waits here comes back after a nudge; ``reserved``: its permit came while it was away,
+    ``displaced``: it lost its place to somebody else then.
     ``not_before``: it is not let in until then, since it was refused at ``refused_at`` for something that
     the queue does not see.
     """
@@ -35,6 +36,7 @@ class Place:
         "call",
         "charged",
         "deadline_at",
+        "displaced",
         "due_at",
         "not_before",
         "number",
@@ -75,6 +77,7 @@ class Place:
         self.put_off_until: float | None = None
         self.returns = False
         self.reserved = False
+        self.displaced = False
         self.refused_at = self.not_before = -math.inf
 
     # -- what can be waited for --------------------------------------------------

@@ -10,7 +10,7 @@ from ..errors import DeadlineExceededError, RejectedError, ThrottledError
 from ..events import CallDeferred, CallQueued
 from ..pipeline.effects import Handler, Sleep, Wait
 from ..types import Waited
-from .alarms import Nudge
+from .alarms import Displaced, Nudge
 from .books import TierBooks
 from .permit import Permit
 from .place import Place
@@ -73,6 +73,12 @@ class TierAdmission(TierBooks):
                 self.ended(seat, call, error)
             if isinstance(error, RejectedError):
                 self.turned_away()
+            if (
+                isinstance(error, RejectedError | DeadlineExceededError)
+                and error.retry_after_s is None
+                and seat.place is not None
+            ):
+                error.retry_after_s = self._come_back_s(seat.place)
             raise
         finally:
             if seat.charged:
@@ -151,6 +157,8 @@ class TierAdmission(TierBooks):
                     continue
                 why = f"no place in the pool within {self.max_wait_s:g} s"
                 raise self._refusal(why, place, call) from None
+            if isinstance(grant, Displaced):
+                raise self._refusal("the queue is full, and others go before it", place, call)
             if not isinstance(grant, Nudge):
                 return grant
 
@@ -179,7 +187,7 @@ class TierAdmission(TierBooks):
             place.due_at = place.arrived_at + self._spare_s(call)
         elif self.on_full != "wait":
             raise self._refusal("the pool is full", place, call)
-        elif pool.full:
+        elif pool.full and not pool.make_room(place):
             raise self._refusal(f"the pool and its queue of {pool.max_waiting} are full", place, call)
         ahead = pool.ahead_of(place)
         expected_s = pool.expected_wait_s(ahead)
@@ -189,11 +197,13 @@ class TierAdmission(TierBooks):
         if not deferred and expected_s is not None:
             most_s = math.inf if self.max_wait_s is None else self.max_wait_s
             left_s = None if call.scope is None else call.scope.remaining_s()
-            if left_s is not None and left_s < most_s:
-                most_s = left_s
+            if left_s is not None:  # and it has to be answered after that
+                most_s = min(most_s, left_s - (pool.pace.held_s or 0.0))
             if expected_s > most_s:
                 raise self._refusal(
-                    f"the wait is about {expected_s:.3g} s, and the call has {most_s:.3g} s", place, call
+                    f"the wait is about {expected_s:.3g} s, and the call has {max(0.0, most_s):.3g} s",
+                    place,
+                    call,
                 )
         if self.emit is not None:
             trace_id = "" if call.trace is None else call.trace.id

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .alarms import Alarms, Nudge
+from .alarms import Alarms, Displaced, Nudge
 from .pace import Throughput
-from .permit import Gate, Lock, Permit, Short
+from .permit import LOOK_AGAIN_S, Gate, Lock, Permit, Short, until_a_look
 from .place import Place
 from .queue import FairQueue
 from .shares import TenantShares
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from .schedule import Schedule
 
 __all__ = ["Permit", "Pool"]
-
-LOOK_AGAIN_S = 1.0
-"""Where nobody says when there will be room, somebody looks so often."""
-
-SOONEST_S = 0.001
-ESTIMATED_S = 0.05
-"""Where it is a guess when there will be room, nobody looks sooner: it is told when it comes."""
 
 TENANTS_TOLD = 20
 
@@ -92,8 +85,8 @@ class Pool(Slots):
 
     @property
     def full(self) -> bool:
-        """True when a newcomer would have to wait and the queue takes no more."""
-        return self.max_waiting is not None and self.waiting >= self.max_waiting and not self._has_slot()
+        """True when the queue takes no more."""
+        return self.max_waiting is not None and self.waiting >= self.max_waiting
 
     @property
     def calm(self) -> bool:
@@ -110,8 +103,7 @@ class Pool(Slots):
         """The tenants with the largest shares used."""
         with self._lock:
             counters = self.shares.status()
-        most = sorted(counters.items(), key=lambda item: -item[1])[:TENANTS_TOLD]
-        return dict(most)
+        return dict(sorted(counters.items(), key=lambda item: -item[1])[:TENANTS_TOLD])
 
     def ahead_of(self, place: Place) -> int:
         """How many would go before ``place``, as things stand."""
@@ -217,6 +209,8 @@ class Pool(Slots):
             if place.ticket is not None:
                 self._tickets.pop(place.ticket, None)
             place.ticket = ticket
+            if place.displaced:
+                return ticket.give(Displaced())
             if place.reserved:
                 place.reserved = False
                 return ticket.give(place.permit)
@@ -267,6 +261,20 @@ class Pool(Slots):
             place.permit.release()
         if lined_up or self._alarms.keeper is None:
             self.look()
+
+    def make_room(self, place: Place) -> bool:
+        """In a full queue, let somebody who stands behind ``place`` go for it, if anybody does."""
+        with self._lock:
+            last = self.queue.gives_way_to(place)
+            if last is None or not last.returns:
+                return False
+            last.displaced = True
+            self._alarms.dismiss(last)
+            self._take_out(last)
+            if last.ticket is not None:
+                self._tickets.pop(last.ticket, None)
+                last.ticket.give(Displaced())
+        return True
 
     def move(self, place: Place, priority: int) -> None:
         """Give one that waits another priority."""
@@ -401,7 +409,7 @@ class Pool(Slots):
         short = gate.short(call, now, len(self._unsent) + 1)
         if short is None or short.too_large:  # what never fits is told so by its limit
             return None
-        shut_s = _until_a_look(short)
+        shut_s = until_a_look(short)
         if short.personal:
             self._aside(place, now + shut_s, short)
         return shut_s
@@ -441,9 +449,3 @@ class Pool(Slots):
         self.spent_s.clear()
         self.queue.renew()
         self.later.renew()
-
-
-def _until_a_look(short: Short) -> float:
-    if short.wait_s == math.inf:
-        return LOOK_AGAIN_S
-    return max(short.wait_s, ESTIMATED_S if short.early else SOONEST_S)

@@ -139,6 +139,34 @@ class FairQueue:
             ahead += own.before(place, self.shares.counter_of(place.tenant, own))
         return ceil(ahead)
 
+    def gives_way_to(self, place: Place) -> Place | None:
+        """Who leaves a full queue for ``place``; ``None``: nobody stands behind it.
+
+        At the lowest priority, the call due last of the tenant that has the most waiting for its share
+        (longest queue drop: Suter, Lakshman, Stiliadis and Choudhury, 1998). Nobody who has aged past
+        ``place`` does. Takes as many steps as tenants wait there, and calls of that one.
+        """
+        if self._torn:
+            self._mend()
+        lowest = min((r for r in self._ranks.values() if r.count), key=lambda r: r.priority, default=None)
+        if lowest is None or lowest.priority > place.priority or self._goes_before(lowest, place):
+            return None
+        line = max(lowest.lines.values(), key=lambda line: line.count / line.weight)
+        if lowest.priority == place.priority:
+            own = lowest.lines.get(place.tenant)
+            calls = 1 if own is None else own.count + 1
+            if line.count / line.weight <= calls / self.shares.weight_of(place.tenant, place.weight):
+                return None
+        return max(w for w in line.heap if self._where.get(w[3]) is w)[3]
+
+    def _goes_before(self, rank: Rank, place: Place) -> bool:
+        """Whether a lower priority has aged past ``place``."""
+        if self._age_s is None or rank.priority == place.priority:
+            return False
+        own = self._ranks.get(place.priority)
+        eldest_at = place.arrived_at if own is None or not own.count else own.eldest_at()
+        return (place.priority - rank.priority) * self._age_s < eldest_at - rank.eldest_at()
+
     def places(self) -> Iterator[Place]:
         """All that wait, in no particular order."""
         return iter(list(self._where))

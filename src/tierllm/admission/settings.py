@@ -124,7 +124,7 @@ class Admission:
         """
         if self.max_concurrency is None and max_concurrency is None:
             for option in ("schedule", "hourly_usd", "borrow"):
-                if getattr(self, option) not in (None, 0):
+                if getattr(self, option):
                     raise ConfigError(
                         f"{where}{option}: it says nothing of a pool without a size; set max_concurrency"
                     )

@@ -191,7 +191,7 @@ def verdict(errors: list[TierLLMError], call: Call) -> TierLLMError:
         if all(isinstance(e, ContextWindowExceededError) for e in ends.values()):
             return last  # and no place with a larger window was merely out of order
     if all(isinstance(e, NotInTime) for e in met):
-        return DeadlineExceededError(str(last))
+        return DeadlineExceededError(str(last), retry_after_s=getattr(last, "retry_after_s", None))
     if type(last) in RAISED_THEMSELVES and all(type(e) is type(last) for e in met):
         return min((e for e in met if isinstance(e, RejectedError)), key=_until)
     return AllTiersFailedError(_told(attempts), attempts=attempts)
