@@ -25,6 +25,7 @@ from tierllm import (
     MemoryStore,
     RateLimit,
     RedisStore,
+    StoreUnavailableError,
     ThrottledError,
     Tier,
     TieredClient,
@@ -101,10 +102,14 @@ class Office:
 
         self.world.start(ready.flow(), ready.host, scope=ready.scope, on_end=done)
 
-    def minutes(self, minutes: float, **per_minute: float) -> None:
-        """So many calls of each team a minute, at random moments; ``support`` asks gold."""
+    def begin(self) -> None:
+        """Forget what was seen so far."""
         self.waits.clear()
         self.refusals.clear()
+
+    def minutes(self, minutes: float, **per_minute: float) -> None:
+        """So many calls of each team a minute, at random moments; ``support`` asks gold."""
+        self.begin()
         until = self.world.now + 60 * minutes
         for team, rate in per_minute.items():
             at = self.world.now
@@ -155,7 +160,7 @@ def story() -> None:
     print("-- it stops, and comes back when it was told to")
     assert refusal.retry_after_s is not None
     office.world.run(office.world.now + refusal.retry_after_s)
-    office.waits.clear()
+    office.begin()
     office.send("labs", "bronze")
     office.world.run(office.world.now + 30)
     office.show()
@@ -172,6 +177,18 @@ def store_of(disk: str | None, redis: str | None) -> Store:
     if redis:
         return RedisStore(redis, namespace="shared-gateway")
     return DiskStore(disk) if disk else MemoryStore()
+
+
+def reachable(store: Store) -> bool:
+    """Whether it answers: limits whose store is out of reach hold within each process alone."""
+    try:
+        store.load("anything")
+    except StoreUnavailableError as error:
+        print(f"-- the store cannot be used, and nothing would be shared: {error}")
+        return False
+    finally:
+        store.close()
+    return True
 
 
 def one_gateway(number: int, disk: str | None, redis: str | None) -> tuple[int, float]:
@@ -196,6 +213,8 @@ def one_gateway(number: int, disk: str | None, redis: str | None) -> tuple[int, 
 
 
 def processes(disk: str | None, redis: str | None) -> None:
+    if not reachable(store_of(disk, redis)):
+        raise SystemExit(1)
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         results = pool.starmap(one_gateway, [(number, disk, redis) for number in range(3)])
     answered = Counter({f"gateway {number}": count for number, (count, _) in enumerate(results)})

@@ -188,3 +188,25 @@ def test_a_limit_of_the_users_own_is_waited_for_aside() -> None:
         for _ in range(3):
             client.complete("hi", user="a")
     assert [entry.at_s for entry in fake.journal] == [0, 60, 120]
+
+
+def test_a_handle_hurries_along_the_call_that_it_follows() -> None:
+    from tierllm import ResultCache
+
+    gate = Gate()
+    with served_one_at_a_time(gate, cache=ResultCache(ttl_s=60)) as client:
+        client.submit("first", cache="off")
+        gate.wait_for_one()
+        same = client.submit("same")
+        until_waiting(client, 1)
+        client.submit("other", cache="off")
+        until_waiting(client, 2)
+        client.submit("another", cache="off", priority=5)
+        until_waiting(client, 3)
+        follower = client.submit("same")
+        while not follower.waiting:
+            threading.Event().wait(0.001)
+        follower.reprioritise(50)
+        gate.open(4)
+        assert same.result(10).text == follower.result(10).text == "done"
+        assert gate.seen[:2] == ["first", "same"]

@@ -13,7 +13,7 @@ import pytest
 from config.conftest import Write
 from tierllm import ConfigError, TieredClient
 from tierllm.config import Config, check
-from tierllm.errors import RequestTooLargeError, ThrottledError
+from tierllm.errors import NotConfirmedError, RequestTooLargeError, ThrottledError
 from tierllm.routing.tier import Tier
 from tierllm.testing import FakeClock, FakeProvider
 
@@ -125,6 +125,10 @@ output_tpm = 20_000
 rpd = 10_000
 max_concurrency = 16
 throttle = true
+limits = [
+    {tpd = 1_000_000, pacing = 5, tokens = "max", mode = "observe", name = "by day"},
+    {rpm = 7, per = "user", where = {plan = "free"}},
+]
 
 [tiers.deployments.adaptive]
 start = 4
@@ -198,7 +202,7 @@ class TestBuilt:
 
     def test_an_account_is_one_limit_for_all_deployments_on_it(self) -> None:
         gold, silver = tiers_of()
-        (own, account), (shared,) = gold.deployments[0].limits, silver.deployments[0].limits
+        (own, account, *_), (shared,) = gold.deployments[0].limits, silver.deployments[0].limits
         assert account is shared is gold.deployments[1].limits[0]
         assert account.limits == {
             "rpm": 500,
@@ -220,6 +224,12 @@ class TestBuilt:
             "rpd": 10_000,
             "max_concurrency": 16,
         }
+
+    def test_a_deployment_s_further_limits_are_its_alone(self) -> None:
+        by_day, free = tiers_of()[0].deployments[0].limits[2:]
+        assert (by_day.limits, by_day.burst, by_day.tokens) == ({"tpd": 1_000_000}, 5, "max")
+        assert (by_day.mode, by_day.name, by_day.per) == ("observe", "by day", ("deployment",))
+        assert (free.limits, free.per, free.where) == ({"rpm": 7}, ("deployment", "user"), {"plan": {"free"}})
 
     def test_two_clients_of_one_file_have_accounts_of_their_own(self) -> None:
         config = Config.parse(tomllib.loads(FULL))
@@ -247,6 +257,30 @@ class TestBuilt:
         (limit,) = built()["limits"]
         assert (limit.per, limit.limits, limit.name) == (("tenant", "user"), {"rpm": 10}, "the free ones")
         assert limit.where == {"plan": {"free"}, "tier": {"gold", "silver"}}
+
+    def test_every_limit_of_a_file_has_a_name_to_be_shared_by(self) -> None:
+        text = FULL.replace('name = "the free ones"', "").replace('per = ["tenant", "user"]\n', "")
+        (limit,) = built(text)["limits"]
+        assert (limit.per, limit.named) == (("account",), True)
+        assert limit.name == built(text)["limits"][0].name
+
+    def test_from_which_amount_on_calls_are_asked_about(self) -> None:
+        free = 'model = "small"\nprice = {input_usd_per_mtok = 0, output_usd_per_mtok = 0}'
+        dear = free.replace("= 0,", "= 9,").replace("= 0}", "= 9e4}")
+        for price, asked in ((free, False), (dear, True)):
+            text = '[client]\nconfirm_over_usd = "0.05"\n' + FULL.replace('model = "small"', price)
+            config = Config.parse(tomllib.loads(text))
+            with TieredClient.from_config(config, confirm=lambda _: False) as client:
+                if asked:
+                    with pytest.raises(NotConfirmedError):
+                        client.complete("hi", sla="silver")
+                else:
+                    assert client.complete("hi", sla="silver").tier == "silver"
+
+    @pytest.mark.parametrize("amount", ["-1", '"a lot"', "true"])
+    def test_what_is_no_amount_is_refused(self, amount: str) -> None:
+        with pytest.raises(ConfigError, match=r"client\.confirm_over_usd: should be"):
+            built(f"[client]\nconfirm_over_usd = {amount}\n" + FULL)
 
     def test_plans(self) -> None:
         free, team = built()["plans"]
@@ -364,6 +398,48 @@ WRONG = {
     "a plan's quota": ("high_priority_quota = 100", "", "plans.team.high_priority"),
     "a plan's weight": ("weight = 0.5", "weight = 0", "plans.free.weight"),
     "a plan's name": ("[plans.free]", '[plans.free]\nname = "x"', "plans.free.name"),
+    "a name that no limit may have": ("accounts.vendor]", 'accounts."ven|dor"]', "accounts.ven|dor"),
+    "a deployment's limit of nothing": ("rpm = 7, ", "", "tiers[0].deployments[0].limits[1]"),
+    "a deployment's limit elsewhere": (
+        'where = {plan = "free"}}',
+        'where = {tier = "silver"}}',
+        "tiers[0].deployments[0].limits[1].where",
+    ),
+    "a deployment's limit called as its account": (
+        'name = "by day"',
+        'name = "vendor"',
+        "tiers[0].deployments[0].limits[0].name",
+    ),
+    "a deployment's limit called as its own": (
+        'name = "by day"',
+        'name = "big\'s own"',
+        "tiers[0].deployments[0].limits[0].name",
+    ),
+    "an account called as a deployment's own": (
+        "accounts.vendor]",
+        'accounts."big\'s own"]\nrpm = 1\n[accounts.vendor]',
+        "accounts.big's own",
+    ),
+    "a limit called as a deployment's own": (
+        'name = "the free ones"',
+        'name = "big\'s own"',
+        "limits[0].name",
+    ),
+    "a tenant's weight": ("acme = 2", "acme = 0", "tiers[0].admission.weights.acme"),
+    "a percentage": ("shed_at = 1.1", "shed_at = 90", "tiers[0].admission.shed_at"),
+    "a percentage of load": ("at = 1.2", "at = 120", "tiers[0].sampling.steps[0].at"),
+    "hours of no size": (
+        "max_concurrency = 32\n\n[tiers.admission]",
+        "[tiers.admission]",
+        "tiers[0].admission.schedule",
+    ),
+    "an emergency's name": (
+        'disaster = ["short", "cheap"]',
+        '"a\\nb" = ["short"]',
+        "tiers[0].sampling.emergencies.a\nb",
+    ),
+    "an emergency of nothing": ('["short", "cheap"]', "[]", "tiers[0].sampling.emergencies.disaster"),
+    "a consent to nothing": ('steps = ["short"]', "steps = []", "tiers[0].sampling.consent[0].steps"),
     "hours": ('"sat-sun"', '"mom-sun"', "tiers[0].admission.schedule.hours[1].when"),
     "a list of hours": (
         'hours = [{when = "22:00-06:00", size = 8}, {when = "sat-sun", size = 4}]',
@@ -416,6 +492,28 @@ def test_each_error_names_its_key_and_repeats_no_value(case: str) -> None:
     assert not any(word in message for word in ("Input should", "Value error", "(…", "'…'"))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("size = 8", "size = 0", "a schedule closes no pool"),
+        ("age_s = 10", "age_s = 0", "None (false in a file) is no ageing"),
+        ("shed_at = 1.1", "shed_at = 90", "give 0.9 for 90 %"),
+        ("at = 1.2", "at = 120", "give 0.9 for 90 %"),
+        ("hourly_usd", "schedule_usd", "there is no such key"),
+        ('"sat-sun"', '"saturday"', "'saturday' is no day; days are mon, tue, wed"),
+        ('"sat-sun"', '"sat-sunday"', "'sunday' is no day; days are mon"),
+        ('"sat-sun"', '"sk-0123456789abcdef"', "'…' is no day; days are mon"),
+        ('"sat-sun"', '"sat 25:00-26:00"', "there is no 25:00; times are 00:00 to 24:00"),
+        ('"sat-sun"', '"sat 8-10"', "these are no hours; give hours such as '22:00-06:00'"),
+    ],
+    ids=["size", "age", "shed", "step", "key", "day", "second day", "a key", "time", "neither"],
+)
+def test_an_error_says_what_to_write(old: str, new: str, words: str) -> None:
+    assert old in FULL
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        Config.parse(tomllib.loads(FULL.replace(old, new, 1)))
+
+
 def test_names_that_are_nearly_right_are_guessed() -> None:
     for old, new, guess in (
         ('account = "vendor"\nrpm', 'account = "vender"\nrpm', "'vendor'"),
@@ -445,7 +543,6 @@ max_wait_s = 5
 
 [tiers.admission]
 borrow = 0.5
-on_full = "step_down"
 shed_at = 1
 hourly_usd = 2
 
@@ -482,6 +579,14 @@ def swap(old: str, new: str) -> Change:
 
 GOLD = 'name = "gold"\nmax_concurrency = 8\nmax_wait_s = 5\n'
 SILVER = "max_concurrency = 8\nmax_wait_s = 5\ndeployments"
+
+FULL_AWAY = "shed_at = 1\n"
+
+
+def unsized(text: str) -> str:
+    """Gold without a bound, and without what says nothing then."""
+    return text.replace(GOLD, 'name = "gold"\n').replace("borrow = 0.5\n", "").replace("hourly_usd = 2\n", "")
+
 
 DOUBTS: dict[str, tuple[Change, str, str]] = {
     "an account without deployments": (
@@ -549,10 +654,10 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
         "tiers[0].admission.shed_at",
         "no tier below to start at",
     ),
-    "idle places": (
-        swap(GOLD, 'name = "gold"\n'),
-        "tiers[0].admission.hourly_usd",
-        "no place is ever idle",
+    "shedding at a load that is not known": (
+        lambda text: unsized(text).replace('account = "vendor"\nrpm = 100\n', ""),
+        "tiers[0].admission.shed_at",
+        "the load of gold is not known",
     ),
     "consent": (
         swap('consent = [{steps = "all", since = 2026-11-01}]\n', ""),
@@ -566,7 +671,7 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
         "no cheaper one",
     ),
     "load that is not known": (
-        lambda text: text.replace(GOLD, 'name = "gold"\n').replace('account = "vendor"\nrpm = 100\n', ""),
+        lambda text: unsized(text).replace('account = "vendor"\nrpm = 100\n', ""),
         "tiers[0].sampling",
         "the load of gold is not known",
     ),
@@ -574,6 +679,82 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
         swap('[store]\nkind = "disk"\ndirectory = "state"\n', ""),
         "tiers[0].sampling.emergencies",
         "and no other",
+    ),
+    "limits at another tier": (
+        lambda text: (
+            unsized(text).replace('account = "vendor"\nrpm = 100\n', "")
+            + '\n[[limits]]\nrpm = 5\nwhere = {tier = "silver"}\n'
+        ),
+        "tiers[0].sampling",
+        "the load of gold is not known",
+    ),
+    "a bound of the queue that nobody waits in": (
+        swap(FULL_AWAY, f'{FULL_AWAY}on_full = "step_down"\n'),
+        "tiers[0].max_wait_s",
+        "nobody waits in line for gold",
+    ),
+    "an order that nobody waits in": (
+        swap(FULL_AWAY, f'{FULL_AWAY}on_full = "refuse"\nage_s = 20\n'),
+        "tiers[0].admission.age_s",
+        'with on_full = "refuse" nobody waits',
+    ),
+    "shares that nobody waits for": (
+        swap(FULL_AWAY, f'{FULL_AWAY}on_full = "refuse"\nweights = {{acme = 2}}\n'),
+        "tiers[0].admission.weights",
+        'with on_full = "refuse" nobody waits',
+    ),
+    "hours behind others": (
+        swap(
+            FULL_AWAY,
+            FULL_AWAY + 'schedule = {hours = [{when = "22:00-06:00", size = 4}, '
+            '{when = "fri 23:00-05:00", size = 2}]}\n',
+        ),
+        "tiers[0].admission.schedule.hours[1]",
+        "these hours never count",
+    ),
+    "a consent that is over": (
+        swap("since = 2026-11-01", "since = 2020-11-01, until = 2021-01-01"),
+        "tiers[0].sampling.consent[0].until",
+        "over since 2021-01-01",
+    ),
+    "a ceiling above the tier's": (
+        swap(GOLD, GOLD + "max_tokens = 40\n"),
+        "tiers[0].sampling.steps[0].max_tokens",
+        "50 takes nothing: no call of gold has more than 40",
+    ),
+    "a limit for a plan that there is not": (
+        lambda text: text + '\n[plans.free]\n[[limits]]\nrpm = 5\nwhere = {plan = ["free", "fre"]}\n',
+        "limits[0].where.plan",
+        "no [plans] table for 'fre'",
+    ),
+    "a consent of a plan that there is not": (
+        lambda text: text.replace('"all", since', '"all", plan = "fre", since') + "\n[plans.free]\n",
+        "tiers[0].sampling.consent[0].plan",
+        "no [plans] table for 'fre'",
+    ),
+    "the window of no quota": (
+        lambda text: text + "\n[plans.free]\nquota_window_s = 60\n",
+        "plans.free.quota_window_s",
+        "there is no quota",
+    ),
+    "more at once than the account allows": (
+        lambda text: text.replace("rpm = 500", "max_concurrency = 6").replace(
+            'model = "other"', 'model = "other"\naccount = "vendor"'
+        ),
+        "tiers[0].max_concurrency",
+        "8 is never reached: the deployments of gold take 6 calls at once",
+    ),
+    "closed without a store": (
+        lambda text: text.replace('[store]\nkind = "disk"\ndirectory = "state"\n', "").replace(
+            "rpm = 500", 'rpm = 500\nfail = "closed"'
+        ),
+        "accounts.vendor.fail",
+        "there is no shared store",
+    ),
+    "a day's tokens at a deployment": (
+        swap("rpm = 100", "rpm = 100\nlimits = [{tpm = 10, tpd = 20_000}]"),
+        "tiers[0].deployments[0].limits[0].tpd",
+        "tpm = 10 lets 14400 a day through",
     ),
     "a hedge of one": (
         swap("max_tokens = 100\n", "max_tokens = 100\nhedge = true\n"),
@@ -590,6 +771,19 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
         "tiers[1].max_waiting",
         "has no bound",
     ),
+    "a bound for each user alone": (
+        lambda text: swap(SILVER, "deployments")(text) + '\n[[limits]]\nmax_concurrency = 2\nper = "user"\n',
+        "tiers[1].max_concurrency",
+        "nothing bounds how many calls silver makes at once",
+    ),
+    "a bound for each user of a deployment": (
+        swap(
+            f'{SILVER} = [{{model = "small"',
+            'deployments = [{limits = [{max_concurrency = 2, per = "user"}], model = "small"',
+        ),
+        "tiers[1].max_concurrency",
+        "nothing bounds how many calls silver makes at once",
+    ),
     "no bound at all": (
         swap(SILVER, "deployments"),
         "tiers[1].max_concurrency",
@@ -599,7 +793,7 @@ DOUBTS: dict[str, tuple[Change, str, str]] = {
 
 
 def doubts(text: str) -> list[tuple[str, str]]:
-    found = check(Config.parse(tomllib.loads(text)), {})
+    found = check(Config.parse(tomllib.loads(text)), {}, today=date(2026, 11, 20))
     return [(each.key, each.problem) for each in found if each.key != "providers.fake"]
 
 
@@ -612,6 +806,26 @@ def test_each_doubt(case: str) -> None:
     change, key, words = DOUBTS[case]
     found = doubts(change(CALM))
     assert any(key == k and words in problem for k, problem in found), found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        swap(
+            FULL_AWAY,
+            f'{FULL_AWAY}schedule = {{hours = [{{when = "mon-fri", size = 4}}, '
+            '{when = "fri-sat", size = 2}]}\n',
+        ),
+        swap("since = 2026-11-01", "since = 2026-11-01, until = 2026-11-20"),
+        lambda text: text + '\n[[limits]]\nrpm = 5\nwhere = {plan = "fre"}\n',
+        swap("rpm = 500", "max_concurrency = 6"),
+        swap("rpm = 500", 'rpm = 500\nfail = "closed"'),
+        swap("rpm = 100", 'rpm = 100\nlimits = [{rpm = 4, per = "user"}]'),
+    ],
+    ids=["partly new hours", "its last day", "no plans", "another place", "a shared store", "of a user"],
+)
+def test_what_makes_sense_is_not_doubted(change: Change) -> None:
+    assert doubts(change(CALM)) == []
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,14 @@ import tomllib
 import traceback
 import types
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import tierllm
-from tierllm.config import Config
+from tierllm.config import Config, check
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,6 +134,30 @@ def test_links_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert missing == []
+
+
+FILES = {"admission.md", "config.md", "degradation.md", "rate-limits.md"}
+WANTED = ("is not set here", "a fake makes its answers up")
+"""What is doubted about a file on a page, and rightly: no key is set where it is read."""
+
+LEFT_OUT = {
+    "config.md": ("every deployment is at localhost", "nothing bounds how many calls"),
+    "degradation.md": ("there is no fallback", "the queue for gold has no bound"),
+}
+"""What a page leaves out for the sake of its subject."""
+
+
+@pytest.mark.parametrize("page", sorted(FILES))
+def test_nothing_is_doubtful_about_what_a_page_recommends(page: str) -> None:
+    files = [each for each in blocks(ROOT / "docs" / page) if each.language == "toml"]
+    assert files
+    doubts = [
+        f"{page}:{each.line}: {finding}"
+        for each in files
+        for finding in check(Config.parse(tomllib.loads(each.code)), {}, today=date(2026, 11, 20))
+        if not any(words in finding.problem for words in (*WANTED, *LEFT_OUT.get(page, ())))
+    ]
+    assert doubts == []
 
 
 def test_the_network_is_refused() -> None:

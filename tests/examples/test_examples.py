@@ -43,7 +43,6 @@ STORIES = {
         "** a free call claimed priority 9 and was granted 0",
         "-- the service is mentioned on television",
         "** bronze: step 'short' is on (load",
-        "** bronze: step 'essential' is on (load",
         "20 of 20 nightly jobs wait for a calmer time",
         "** bronze: step 'shortest' is on (load",
         "-- that is over",
@@ -146,7 +145,7 @@ STORIES = {
         "… and to come back in ",
         "account: ",
         "-- it stops, and comes back when it was told to",
-        "labs        1 answered, waited  0.0 s (p95)",
+        "labs        1 answered, waited  0.0 s (p95), 0 refused",
         " calls to the vendor; the most in any minute: 1",
     ],
     "wrap_existing.py": [
@@ -349,3 +348,16 @@ def test_a_noisy_team_is_sent_away_and_the_others_hardly_wait(monkeypatch: pytes
 
 def test_processes_keep_one_limit_on_disk(tmp_path: Path) -> None:
     assert "together 120 of 120 a minute; refused: 180" in told("shared_gateway.py", "--disk", str(tmp_path))
+
+
+def test_a_store_that_is_not_there_is_no_shared_limit() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "shared_gateway.py"), "--redis", "redis://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "the store cannot be used, and nothing would be shared: Redis at 127.0.0.1:1" in done.stdout
+    assert "three processes" not in done.stdout

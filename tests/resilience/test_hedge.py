@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from client.forms import Form, Told, World, every_form, held
 from pipeline.drivers import eventually
 from tierllm import Budget, CircuitBreaker, Deployment, Price, Retry, Tier, TieredClient, tiered
-from tierllm.errors import AllTiersFailedError, ConfigError, DeadlineExceededError
-from tierllm.events import CallHedged, CallSettled
+from tierllm.errors import AllTiersFailedError, ConfigError, ProviderError, ThrottledError
+from tierllm.events import BudgetRefused, CallHedged, CallSettled
+from tierllm.pipeline.effects import Handler, Wait
+from tierllm.pipeline.host import Host
 from tierllm.resilience.hedge import Hedge
 from tierllm.resilience.hedging import Hedging
 from tierllm.resilience.lane import Lane
 from tierllm.stores import Hold, MemoryStore, Settlement, Verdict
 from tierllm.testing import Fail, FakeProvider, Reply
-from tierllm.types import Call, Timeouts
+from tierllm.types import Call, Response, Timeouts
 
 EACH = Budget(hard_usd=100, per="user", name="each")
 
@@ -47,7 +50,7 @@ def warm(client: TieredClient, seconds: float = 0.4, *, bank: int = 5) -> Hedgin
         for _ in range(50):
             lateness.streamed.add(seconds)
             lateness.whole.add(seconds)
-            lateness._recent.append(False)
+            lateness._recent.append((hedging.clock(), False))
     for _ in range(bank):
         hedging.bank.pay_in()
     return hedging
@@ -222,7 +225,7 @@ def test_a_second_leg_that_reached_nobody_is_not_paid_for() -> None:
 
     class Refusing:
         async def __call__(self, call: Any, call_next: Any) -> Any:
-            raise DeadlineExceededError("not today")
+            raise ThrottledError("not today", retry_after_s=1)
 
     line = world.client._lines["gold"].lines[1]
     line.once = lambda call: Refusing()(call, None)
@@ -245,11 +248,21 @@ def test_a_second_leg_that_reached_nobody_is_not_paid_for() -> None:
         ({"tools": TOOLS, "tool_choice": "none"}, True),
         ({"tools": []}, True),
         ({"extra": {"fake": {"tools": TOOLS}}}, False),
+        ({"tools": TOOLS, "tool_choice": "none", "extra": {"fake": {"tool_choice": "auto"}}}, False),
+        ({"tools": TOOLS, "tool_choice": "none", "extra": {"fake": {"tool_choice": None}}}, False),
+        ({"extra": {"fake": {"extra_body": {"tools": TOOLS}}}}, False),
+        ({"extra": {"fake": {"extra_body": {"n": 1, "options": {"mcp_servers": [{"url": "x"}]}}}}}, False),
+        ({"extra": {"fake": {"mcp_servers": [{"url": "x"}]}}}, False),
+        ({"extra": {"fake": {"nobody_knows": 1}}}, False),
+        ({"extra": {"fake": {"top_k": 5, "extra_body": {"seed": 1}}}}, True),
         ({"require": {"a"}}, False),
         ({"deadline_s": 0.4}, False),
         ({}, True),
     ],
-    ids=["tools", "auto", "none", "no-tools", "extra", "labels", "deadline", "plain"],
+    ids=[
+        *("tools", "auto", "none", "no-tools", "extra", "choice-in-extra", "no-choice-in-extra", "in-body"),
+        *("nested", "servers", "unknown", "harmless", "labels", "deadline", "plain"),
+    ],
 )
 @both_ways
 def test_who_is_not_hedged(options: dict[str, Any], hedged: bool, streaming: bool) -> None:
@@ -339,6 +352,116 @@ def test_nothing_is_hedged_while_the_backend_as_a_whole_is_slow() -> None:
     assert world.at_rest()
 
 
+def test_a_place_that_was_slow_for_a_while_is_asked_again() -> None:
+    """The second of two in order gets no calls but hedges: nobody else shows that it is well again."""
+    world = Warm(Hedge(share=0.2, min_samples=10), bank=100, max_concurrency=512, timeouts=Timeouts())
+    world.fake.script("*", Reply("slow", latency_s=8.0), forever=True)
+    for _ in range(200):
+        world.begin()
+        world.pass_s(0.05)
+    world.pass_s(30)
+    world.fake._scripts.clear()
+    asked = world.models().count("b")
+    assert asked < 30
+    world.fake.script("a", Reply("stalled", latency_s=9.0), Reply("stalled", latency_s=9.0))
+    assert world.call().ok.deployment == "a"
+    assert world.models().count("b") == asked
+    world.pass_s(60)
+    assert world.call().ok.deployment == "b"
+
+
+class Copying:
+    """A policy that sends a copy of what it is given."""
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        return await call_next(call.copy())
+
+
+@both_ways
+def test_a_policy_that_copies_the_call_hides_nothing(streaming: bool) -> None:
+    fake = FakeProvider(latency_s=0.4)
+    places = [Deployment(name, fake, policies=[Copying()]) for name in "ab"]
+    world = World([Tier("gold", places, hedge=Hedge(share=0.05, min_samples=10))], fake=fake, retry=False)
+    hedging = world.client._lines["gold"].hedge
+    assert hedging is not None
+    for _ in range(100):
+        world.call(streaming=streaming)
+    lateness = hedging._lateness[world.client._lines["gold"].lines[0]]
+    assert len(lateness.streamed if streaming else lateness.whole) == 100
+    warm(world.client, bank=0)
+    fake.script("a", Fail.hang())
+    before = hedging.bank.balance
+    told = world.call(streaming=streaming)
+    assert told.ok.deployment == "b"
+    assert told.took_s == pytest.approx(LATE_S + 0.4)
+    assert hedging.bank.balance == pytest.approx(before + 0.05 - 1)
+    assert hedging.bank.hedges == 1
+    (event,) = [event for event in world.events if isinstance(event, CallHedged)]
+    assert (event.first, event.second, event.won) == ("a", "b", "b")
+
+
+def test_a_call_that_comes_back_pays_once() -> None:
+    class Stubborn:
+        async def __call__(self, call: Call, call_next: Handler) -> Response:
+            try:
+                return await call_next(call.copy())
+            except ProviderError:
+                return await call_next(call.copy())
+
+    world = Warm(policies=[Stubborn()], breaker=False, bank=0)
+    for _ in range(10):
+        world.fake.script("a", Fail.unavailable())
+        world.fake.script("b", Fail.unavailable())
+        assert world.call().ok.tier == "gold"
+    assert world.hedging.bank.calls == 10
+    fake = FakeProvider(latency_s=0.1)
+    places = [Deployment(name, fake, rpm=10) for name in "ab"]
+    world = World([Tier("gold", places, hedge=True, max_concurrency=64)], fake=fake, retry=False)
+    told = [world.begin() for _ in range(60)]
+    world.pass_s(600)
+    assert {t.kind for t in told} == {"ok"}
+    assert world.client.status()["tiers"]["gold"]["hedge"]["calls"] == 60
+
+
+def test_a_sync_call_on_an_event_loop_goes_on_without_a_race() -> None:
+    async def main() -> None:
+        fake = FakeProvider()
+        client = TieredClient([gold(fake)])
+        hedging = warm(client)
+        assert client.complete("hello").deployment == "a"
+        with client.stream("hello") as stream:
+            assert "".join(chunk.text for chunk in stream)
+        assert hedging.bank.hedges == 0
+        assert held(client)["gold"] == (0, 0)
+
+    asyncio.run(main())
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, *missing: int) -> None:
+    """No thread is to be had, the so many-th time."""
+    begin, times = Host.thread, count(1)
+
+    def thread(self: Host, work: Any, name: str) -> None:
+        if next(times) in missing:
+            raise RuntimeError("can't start new thread")
+        begin(self, work, name)
+
+    monkeypatch.setattr(Host, "thread", thread)
+
+
+@pytest.mark.parametrize("missing", [1, 2], ids=["first", "second"])
+def test_where_a_leg_gets_no_thread_the_call_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    fake = FakeProvider(latency_s=0.05)
+    client = TieredClient([gold(fake)])
+    warm(client, 0.005)
+    no_threads(monkeypatch, missing)
+    assert client.complete("hello").deployment == "a"
+    assert fake.calls == 1
+    eventually(lambda: fake.in_flight == 0 and held(client)["gold"] == (0, 0))
+
+
 # -- failures ----------------------------------------------------------------------
 
 
@@ -406,6 +529,52 @@ def test_a_stream_that_breaks_after_it_has_won_is_not_answered_twice() -> None:
     assert world.at_rest()
 
 
+def test_what_is_told_is_how_it_stood_when_the_hedge_began() -> None:
+    world = Warm(names=("a", "b", "c"))
+    world.fake.script("a", Fail.unavailable(latency_s=0.6))
+    world.fake.script("b", Reply("b", latency_s=1.0))
+    world.fake.script("c", Reply("c", latency_s=3.0))
+    assert world.call().ok.deployment == "b"
+    assert world.models() == ["a", "b", "c"]
+    (event,) = world.hedges
+    assert (event.first, event.second, event.won) == ("a", "b", "b")
+    assert event.after_s == pytest.approx(LATE_S)
+    again = Warm(retry=Retry(attempts=3, base_s=0.0))
+    again.fake.script("a", Fail.unavailable(latency_s=0.6), Fail.hang())
+    again.fake.script("b", Reply("b", latency_s=1.0))
+    assert again.call().ok.deployment == "b"
+    assert again.hedges[0].after_s == pytest.approx(LATE_S)
+
+
+def test_a_first_leg_that_asks_the_second_place_itself_has_won() -> None:
+    world = Warm()
+    world.fake.script("a", Fail.unavailable(latency_s=1.0))
+    world.fake.script("b", Fail.unavailable(latency_s=0.1), Reply("at last"))
+    assert world.call().ok.text == "at last"
+    assert world.hedges[0].won == "a"
+    assert world.hedging.status()["won"] == 0
+
+
+def test_a_wait_to_try_again_is_slept_through() -> None:
+    world = Warm(retry=Retry(attempts=3, base_s=0.0, max_retry_after_s=100))
+    for lateness in world.hedging._lateness.values():
+        for _ in range(300):
+            lateness.whole.add(0.001)
+    world.fake.script("a", Fail.rate_limited(retry_after_s=60), Fail.hang())
+    waits, wait = [], Wait.__init__
+
+    def counted(self: Any, on: Any, *more: Any) -> None:
+        waits.append(on)
+        wait(self, on, *more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Wait, "__init__", counted)
+        told = world.call()
+    assert told.ok.deployment == "b"
+    assert told.took_s == pytest.approx(60.4, abs=0.01)
+    assert sum(isinstance(on, Lane) for on in waits) < 300
+
+
 # -- ties, and leaving -------------------------------------------------------------
 
 
@@ -431,7 +600,7 @@ def test_photo_finishes_in_earnest(form: Form) -> None:
         response = form(client)
         assert response.text == f"{response.deployment} " * 3 + f"{response.deployment}"
         fake._scripts.clear()
-    eventually(lambda: fake.in_flight == 0 and held(client)["gold"] == (0, 0))
+        eventually(lambda: fake.in_flight == 0 and held(client)["gold"] == (0, 0))
     pool = client._lines["gold"].pool
     assert pool is not None
     assert pool.peak <= 2
@@ -494,6 +663,35 @@ def test_closing_the_client_ends_both_legs() -> None:
     eventually(lambda: fake.in_flight == 0)
 
 
+@pytest.mark.parametrize("virtual", [True, False], ids=["virtual", "threads"])
+def test_a_place_in_the_pool_is_free_as_soon_as_the_second_has_won(virtual: bool) -> None:
+    if virtual:
+        world = Warm(max_concurrency=8, bank=20, timeouts=Timeouts())
+        world.fake.script("a", Fail.hang(), forever=True)
+        world.fake.script("b", Reply("w " * 50, first_token_s=0.1, between_s=0.5), forever=True)
+        told = [world.begin(streaming=True) for _ in range(4)]
+        world.pass_s(2)
+        assert held(world.client)["gold"] == (4, 0)
+        later = [world.begin(streaming=True) for _ in range(2)]
+        world.pass_s(2)
+        assert held(world.client)["gold"] == (6, 0)
+        world.pass_s(60)
+        assert {t.kind for t in told + later} == {"ok"}
+        assert world.at_rest()
+        return
+    fake = FakeProvider()
+    client = TieredClient([gold(fake)])
+    warm(client, 0.002)
+    fake.script("a", Fail.hang())
+    fake.script("b", Reply("w " * 20, first_token_s=0.001, between_s=0.02))
+    with client.stream("hello") as stream:
+        next(stream)
+        eventually(lambda: held(client)["gold"] == (1, 0))
+        for _ in stream:
+            pass
+    assert held(client)["gold"] == (0, 0)
+
+
 # -- what the loser costs ----------------------------------------------------------
 
 
@@ -512,6 +710,19 @@ def test_each_leg_is_reserved_and_settled_once(streaming: bool) -> None:
     (left,) = world.client.remaining(user="u1")
     assert left.used == spent > 0
     assert world.at_rest()
+
+
+def test_a_budget_without_room_for_two_refuses_nothing() -> None:
+    world = Warm()
+    world.fake.script("a", Reply("x " * 50, latency_s=1.0))
+    told = world.call(max_cost_usd=0.0009, max_tokens=100)
+    assert told.ok.deployment == "a"
+    assert world.models() == ["a"]
+    trace = told.ok.trace
+    assert trace is not None
+    assert [(x.deployment, x.outcome) for x in trace.attempts] == [("a", "ok")]
+    assert world.told(BudgetRefused) == []
+    assert world.hedging.bank.hedges == 0
 
 
 @every_form
@@ -580,6 +791,32 @@ def test_observing_asks_nobody_and_tells(streaming: bool) -> None:
     world.fake.script("a", Reply("late", latency_s=2.0))
     world.call(streaming=streaming, tools=TOOLS)
     assert len(world.hedges) == 1
+
+
+def test_observing_tells_what_enforcing_would_have_done() -> None:
+    observing = Hedge(share=1.0, min_samples=10, mode="observe")
+    for hedge in (EAGER, observing):
+        world = Warm(hedge, max_concurrency=1)  # no place for two
+        world.fake.script("a", Reply("late", latency_s=1.0))
+        world.call()
+        assert world.hedges == []
+        assert world.hedging.bank.hedges == 0
+        world = Warm(hedge)
+        world.fake.script("a", Fail.unavailable(latency_s=1.0))  # late, and failing then
+        assert world.call().ok.deployment == "b"
+        (event,) = world.hedges
+        assert (event.first, event.second) == ("a", "b")
+        assert event.after_s == pytest.approx(LATE_S)
+        world = Warm(hedge, retry=Retry(attempts=2, base_s=0.0))
+        world.fake.script("a", Fail.unavailable(latency_s=1.0), Reply("in time", latency_s=0.1))
+        world.call()
+        assert [e.mode for e in world.hedges] == [hedge.mode]
+        world = Warm(hedge, names=("a", "b", "c"))
+        world.fake.script("a", Fail.unavailable(latency_s=1.0))
+        world.fake.script("b", Reply("late too", latency_s=1.0))
+        world.fake.script("c", Reply("late as well", latency_s=1.0))
+        world.call()
+        assert len(world.hedges) == 1
 
 
 @pytest.mark.parametrize(
@@ -654,6 +891,26 @@ def test_over_any_run_extra_calls_stay_within_their_share(
     assert held(world.client)["gold"] == (0, 0)
     hedges = [event for event in world.events if isinstance(event, CallHedged)]
     assert len(hedges) == world.client.status()["tiers"]["gold"]["hedge"]["hedged"]
+
+
+@both_ways
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_call_keeps_no_cycle_alive(mode: Any, streaming: bool) -> None:
+    world = Warm(Hedge(share=1.0, min_samples=10, mode=mode))
+    lanes: list[Lane | None] = []
+
+    def note(call: Call) -> bool:
+        lanes.append(call.lane)
+        return True
+
+    for hedged in (True, False):
+        options: dict[str, Any] = {} if hedged else {"tools": TOOLS}
+        world.fake.script("a", Reply("hi"), when=note)
+        assert world.call(streaming=streaming, **options).ok.text == "hi"
+    assert len(set(lanes)) == 2
+    for lane in lanes:
+        assert lane is not None
+        assert lane.call is lane.rival is lane.answer is None
 
 
 @both_ways

@@ -12,7 +12,7 @@ from tierllm.errors import DeadlineExceededError, ProviderTimeoutError, Provider
 from tierllm.pipeline.effects import Ticket
 from tierllm.pipeline.scope import Invocation, Scope
 from tierllm.resilience.lane import Lane
-from tierllm.resilience.lateness import LEAST, RECENT, SIZE, Bank, FirstTokens, Lateness
+from tierllm.resilience.lateness import FORGET_S, LEAST, RECENT, SIZE, Bank, FirstTokens, Lateness
 from tierllm.testing import FakeClock
 from tierllm.types import Call, Chunk, Request
 
@@ -47,6 +47,18 @@ def test_the_bank_starts_empty_and_holds_so_much_at_most() -> None:
         bank.pay_in()
     assert bank.balance == 2
     assert [bank.withdraw() for _ in range(3)] == [True, True, False]
+
+
+def test_after_a_fork_the_child_has_saved_nothing() -> None:
+    bank = Bank(0.5, 100)
+    for _ in range(50):
+        bank.pay_in()
+    bank.renew()
+    assert bank.balance == 0
+    assert not bank.enough
+    assert not bank.withdraw()
+    assert [bank.pay_in(), bank.pay_in()] == [False, True]
+    assert bank.enough
 
 
 # -- what is usual -----------------------------------------------------------------
@@ -179,7 +191,7 @@ def test_silence_counts_where_it_was_longer_than_usual(
     before = len(place.lateness.streamed)
     place.takes(seconds, error, speaks=False)
     assert len(place.lateness.streamed) - before == counts
-    assert (place.lateness.late_share() > 0) is counts
+    assert (place.lateness.late_share(place.clock()) > 0) is counts
 
 
 def test_a_call_that_reached_no_provider_teaches_nothing() -> None:
@@ -207,6 +219,21 @@ def test_a_place_is_mostly_late_while_its_calls_are_silent() -> None:
     assert progress is not None
     progress.feed(Chunk("x"))  # it speaks at last
     assert not place.lateness.mostly_late(now(), 0.5)
+
+
+def test_a_place_that_was_slow_is_looked_at_again_after_a_minute() -> None:
+    place = Place()
+    for _ in range(100):
+        place.takes(0.2)
+    for _ in range(RECENT):
+        place.takes(1.0, GeneratorExit(), speaks=False)
+    assert place.lateness.mostly_late(place.clock(), 0.5)
+    place.clock.advance(FORGET_S - RECENT)
+    assert place.lateness.mostly_late(place.clock(), 0.5)
+    assert place.lateness.late_share(place.clock()) == 1
+    place.clock.advance(RECENT)
+    assert not place.lateness.mostly_late(place.clock(), 0.5)
+    assert place.lateness.late_share(place.clock()) == 0
 
 
 def test_with_few_calls_known_no_place_is_slow() -> None:
@@ -238,6 +265,39 @@ def test_no_place_is_asked_by_both_legs_at_once() -> None:
     assert first.claim(b)  # type: ignore[arg-type]
     assert not second.claim(b, anew=True)  # type: ignore[arg-type]
     assert first.claim(c)  # type: ignore[arg-type]
+
+
+def test_the_next_attempt_of_a_leg_wakes_whoever_waits_for_it() -> None:
+    lane, call, woken = Lane(), Call(Request(messages=())), []
+    call.lane = lane
+    lane.asks("a", call)  # type: ignore[arg-type]
+    assert lane.take([]) is lane
+    lane.look()
+    assert lane.take([]) is None
+    assert not lane.enter(Ticket(lambda: woken.append(1) is None))
+    call.again()
+    assert woken == [1]
+    assert call.attempt == 1
+
+
+def test_a_lane_follows_the_copies_of_its_call() -> None:
+    lane, call, clock = Lane(), Call(Request(messages=())), FakeClock()
+    call.lane = lane
+    trail = lane.asks("a", call)  # type: ignore[arg-type]
+    assert trail.progress is None
+    twin = call.copy().copy()
+    twin.progress = Invocation(twin, Scope(clock), True)
+    assert trail.progress is twin.progress
+    assert not lane.spoke
+    twin.progress.feed(Chunk("x"))
+    assert lane.spoke
+    call.again()
+    assert trail.progress is None
+    assert trail.asked == [twin.progress]
+    late = call.copy()
+    lane.let_go()
+    assert trail.calls == [call, late]
+    assert type(call.copy()) is Call  # nobody asks any more
 
 
 def test_the_end_of_a_leg_wakes_whoever_waits_for_it() -> None:

@@ -119,6 +119,10 @@ class Flight:
             trace.cache, trace.cache_layer = "hit", self.answered_by
         elif not founder:
             trace.cache, trace.led_by = "joined", theirs.id
+        elif theirs.cache is not None:  # an old answer, which a tier under load has given
+            trace.cache, trace.cache_layer = theirs.cache, theirs.cache_layer
+        if error is not None:
+            trace.degraded = tuple(dict.fromkeys((*trace.degraded, *theirs.degraded)))
 
 
 def _own(attempt: Attempt, shift_s: float, told: BaseException | None, own: Exception | None) -> Attempt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from functools import partial
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from ..types import Call
     from .policy import Caching
 
-__all__ = ["Flown", "flight_key"]
+__all__ = ["Flown"]
 
 
 MOST_ROUNDS = 32
 """So often a call joins again after one who led had failed for a reason of his own; then it goes alone."""
+
+NONE: frozenset[str] = frozenset()
 
 _leading: ContextVar[frozenset[bytes]] = ContextVar("tierllm_leading", default=frozenset())
 """The flights that the code is within: a provider may itself call the client."""
@@ -65,7 +68,7 @@ class Flown:
             answer = caching.hit(spare, call, "hit", now, missed=True)
             if answer is not None:
                 return answer
-        key = flight_key(look, call.tier)
+        key = self.key(call, look, call.tier)
         alone = self._cache.mode == "observe" or not self._cache.one_flight or look.alone
         if alone or (call.driven and key in _leading.get()):  # its own flight would wait for itself
             return await self._keeping.asked(call, look, handler, caching.host.soon)
@@ -73,6 +76,7 @@ class Flown:
             flight, founder = self.flights.join(key, call, lambda flight: self.alike(flight, call))
             try:
                 if not founder:
+                    call.turn.ahead = flight.call.turn
                     response = await Follow(flight.tape)
                 elif call.driven == "sync" and _must_stay(flight, call):
                     return await self._inline(flight, call, handler)
@@ -89,6 +93,7 @@ class Flown:
                 flight.tell(call, founder, None)
                 raise
             finally:
+                call.turn.ahead = None
                 call.min_window = max(call.min_window, flight.call.min_window)
                 self.flights.leave(flight, founder=founder)
             if not founder and _cut_for_another(response, flight, call):
@@ -100,6 +105,21 @@ class Flown:
             return await handler(call) if shared is None else shared
         return await self._keeping.asked(call, look, handler, caching.host.soon)
 
+    def key(self, call: Call, look: Lookup, tier: str) -> bytes:
+        """Whose answer it may share. Calls that want a new answer do not join one that was asked for before;
+        nor those that have not agreed to get less one that has.
+        """
+        how: Literal[0, 1] = 1 if look.mode == "refresh" else 0
+        key = b"%s:%s:%d" % (look.slot, tier.encode("utf-8", "surrogatepass"), how)
+        granted = self._granted(call, tier)
+        return key + json.dumps(sorted(granted)).encode() if granted else key
+
+    def _granted(self, call: Call, tier: str | None) -> frozenset[str]:
+        """The steps of ``tier`` by which the call's answer may get simpler."""
+        consents = self._caching.consents
+        granted = consents.get(tier or "") if consents else None
+        return NONE if granted is None else granted(call.request)
+
     def alike(self, flight: Flight, call: Call) -> bool:
         """Whether the flight's answer, begun when it was, may be the call's: hashes may be the same."""
         theirs, own = flight.call.lookup, call.lookup
@@ -108,8 +128,6 @@ class Flown:
         if theirs.key.canonical != own.key.canonical:
             return False
         request = flight.call.request
-        if flight.call.degrade is not None and request.plan != call.request.plan:
-            return False  # its plan may not have agreed to get less
         begun = Begun(theirs.generation, self._caching.tenant(request), request.tags, request.depends_on)
         return self._cache.boards.notices.allow(begun, own.slot)
 
@@ -203,10 +221,11 @@ class Flown:
     def _shared(self, response: Response, call: Call, flight: Flight) -> Response | None:
         """A follower's own copy: it was made for somebody else, who paid for it.
 
-        ``None``: what a wrapped function returned cannot be copied; or it was degraded for another plan.
+        ``None``: what a wrapped function returned cannot be copied; or it got simpler as a new day began,
+        on which they have not agreed to the same.
         """
-        caching = self._caching
-        if response.degraded and flight.call.request.plan != call.request.plan:
+        caching, tier = self._caching, call.tier
+        if response.degraded and self._granted(flight.call, tier) != self._granted(call, tier):
             return None
         saved_usd = response.cost_usd if flight.answered_by is None else flight.worth_usd
         twin = copy.copy(response)
@@ -237,12 +256,6 @@ def _left(token: Token[frozenset[bytes]]) -> None:
         _leading.reset(token)
     except ValueError:  # closed from another thread or task, whose context this is not
         pass
-
-
-def flight_key(look: Lookup, tier: str) -> bytes:
-    """Calls that want a new answer do not join one that was asked for before."""
-    how: Literal[0, 1] = 1 if look.mode == "refresh" else 0
-    return b"%s:%s:%d" % (look.slot, tier.encode("utf-8", "surrogatepass"), how)
 
 
 def _cut_for_another(response: Response, flight: Flight, call: Call) -> bool:

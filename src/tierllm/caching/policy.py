@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ class Caching:
         self.lines = lines
         self.renewed = renewed
         self.paid = paid
+        self.consents: Mapping[str, Callable[[Request], frozenset[str]]] = {}
+        """For each tier whose answers may get simpler under load: by which steps those to a request may."""
         self._stack, self._boards, self._counts = cache.stack, cache.boards, cache.counts
         self._flown = Flown(self)
         self._renewal = Renewal(self, self._flown)
@@ -300,9 +302,23 @@ class Caching:
         (look,) = asked.questions.values()
         if look.spare is None:
             return None
-        entry, now = look.spare.entry, self.wall()
-        if entry.tier not in plan.tiers and not self._good_enough(entry.tier, plan.tiers[0]):
+        tier = look.spare.entry.tier
+        if tier not in plan.tiers and not self._good_enough(tier, plan.tiers[0]):
             return None
+        return self._old(look, look.spare, call)
+
+    def old(self, call: Call) -> Response | None:
+        """When a tier is not to be asked: an old answer of that tier, or of a higher one."""
+        look = call.lookup
+        if look is None or look.key is None or look.alone or look.spare is None:
+            return None
+        if not self._good_enough(look.spare.entry.tier, call.tier):
+            return None
+        return self._old(look, look.spare, call) if self._cool(call.tier, look, call.request) else None
+
+    def _old(self, look: Lookup, spare: Found, call: Call) -> Response | None:
+        """``spare``, as long as it bridges an outage, and nothing has been heard of it."""
+        entry, now = spare.entry, self.wall()
         longest_s = max(self.cache.stale_while_revalidate_s, self.cache.stale_if_error_s)
         if now >= entry.stale_until - longest_s + self.cache.stale_if_error_s:
             return None
@@ -310,7 +326,7 @@ class Caching:
             return None
         if not self._boards.notices.allow(entry, look.slot) or not self._may_have(entry, call.request):
             return None
-        return self.hit(look.spare, call, "stale", now, missed=True)
+        return self.hit(spare, call, "stale", now, missed=True)
 
 
 def _named(function: list[object]) -> str:

@@ -11,7 +11,6 @@ from ..pipeline.effects import Spawn
 from ..pipeline.tape import FlightLost
 from ..types import Response
 from .flights import Flight, Led
-from .flown import flight_key
 from .lookup import Lookup
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Renewal:
         fresh.key, fresh.slot, fresh.scope = look.key, look.slot, look.scope
         fresh.generation = look.generation
         flight, founder = flown.flights.join(
-            flight_key(look, tier), own, lambda flight: flown.alike(flight, own)
+            flown.key(own, look, tier), own, lambda flight: flown.alike(flight, own)
         )
         if not founder:
             flown.flights.leave(flight, founder=False)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
         "--until",
         type=_moment,
         metavar="WHEN",
-        help="30m, 2h, 1d, or a time such as 2026-11-20T18:00; default: an hour from now",
+        help="30m, 2h, up to 7d, or a time such as 2026-11-20T18:00; default: an hour from now",
     )
     what.add_argument("--end", action="store_true", help="it is over now")
     what.add_argument("--list", action="store_true", help="say which are declared")
@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _tell(known.listing(fresh=True), arguments.json)
         if arguments.end:
             was_on = known.end(name)
+            if not was_on:
+                _check_name(name, arguments.config, {*_names(config), *known.listing(fresh=True)})
             print(_as_json(name, None) if arguments.json else _ended(name, was_on))
             return 0
         ends = known.declare(name, _resolved(arguments.until))
@@ -72,13 +74,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_known(name: str, file: str, config: Config) -> None:
     """Raise ``ConfigError`` for an emergency that no tier of the file answers to."""
-    from ..config.finding import did_you_mean
-
-    known = sorted({each for tier in config.tiers if tier.sampling for each in tier.sampling.emergencies})
+    known = _names(config)
     if not known:
         raise ConfigError(f"{file}: no tier answers to emergencies: add [tiers.sampling.emergencies]")
+    _check_name(name, file, known)
+
+
+def _check_name(name: str, file: str, known: Set[str]) -> None:
+    from ..config.finding import did_you_mean
+
     if name not in known:
-        raise ConfigError(f"{file}: there is no emergency {name!r}: {did_you_mean(name, known)}")
+        like = f": {did_you_mean(name, sorted(known))}" if known else ""
+        raise ConfigError(f"{file}: there is no emergency {name!r}{like}")
+
+
+def _names(config: Config) -> set[str]:
+    return {each for tier in config.tiers if tier.sampling for each in tier.sampling.emergencies}
 
 
 @contextmanager
@@ -121,7 +132,19 @@ def _moment(text: str) -> timedelta | datetime:
 
 
 def _resolved(until: timedelta | datetime | None) -> float | datetime | None:
-    return time.time() + until.total_seconds() if isinstance(until, timedelta) else until
+    """Raises ``ConfigError`` for a span that is longer than emergencies are without saying until when."""
+    from ..admission.emergency import LONGEST_FOR_S
+
+    if not isinstance(until, timedelta):
+        return until
+    ends = time.time() + until.total_seconds()
+    if until.total_seconds() > LONGEST_FOR_S:
+        such_as = "2026-11-20T18:00" if until.days > 366 else _time(ends).replace(" ", "T")
+        raise ConfigError(
+            f"--until {until.total_seconds() / 86_400:g}d: {LONGEST_FOR_S / 86_400:g}d at most; for an "
+            f"emergency that lasts longer, within a year, give the time of its end, such as {such_as}"
+        )
+    return ends
 
 
 def _time(ends: float) -> str:

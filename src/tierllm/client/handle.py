@@ -89,7 +89,8 @@ class QueuedCall:
 
     @property
     def _place(self) -> Place | None:
-        place = self._call.turn.place
+        turn = self._call.turn
+        place = turn.place if turn.ahead is None else turn.ahead.place
         return place if isinstance(place, Place) else None
 
     def __repr__(self) -> str:

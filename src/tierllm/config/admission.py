@@ -1,79 +1,40 @@
-"""The tables about admission: pools, rate limits, service plans, and what a tier does under load."""
+"""The tables about admission: pools, service plans, and what a tier does under load."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..admission.adaptive import AdaptiveConcurrency
 from ..admission.client_throttle import ClientThrottle
 from ..admission.consent import Consent
+from ..admission.emergency_document import check_name
 from ..admission.plans import ServicePlan
-from ..admission.rate_limit import RateLimit
 from ..admission.record import hourly
 from ..admission.sampling import AdaptiveSampling
 from ..admission.schedule import Hours, Schedule
-from ..admission.settings import Admission
+from ..admission.settings import HIGHEST_LOAD, Admission
 from ..admission.steps import Step
 from ..errors import ConfigError
 from ..resilience.hedge import Hedge
 from .finding import Loc, did_you_mean
 from .table import Count, Money, Name, OffOrFloat, Rule, Table, named
 
-if TYPE_CHECKING:
-    from .file import Config
-
 __all__ = [
-    "AccountTable",
     "AdaptiveTable",
     "AdmissionTable",
     "HedgeTable",
-    "LimitTable",
     "PlanTable",
     "SamplingTable",
     "ThrottleTable",
-    "unmatched",
 ]
 
 Mode = Literal["enforce", "observe"]
-
-
-# -- limits ------------------------------------------------------------------------------
-
-
-class AccountTable(Rule):
-    """What a vendor's account allows to all deployments on it together."""
-
-    rpm: Count | None = None
-    tpm: Count | None = None
-    input_tpm: Count | None = None
-    output_tpm: Count | None = None
-    rpd: Count | None = None
-    tpd: Count | None = None
-    max_concurrency: Count | None = None
-    reserve: dict[Name, float] = Field(default_factory=dict)
-    tokens: Literal["p90", "max"] = "p90"
-    pacing: bool | Count = False
-    headers: bool = True
-    fail: Literal["open", "closed"] = "open"
-    mode: Mode = "enforce"
-
-    def build(self, name: str | None = None) -> RateLimit:
-        """``name`` is the table's, which deployments call it by."""
-        given = self.given() if name is None else {"name": name, **self.given()}
-        return RateLimit(**given)
-
-
-class LimitTable(AccountTable):
-    """A limit that holds at every deployment."""
-
-    per: str | list[str] = "account"
-    where: dict[str, str | list[str]] = Field(default_factory=dict)
-    name: Name | None = None
 
 
 class PlanTable(Rule):
@@ -91,13 +52,21 @@ class PlanTable(Rule):
 # -- a tier's pool -------------------------------------------------------------------------
 
 
+DAYISH = re.compile("(mo|tu|we|th|fr|sa|su)[a-z]{0,7}")
+"""What may be repeated of hours that make no sense: whatever else stands there may be a key."""
+
+
 def _when(when: str) -> str:
+    """Which word of it is wrong is said, where it can be a day; nothing else of it is."""
     try:
         Hours(when, size=1)
-    except ConfigError:
-        raise ValueError(
-            "should be hours such as '22:00-06:00', 'mon-fri 08:00-18:00' or 'sat-sun'"
-        ) from None
+    except ConfigError as error:
+        said = str(error).removeprefix(f"Hours({when!r}): ")
+        problem, _, remedy = said.partition("; ")
+        word = re.match("'(.*?)' ", problem)
+        if word and not DAYISH.fullmatch(word[1]):
+            problem = f"'…' {problem[word.end() :]}"
+        raise PydanticCustomError("named", "{problem}", {"problem": problem, "remedy": remedy}) from None
     return when
 
 
@@ -130,7 +99,7 @@ class AdmissionTable(Rule):
     borrow: float = 0.0
     schedule: ScheduleTable | None = None
     age_s: OffOrFloat = None
-    weights: dict[Name, float] = Field(default_factory=dict)
+    weights: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     hourly_usd: Annotated[Money, AfterValidator(_hourly)] | None = None
     defer_at: float = 0.7
     max_defer_s: float = 3600.0
@@ -159,6 +128,8 @@ class StepTable(Rule):
     refuse_below: int | None = None
 
     def build(self) -> Step:
+        if self.at > HIGHEST_LOAD:
+            raise ConfigError(f"Step(at={self.at!r}): 1 is all the tier can do; give 0.9 for 90 %")
         return Step(**self.given())
 
 
@@ -176,7 +147,7 @@ Day = Annotated[date, BeforeValidator(_day)]
 
 
 class ConsentTable(Rule):
-    steps: list[Name] | Literal["all"]
+    steps: Annotated[list[Name], Field(min_length=1)] | Literal["all"]
     since: Day
     until: Day | None = None
     plan: Name | None = None
@@ -191,7 +162,7 @@ class SamplingTable(Rule):
     consent: list[ConsentTable] = Field(default_factory=list)
     dwell_s: float = 60.0
     max_changes_per_hour: int = 4
-    emergencies: dict[Name, list[Name]] = Field(default_factory=dict)
+    emergencies: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(default_factory=dict)
     mode: Mode = "enforce"
 
     def build(self) -> AdaptiveSampling:
@@ -218,7 +189,12 @@ class SamplingTable(Rule):
             for c, consent in enumerate(self.consent)
             if consent.steps != "all"
         ]
-        said += [(("emergencies", name), steps) for name, steps in self.emergencies.items()]
+        for name, steps in self.emergencies.items():
+            said.append((("emergencies", name), steps))
+            try:
+                check_name(name)
+            except ConfigError as error:
+                yield named(("emergencies", name), "this is no name for one", str(error).partition(": ")[2])
         for loc, names in said:
             for name in names:
                 if name not in known:
@@ -258,31 +234,3 @@ class HedgeTable(Rule):
 
     def build(self) -> Hedge:
         return Hedge(**self.given())
-
-
-# -- what the tables cannot see by themselves --------------------------------------------------
-
-
-def unmatched(config: Config) -> Iterator[InitErrorDetails]:
-    """Accounts and tiers that there are not, and limits that could not be told apart."""
-    tiers = [tier.name for tier in config.tiers]
-    for t, tier in enumerate(config.tiers):
-        for d, deployment in enumerate(tier.deployments):
-            account = deployment.account
-            if account is not None and account not in config.accounts:
-                loc: Loc = ("tiers", t, "deployments", d, "account")
-                remedy = did_you_mean(account, list(config.accounts)) or "add [accounts.…] of this name"
-                yield named(loc, "there is no such account", remedy)
-    limits: dict[Loc, AccountTable] = {("accounts", name): table for name, table in config.accounts.items()}
-    limits |= {("limits", at): table for at, table in enumerate(config.limits)}
-    for loc, limit in limits.items():
-        for name in limit.reserve:
-            if name not in tiers:
-                yield named((*loc, "reserve", name), "there is no such tier", did_you_mean(name, tiers))
-    seen: set[str] = set(config.accounts)
-    for at, table in enumerate(config.limits):
-        name = table.build().name
-        if name in seen:
-            problem = f"another limit is called so ({name!r})"
-            yield named(("limits", at, "name"), problem, "give it a name of its own")
-        seen.add(name)

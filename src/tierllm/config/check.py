@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from . import rules_of_cache, rules_of_fallback, rules_of_load, rules_of_money, rules_of_time, rules_of_use
+from . import (
+    rules_of_cache,
+    rules_of_fallback,
+    rules_of_load,
+    rules_of_money,
+    rules_of_plans,
+    rules_of_time,
+    rules_of_use,
+)
 from .addresses import addresses, no_address
 from .finding import Finding, warning
 from .providers import spoken_of
@@ -21,18 +30,23 @@ RULES = (
     *rules_of_time.RULES,
     *rules_of_use.RULES,
     *rules_of_load.RULES,
+    *rules_of_plans.RULES,
     *rules_of_money.RULES,
     *rules_of_cache.RULES,
 )
 
 
-def check(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+def check(
+    config: Config, environ: Mapping[str, str] = os.environ, *, today: date | None = None
+) -> list[Finding]:
     """What may go wrong with ``config`` when it is used, each with what to do about it.
 
-    ``environ`` is looked at for the keys that the file names. Nothing is called, made or written; a
-    price list is read.
+    ``environ`` is looked at for the keys that the file names; ``today`` (UTC's, unless given) decides which
+    consents are over. Nothing is called, made or written; a price list is read.
     """
-    return [finding for rule in RULES for finding in rule(config)] + list(_keys_not_set(config, environ))
+    found = [finding for rule in RULES for finding in rule(config)]
+    found += rules_of_plans.consents_over(config, today or datetime.now(UTC).date())
+    return found + list(_keys_not_set(config, environ))
 
 
 def _keys_not_set(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .admission import unmatched
 from .cache import misnamed
 from .finding import Loc, did_you_mean
+from .limits import unmatched
 from .money import twins
 from .providers import KINDS
 from .table import named

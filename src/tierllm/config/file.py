@@ -13,11 +13,12 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from ..errors import ConfigError
 from ..types import Timeouts
 from .addresses import without_address
-from .admission import AccountTable, LimitTable, PlanTable
+from .admission import PlanTable
 from .cache import CacheTable
 from .contradictions import contradictions
 from .finding import Finding, Loc, did_you_mean, dotted, told
 from .finding import error as wrong
+from .limits import AccountTable, LimitTable
 from .money import BudgetTable, LedgerTable, PricesTable, StoreTable
 from .places import misplaced
 from .problems import problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from .finding import Loc, did_you_mean
+from .finding import Loc, did_you_mean, dotted
 from .table import named
 
 if TYPE_CHECKING:
@@ -48,18 +48,28 @@ def places(config: Config) -> Iterator[Place]:
 
 def misplaced(config: Config) -> Iterator[InitErrorDetails]:
     """Budgets and limits that would never hold, since no deployment is what they say."""
-    held = [(place.tier.name, place.name, place.table.model) for place in places(config)]
-    written: list[tuple[Loc, Budget | RateLimit]]
-    written = [(("budgets", b), table.build()) for b, table in enumerate(config.budgets)]
-    written += [(("limits", at), table.build()) for at, table in enumerate(config.limits)]
-    for loc, limit in written:
+    found = [(place.key, (place.tier.name, place.name, place.table.model)) for place in places(config)]
+    everywhere = [held for _, held in found]
+    written: list[tuple[Loc, Budget | RateLimit, list[tuple[str, str, str]]]]
+    written = [(("budgets", b), table.build(), everywhere) for b, table in enumerate(config.budgets)]
+    written += [(("limits", at), table.build(), everywhere) for at, table in enumerate(config.limits)]
+    for t, tier in enumerate(config.tiers):
+        for d, deployment in enumerate(tier.deployments):
+            loc: Loc = ("tiers", t, "deployments", d)
+            here = [held for key, held in found if key == dotted(loc)]
+            written += [((*loc, "limits", at), own.build(), here) for at, own in enumerate(deployment.limits)]
+    for loc, limit, held in written:
         missing = False
         for at, option in enumerate(("tier", "deployment", "model")):
+            if held is not everywhere:
+                break
             known = list(dict.fromkeys(place[at] for place in held))
             for name in sorted(limit.where.get(option, frozenset()) - set(known)):
                 missing = True
                 yield named((*loc, "where", option), f"there is no such {option}", did_you_mean(name, known))
         if not missing and not any(limit.holds_at(*place) for place in held):
             what = "budget" if loc[0] == "budgets" else "limit"
-            problem = f"no deployment is all that is said here, so that the {what} never holds"
+            which = "no" if held is everywhere else "this"
+            which_not = "is" if held is everywhere else "is not"
+            problem = f"{which} deployment {which_not} all that is said here, so that the {what} never holds"
             yield named((*loc, "where"), problem, "take out what does not go together")

@@ -28,6 +28,7 @@ REMEDIES = {
     ("list_type", "budgets"): "write [[budgets]]",
     ("list_type", "limits"): "write [[limits]]",
     ("list_type", "consent"): "write [[tiers.sampling.consent]]",
+    ("greater_than", "size"): "a schedule closes no pool",
     ("list_type", "hours"): 'write hours = [{when = "22:00-06:00", size = 8}]',
     ("missing", "since"): "from which day on it holds, such as since = 2026-11-01",
     ("list_type", "layers"): "write [[cache.layers]]",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .finding import Finding, warning
+from .places import places
 
 if TYPE_CHECKING:
-    from .admission import AccountTable
+    from ..admission.rate_limit import RateLimit
     from .file import Config
+    from .limits import LimitTable, OwnLimitTable, RatesTable
+    from .places import Place
     from .sections import DeploymentTable, TierTable
 
 __all__ = ["RULES", "bounded", "limited", "pool_size"]
@@ -27,12 +31,16 @@ def pool_size(tier: TierTable) -> int | None:
 
 def limited(config: Config, tier: TierTable) -> bool:
     """Whether calls wait in the tier's queue for room under limits."""
-    return bool(config.limits) or any(
-        d.account is not None
-        or bool(d.adaptive)
-        or any(getattr(d, option) is not None for option in (*RATES, "max_concurrency"))
-        for d in tier.deployments
-    )
+    if any(
+        d.account is not None or bool(d.adaptive) or bool(d.limits) or d.has_own for d in tier.deployments
+    ):
+        return True
+    here = [place for place in places(config) if place.tier is tier]
+    return any(_held_at(limit.build(), here) for limit in config.limits)
+
+
+def _held_at(limit: RateLimit, held: Sequence[Place]) -> bool:
+    return any(limit.holds_at(place.tier.name, place.name, place.table.model) for place in held)
 
 
 def bounded(config: Config, deployment: DeploymentTable) -> bool:
@@ -42,8 +50,39 @@ def bounded(config: Config, deployment: DeploymentTable) -> bool:
         bool(deployment.adaptive)
         or deployment.max_concurrency is not None
         or (account is not None and account.max_concurrency is not None)
-        or any(limit.max_concurrency is not None and limit.per == "account" for limit in config.limits)
+        or any(_bounds_all(limit) for limit in deployment.limits)
+        or any(
+            _bounds_all(limit)
+            and _held_at(limit.build(), [p for p in places(config) if p.table is deployment])
+            for limit in config.limits
+        )
     )
+
+
+def _bounds_all(table: LimitTable | OwnLimitTable) -> bool:
+    """Whether it says how many calls there are at once, of whomever they are."""
+    limit = table.build()
+    return limit.max_concurrency is not None and not limit.personal and not limit.about_caller
+
+
+def _at_once(config: Config, tier: TierTable) -> int | None:
+    """How many calls at once the tier's deployments take together; ``None`` is any number."""
+    taken: dict[str, float] = {}
+    most = 0.0
+    for deployment in tier.deployments:
+        keys = max(1, len(config.provider_of(deployment)[1].variables))
+        own = [deployment.max_concurrency] + [
+            limit.max_concurrency for limit in deployment.limits if _bounds_all(limit)
+        ]
+        bound = keys * min((each for each in own if each is not None), default=math.inf)
+        if deployment.account is None:
+            most += bound
+        else:
+            taken[deployment.account] = taken.get(deployment.account, 0.0) + bound
+    for account, calls in taken.items():
+        allowed = config.accounts[account].max_concurrency
+        most += calls if allowed is None else min(calls, allowed)
+    return None if most == math.inf else int(most)
 
 
 # -- limits ------------------------------------------------------------------------------
@@ -72,10 +111,12 @@ def _accounts(config: Config) -> Iterator[Finding]:
 
 
 def _never_reached(config: Config) -> Iterator[Finding]:
-    tables: list[tuple[str, AccountTable | DeploymentTable]]
+    tables: list[tuple[str, RatesTable | DeploymentTable]]
     tables = [(f"accounts.{name}", account) for name, account in config.accounts.items()]
     tables += [(f"limits[{at}]", limit) for at, limit in enumerate(config.limits)]
     tables += [(key, deployment) for key, _, deployment in config.places()]
+    for key, _, deployment in config.places():
+        tables += [(f"{key}.limits[{at}]", limit) for at, limit in enumerate(deployment.limits)]
     for key, table in tables:
         rpm, tpm, rpd = table.rpm, table.tpm, table.rpd
         tpd: int | None = getattr(table, "tpd", None)
@@ -115,17 +156,13 @@ def _idle(key: str, limit: int, let: str) -> Finding:
 def _places(config: Config) -> Iterator[Finding]:
     """Pools that are larger than what is behind them."""
     for t, tier in enumerate(config.tiers):
-        size = pool_size(tier)
-        bounds = [d.max_concurrency for d in tier.deployments]
-        if size is not None and None not in bounds:
-            accounts = [max(1, len(config.provider_of(d)[1].variables)) for d in tier.deployments]
-            most = sum(n * (bound or 0) for n, bound in zip(accounts, bounds, strict=True))
-            if size > most:
-                yield warning(
-                    f"tiers[{t}].max_concurrency",
-                    f"{size} is never reached: the deployments of {tier.name} take {most} calls at once",
-                    f"set it to {most}, or raise theirs",
-                )
+        size, most = pool_size(tier), _at_once(config, tier)
+        if size is not None and most is not None and size > most:
+            yield warning(
+                f"tiers[{t}].max_concurrency",
+                f"{size} is never reached: the deployments of {tier.name} take {most} calls at once",
+                f"set it to {most}, or raise theirs",
+            )
         if tier.admission is not None:
             for option in ("max_concurrency", "max_waiting", "max_wait_s"):
                 if getattr(tier, option) is not None and getattr(tier.admission, option) is not None:
@@ -159,9 +196,11 @@ def _lower_tier(config: Config) -> Iterator[Finding]:
             )
         if admission.shed_at is not None and not leads_on:
             yield warning(f"{key}.shed_at", "there is no tier below to start at", "take it out")
-        if admission.hourly_usd is not None and pool_size(tier) is None:
+        if admission.shed_at is not None and pool_size(tier) is None and not limited(config, tier):
             yield warning(
-                f"{key}.hourly_usd", "without max_concurrency no place is ever idle", "set max_concurrency"
+                f"{key}.shed_at",
+                f"the load of {tier.name} is not known: without max_concurrency or limits no call is shed",
+                "set max_concurrency",
             )
 
 

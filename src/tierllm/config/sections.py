@@ -14,12 +14,21 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ..cost.price import Price
+from ..errors import ConfigError
 from ..resilience.breaker import CircuitBreaker
 from ..resilience.fallback import FallbackChain
 from ..resilience.retry import Retry, RetryBudget
+from ..routing.ask import check_dollars
 from ..routing.tier import Deployment, Tier
 from ..types import Objective, Timeouts
-from .admission import AdaptiveTable, AdmissionTable, HedgeTable, SamplingTable, ThrottleTable
+from .admission import (
+    AdaptiveTable,
+    AdmissionTable,
+    HedgeTable,
+    SamplingTable,
+    ThrottleTable,
+)
+from .limits import OwnLimitTable
 from .table import (
     BEARS_ONE,
     KEYS_GO,
@@ -182,9 +191,18 @@ class PriceTable(StepsTable):
         return Price(**told)
 
 
+def _dollars(amount: Money) -> Money:
+    try:
+        check_dollars("amount", amount)
+    except ConfigError:
+        raise ValueError("should be dollars, 0 or more") from None
+    return amount
+
+
 class ClientTable(Table):
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     simple_reply: str | dict[str, str | dict[str, str]] | None = None
+    confirm_over_usd: Annotated[Money, AfterValidator(_dollars)] | None = None
 
 
 def _no_secrets(params: dict[str, Any]) -> dict[str, Any]:
@@ -229,15 +247,23 @@ class DeploymentTable(Rule):
     rpd: Count | None = None
     max_concurrency: Count | None = None
     account: Name | None = None
+    limits: list[OwnLimitTable] = Field(default_factory=list)
     adaptive: OrSwitch[AdaptiveTable] | None = None
     throttle: OrSwitch[ThrottleTable] | None = None
     timeouts: TimeoutsTable | None = None
     breaker: OrOff[BreakerTable] | None = None
     retry: OrOff[RetryTable] | None = None
 
+    @property
+    def has_own(self) -> bool:
+        """Whether it has limits of its own beside those of ``limits``."""
+        rates = (self.rpm, self.tpm, self.input_tpm, self.output_tpm, self.rpd, self.max_concurrency)
+        return any(rate is not None for rate in rates)
+
     def build(self, provider: Provider | None = None, **rules: Any) -> Deployment:
         """Without ``provider`` it shows only whether it can be built. ``rules`` has its account, if any."""
-        settings = self.built(leaving=("model", "provider", "account", *LAYERED))
+        settings = self.built(leaving=("model", "provider", "account", "limits", *LAYERED))
+        settings["limits"] = [table.build() for table in self.limits]
         return Deployment(self.model, provider, **settings, **rules)
 
 

@@ -114,6 +114,13 @@ def race(parent: SyncRun, effect: Race) -> tuple[Source | None, Any]:
 
         try:
             parent.host.thread(go, "leg")
+        except Exception as failure:  # no thread to be had: those that run go on without it
+            del legs[leg], contexts[leg]
+            scope.off_cancel(leg.scope.cancel)
+            leg.close()
+            if not legs:
+                raise
+            errors[number] = failure
         except BaseException:
             leg.close()
             raise

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .breaker import CircuitBreaker
     from .retry import Retry
 
-__all__ = ["RECENT", "DeploymentLine", "Obstacle"]
+__all__ = ["RECENT", "DeploymentLine", "Obstacle", "heeds"]
 
 log = logging.getLogger("tierllm")
 
@@ -253,7 +253,10 @@ class DeploymentLine:
             fit.messages = self.tier.worded(request.messages)
         params = self.params_for(request.params) if request.params else dict(self._base)
         if call.degrade is not None:
-            call.degrade.apply(params, self.deployment.drop)
+            # a wrapped function that takes no route hears of no parameters: nothing can be taken from it
+            fit.degrade = call.degrade.here() if heeds(call) else None
+            if fit.degrade is not None:
+                fit.degrade.apply(params, self.deployment.drop)
         fit.params = params
         return fit
 
@@ -389,6 +392,11 @@ class DeploymentLine:
             "adaptive": None if self.adaptive is None else self.adaptive.status(),
             "throttle": None if self.throttle is None else self.throttle.status(),
         }
+
+
+def heeds(call: Call) -> bool:
+    """Whether what serves the call is told where it goes, and with which parameters."""
+    return call.target is None or getattr(call.target, "takes_route", True)
 
 
 def _vendor(provider: Provider) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RejectedError
 from ..events import CallHedged, Event
 from ..pipeline.effects import Handler, Race, Wait
 from ..types import Candidate
-from .lane import Lane
+from .acting import may_act
+from .lane import Lane, Trail
 from .lateness import Bank, Lateness
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from .hedge import Hedge
 
 __all__ = ["Hedging"]
+
+LOOK_AGAIN_S = 0.25
+"""So often a first leg that waits to try again is looked at, though it tells when it does."""
 
 
 class _NotHedged(Exception):
@@ -53,6 +59,7 @@ class Hedging:
         self._open_now = open_now
         self._seat = seat
         self._lateness = {line: Lateness(rules.quantile, rules.min_samples) for line in lines}
+        self._lock = threading.RLock()
 
     # -- a call ----------------------------------------------------------------
 
@@ -73,17 +80,22 @@ class Hedging:
                 ]
             )
             return response
+        except RuntimeError:
+            if first.begun:
+                raise
         finally:
             call.lane = None
             if first.rival is not None:
                 self._over(call, first, first.rival, response)
+            first.let_go()
+        return await call_next(call)  # no race can be run here: a loop would be blocked, or no thread begins
 
     async def ask(self, line: DeploymentLine, call: Call, way: Handler) -> Response:
         """Let ``call`` go to ``line`` by its handler ``way``, and learn how long its first token takes."""
-        lateness, lane = self._lateness[line], call.lane
-        if lane is not None:
-            lane.asks(call)
-        lateness.began(call)
+        lateness, given = self._lateness[line], call.lane
+        lane = call.lane = given or Lane()
+        trail = lane.asks(line, call)
+        lateness.began(trail)
         error: BaseException | None = None
         try:
             return await way(call)
@@ -91,15 +103,22 @@ class Hedging:
             error = caught
             raise
         finally:
-            lateness.ended(call, error, forgone=self._forgone(line, call, error))
+            forgone = given is not None and self._forgone(trail, call, given)
+            lateness.ended(trail, error, forgone=forgone)
+            if given is None:
+                lane.let_go()
             error = None  # or it would hold this frame, and the frame it
 
     def _late_after_s(self, call: Call) -> float | None:
         """Seconds after which somebody has to look whether ``call`` is late; ``None``: it is not hedged."""
-        paid, request = self.bank.pay_in(), call.request
-        if not paid or call.target is not None or not request.repeatable or _acts(request.params):
+        turn, request = call.turn, call.request
+        if turn.paid is self:
+            enough = self.bank.enough  # it comes here again: it is one call all the same
+        else:
+            turn.paid, enough = self, self.bank.pay_in()
+        if not enough or call.target is not None or not request.repeatable:
             return None
-        if request.extra and any(_acts(options) for options in request.extra.values()):
+        if (request.params or request.extra) and may_act(request.params, request.extra):
             return None
         soonest_s: float | None = None
         admissible = 0
@@ -119,42 +138,51 @@ class Hedging:
 
     async def _hedge(self, call: Call, first: Lane, second: Lane) -> Response:
         """Waits until the first leg is late, and asks another place then."""
-        await self._silence(first)
+        late, silent_s = await self._silence(first)
         seat = self._seat()
         try:
-            line = self._other(call, first.tried)
-            if line is None or (seat is not None and not seat.take()):
+            found = self._other(call, first.tried)
+            if found is None or (seat is not None and not seat.take()):
                 raise _NotHedged
-            other = call.copy()
-            other.lane = second
+            line, fit = found
+            if first.over or not second.claim(line, anew=True) or not self.bank.withdraw():
+                raise _NotHedged
+            second.hedged = late, line, silent_s
+            fit.lane = second
             if seat is not None:
-                other.permit = seat
-            fit = line.fitted(other)
-            if _acts(fit.params) or first.over or not second.claim(line, anew=True):
-                raise _NotHedged
-            return await self._asked(line, fit, second)
+                fit.permit = seat
+            response = second.answer = await self._asked(line, fit, second)
+            if call.degrade is not None and fit.degrade is not None:
+                call.degrade.took(fit.degrade, answered=True)
+            return response
         finally:
             second.end()
             if seat is not None:
                 seat.release()
 
-    async def _silence(self, first: Lane) -> None:
-        """Returns once the first leg's place has been silent for too long, counted from its being asked."""
+    async def _silence(self, first: Lane) -> tuple[DeploymentLine, float]:
+        """Returns once the first leg's place has been silent for too long, counted from its being asked.
+
+        Gives the place, and for how long.
+        """
         while not first.over and not first.spoke:
-            line, progress, now = first.line, first.progress, self.clock()
-            late_after_s = None
-            if line is not None and progress is not None and progress.ended_at is None:
-                late_after_s = self._lateness[line].bound_s(progress)
-            if late_after_s is None or progress is None:
-                due_at = now + self._soonest_s()  # it is not asked yet, or not known: not late before this
-            else:
-                due_at = progress.started_at + late_after_s
-                if now >= due_at:
-                    if first.call is None or _acts(first.call.params):
-                        break
-                    return
+            first.look()
+            trail, now = first.trail, self.clock()
+            progress = None if trail is None else trail.progress
+            wait_s = self._soonest_s()  # not asked yet, or not known: not late before this
+            if progress is not None and progress.ended_at is not None:
+                wait_s = max(wait_s, LOOK_AGAIN_S)
+            elif trail is not None and progress is not None:
+                late_after_s = self._lateness[trail.line].bound_s(progress)
+                if late_after_s is not None:
+                    due_at = progress.started_at + late_after_s
+                    if now >= due_at:
+                        if any(may_act(each.params, each.request.extra) for each in trail.calls):
+                            break
+                        return trail.line, now - progress.started_at
+                    wait_s = due_at - now
             try:
-                await Wait(first, due_at - now)
+                await Wait(first, wait_s)
             except TimeoutError as error:
                 if type(error) is not TimeoutError:
                     raise
@@ -164,17 +192,22 @@ class Hedging:
         known = [lateness.late_after_s("") for lateness in self._lateness.values()]
         return min(seconds for seconds in known if seconds is not None)
 
-    def _other(self, call: Call, tried: Sequence[DeploymentLine]) -> DeploymentLine | None:
-        """The next place that would serve ``call`` now and is not itself late with most of its calls."""
+    def _other(self, call: Call, tried: Sequence[DeploymentLine]) -> tuple[DeploymentLine, Call] | None:
+        """The next place that would serve ``call`` now and is not itself late with most of its calls.
+
+        With it the call as it is to receive it. What it costs is judged by what is known here: a budget that
+        has no room for two is no reason to refuse anything.
+        """
         now, share = self.clock(), self.rules.slow_share
         for line in self._open_now(call):
-            if line not in tried and not self._lateness[line].mostly_late(now, share):
-                return line
+            if line in tried or self._lateness[line].mostly_late(now, share):
+                continue
+            fit = line.fitted(call)
+            if not may_act(fit.params, call.request.extra) and line.spending.outlook(fit) is None:
+                return line, fit
         return None
 
     async def _asked(self, line: DeploymentLine, call: Call, second: Lane) -> Response:
-        if not self.bank.withdraw():
-            raise _NotHedged
         reason: str | None = "cancelled"
         try:
             response = await self.ask(line, call, line.once)
@@ -182,10 +215,16 @@ class Hedging:
             return response
         except Exception as error:
             reason = type(error).__name__
+            trail = second.trail
+            if isinstance(error, RejectedError) and trail is not None and not trail.asked:
+                self.bank.give_back()  # the line refused it: for certain nobody was asked
+                second.hedged = None
+                reason = "hedge"
+                if call.trace is not None:  # the call itself was not refused
+                    attempts = call.trace.attempts
+                    attempts[:] = [each for each in attempts if each.error is not error]
             raise
         finally:
-            if call.progress is None:
-                self.bank.give_back()
             if call.trace is not None:
                 call.trace.candidates.append(Candidate(self.tier, line.name, reason))
 
@@ -193,32 +232,46 @@ class Hedging:
 
     def _over(self, call: Call, first: Lane, second: Lane, response: Response | None) -> None:
         """The race is decided, or was left."""
-        asked, progress = first.progress, second.progress
-        if first.line is not None and second.line is not None and progress is not None:
+        if second.hedged is not None:
+            late, other, silent_s = second.hedged
             won: str | None = None
             if response is not None:
-                won = response.deployment
+                won = other.name if response is second.answer else late.name
             elif first.spoke != second.spoke:
-                won = first.line.name if first.spoke else second.line.name
-            if won == second.line.name:
-                self.won += 1
-            silent_s = 0.0 if asked is None else progress.started_at - asked.started_at
-            self._tell(call, first.line, second.line, silent_s, won)
-        first.let_go()
+                won = late.name if first.spoke else other.name
+            if won == other.name:
+                with self._lock:
+                    self.won += 1
+            self._tell(call, late, other, silent_s, won)
         second.let_go()
 
-    def _forgone(self, line: DeploymentLine, call: Call, error: BaseException | None) -> bool:
-        """``mode="observe"``: whether this call would have been hedged. It is told, and pays for it."""
-        lane, progress = call.lane, call.progress
-        if self.rules.mode == "enforce" or lane is None or progress is None or _acts(call.params):
+    def _forgone(self, trail: Trail, call: Call, lane: Lane) -> bool:
+        """``mode="observe"``: whether this call would have been hedged. It is told, and pays for it.
+
+        Whether there was room for it is known by what there is now.
+        """
+        if self.rules.mode == "enforce" or lane.hedged is not None:
             return False
-        lateness = self._lateness[line]
-        silent_s = lateness.was_late(call, error)
-        other = None if silent_s is None else self._other(call, lane.tried)
-        if silent_s is None or other is None or not self.bank.withdraw():
+        if any(may_act(each.params, each.request.extra) for each in trail.calls):
             return False
-        self._tell(call, line, other, lateness.bound_s(progress) or silent_s, None)
+        lateness = self._lateness[trail.line]
+        late = next((progress for progress in trail.asked if lateness.overran(progress)), None)
+        found = None if late is None else self._other(call, lane.tried)
+        if late is None or found is None or not self._has_seat() or not self.bank.withdraw():
+            return False
+        silent_s = lateness.bound_s(late) or 0.0
+        lane.hedged = trail.line, found[0], silent_s
+        self._tell(call, trail.line, found[0], silent_s, None)
         return True
+
+    def _has_seat(self) -> bool:
+        seat = self._seat()
+        if seat is None:
+            return True
+        try:
+            return seat.take()
+        finally:
+            seat.release()
 
     def _tell(
         self, call: Call, first: DeploymentLine, second: DeploymentLine, after_s: float, won: str | None
@@ -248,7 +301,7 @@ class Hedging:
                 line.name: {
                     "first_token_late_after_s": lateness.streamed.late_after_s,
                     "answer_late_after_s": lateness.whole.late_after_s,
-                    "late_share": lateness.late_share(),
+                    "late_share": lateness.late_share(self.clock()),
                 }
                 for line, lateness in self._lateness.items()
             },
@@ -256,6 +309,7 @@ class Hedging:
 
     def renew(self) -> None:
         """After a fork."""
+        self._lock = threading.RLock()
         self.bank.renew()
         for lateness in self._lateness.values():
             lateness.renew()
@@ -263,12 +317,11 @@ class Hedging:
 
 async def _run(call: Call, call_next: Handler, first: Lane) -> Response:
     """The first leg: the ordinary choice."""
+    first.begun = True
     try:
-        return await call_next(call)
+        response = first.answer = await call_next(call)
+        return response
     finally:
+        if first.answer is None and first.outrun and call.permit is not None:
+            call.permit.release()  # the other one has a seat of its own, and may talk for long
         first.end()
-
-
-def _acts(options: Mapping[str, Any]) -> bool:
-    """Whether the model is given tools: what it does with them must not happen twice."""
-    return bool(options.get("tools") or options.get("functions")) and options.get("tool_choice") != "none"

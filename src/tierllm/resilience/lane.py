@@ -5,32 +5,107 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from ..types import Call
 from .lateness import has_spoken
 
 if TYPE_CHECKING:
     from ..pipeline.effects import Grant, Ticket
     from ..pipeline.scope import Invocation
-    from ..types import Call
+    from ..types import Response
     from .deployment_line import DeploymentLine
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Trail"]
+
+
+class Followed(Call):
+    """A call whose lane knows its copies too: a policy of the place may send one of them instead."""
+
+    __slots__ = ()
+
+    def copy(self) -> Call:
+        twin = super().copy()
+        trail = None if self.lane is None else self.lane.trail
+        if trail is not None:
+            twin.__class__ = Followed
+            trail.calls.append(twin)
+        return twin
+
+    def again(self) -> None:
+        lane = self.lane
+        if lane is not None and lane.trail is not None:
+            lane.trail.again(self)
+        super().again()
+        if lane is not None:
+            lane.stir()
+
+
+class Trail:
+    """What one place was asked for one call: ``call``, or a copy of it that a policy made.
+
+    ``past`` are the attempts before the present one.
+    """
+
+    __slots__ = ("calls", "line", "past")
+
+    def __init__(self, line: DeploymentLine, call: Call) -> None:
+        self.line = line
+        self.calls = [call]
+        self.past: list[Invocation] = []
+        call.__class__ = Followed  # it has the same slots, and is this place's own
+
+    def again(self, call: Call) -> None:
+        """Another attempt begins."""
+        self.past += self._present()
+        self.calls = [call]
+
+    def _present(self) -> list[Invocation]:
+        return [call.progress for call in self.calls if call.progress is not None]
+
+    @property
+    def progress(self) -> Invocation | None:
+        """How far the provider has come that was asked last; ``None``: none was, in this attempt."""
+        return max(self._present(), key=lambda progress: progress.started_at, default=None)
+
+    @property
+    def asked(self) -> list[Invocation]:
+        """Each time that a provider was asked."""
+        return self.past + self._present()
 
 
 class Lane:
     """One leg's side of a race: which places it has asked, and the other side, its ``rival``.
 
-    To a policy it is also something to wait for: the end of this leg.
+    ``trail`` is what it asks now, ``answer`` what came of it, ``begun`` and ``over`` say how far it is.
+    Of a second leg, ``hedged`` has the place that was late, the one asked instead, and for how long the
+    first had been silent; ``None``: nobody was asked.
+
+    To a policy it is also something to wait for: the next attempt of this leg, or its end.
     """
 
-    __slots__ = ("_lock", "_outrun", "_spoke", "_ticket", "call", "line", "over", "rival", "tried")
+    __slots__ = (
+        "_lock",
+        "_moved",
+        "_outrun",
+        "_spoke",
+        "_ticket",
+        "answer",
+        "begun",
+        "hedged",
+        "over",
+        "rival",
+        "trail",
+        "tried",
+    )
 
     def __init__(self) -> None:
         self.rival: Lane | None = None
-        self.line: DeploymentLine | None = None
-        self.call: Call | None = None
+        self.trail: Trail | None = None
         self.tried: list[DeploymentLine] = []
-        self.over = False
+        self.answer: Response | None = None
+        self.hedged: tuple[DeploymentLine, DeploymentLine, float] | None = None
+        self.begun = self.over = False
         self._spoke = self._outrun = False  # as it stood when the race was over
+        self._moved = False
         self._ticket: Ticket | None = None
         self._lock = threading.RLock()
 
@@ -47,22 +122,24 @@ class Lane:
             rival = self.rival
             if rival is not None and line in rival.tried and (anew or not rival.over):
                 return False
-            self.line = line
             self.tried.append(line)
             return True
 
-    def asks(self, call: Call) -> None:
-        """``call`` is what goes to the line that was claimed."""
-        self.call = call
+    def asks(self, line: DeploymentLine, call: Call) -> Trail:
+        """``call`` is what goes to ``line``."""
+        trail = self.trail = Trail(line, call)
+        self.stir()
+        return trail
 
     @property
-    def progress(self) -> Invocation | None:
-        return None if self.call is None else self.call.progress
+    def call(self) -> Call | None:
+        return None if self.trail is None else self.trail.calls[0]
 
     @property
     def spoke(self) -> bool:
         """Whether this leg has heard a first token, or got a whole answer."""
-        progress = self.progress
+        trail = self.trail
+        progress = None if trail is None else trail.progress
         return self._spoke if progress is None else has_spoken(progress)
 
     @property
@@ -73,23 +150,32 @@ class Lane:
     def let_go(self) -> None:
         """The race is over: nothing here may keep the call alive, and with it the prompt."""
         self._spoke, self._outrun = self.spoke, self.outrun
-        self.call = self.rival = None
+        self.trail = self.rival = self.answer = None
 
-    # -- waiting for its end -----------------------------------------------------
+    # -- waiting for what it does ------------------------------------------------
 
-    def end(self) -> None:
+    def look(self) -> None:
+        """Whoever waits now has seen everything so far."""
+        self._moved = False
+
+    def stir(self) -> None:
+        """Something happened here that is worth a look."""
         with self._lock:
-            self.over = True
+            self._moved = True
             ticket, self._ticket = self._ticket, None
         if ticket is not None:
             ticket.give(self)
 
+    def end(self) -> None:
+        self.over = True
+        self.stir()
+
     def take(self, owner: list[Grant]) -> Lane | None:
-        return self if self.over else None
+        return self if self.over or self._moved else None
 
     def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
         with self._lock:
-            if not self.over:
+            if not self.over and not self._moved:
                 self._ticket = ticket
                 return False
         ticket.give(self)
@@ -101,4 +187,4 @@ class Lane:
                 self._ticket = None
 
     def release(self) -> None:
-        """Knowing that it is over takes nothing from anyone."""
+        """Knowing that it has moved takes nothing from anyone."""

@@ -6,13 +6,12 @@ import math
 import threading
 from bisect import bisect_left, insort
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import DeadlineExceededError, ProviderTimeoutError
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
-    from ..types import Call
 
 __all__ = ["SIZE", "Bank", "FirstTokens", "Lateness", "has_spoken"]
 
@@ -21,6 +20,9 @@ SIZE = 256
 
 RECENT = 20
 """How many of its latest calls say whether a place is slow as a whole."""
+
+FORGET_S = 60.0
+"""How long they say so: where nobody else calls, a place that is never asked would stay slow for good."""
 
 LEAST = 5
 """With fewer known, no place is called slow."""
@@ -49,6 +51,11 @@ class Bank:
     def balance(self) -> float:
         return self._saved / UNIT
 
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough for a hedge now."""
+        return self._saved >= UNIT
+
     def pay_in(self) -> bool:
         """One more call. Whether there is enough for a hedge now."""
         with self._lock:
@@ -72,8 +79,9 @@ class Bank:
             self.hedges -= 1
 
     def renew(self) -> None:
-        """After a fork: the parent's lock may be held for good."""
+        """After a fork: the parent's lock may be held for good, and what was saved is the parent's."""
         self._lock = threading.RLock()
+        self._saved = 0
 
 
 class FirstTokens:
@@ -120,6 +128,13 @@ class FirstTokens:
         return min(max(math.ceil(self._quantile * (count + 1) - 1e-9), 1), count) - 1
 
 
+class Asked(Protocol):
+    """A call at a place, whichever way it gets to the provider."""
+
+    @property
+    def progress(self) -> Invocation | None: ...
+
+
 class Lateness:
     """How one place keeps its time: what is usual there, and whether it is now. Thread-safe."""
 
@@ -128,8 +143,8 @@ class Lateness:
     def __init__(self, quantile: float, min_samples: int) -> None:
         self.streamed = FirstTokens(quantile, min_samples)
         self.whole = FirstTokens(quantile, min_samples)
-        self._recent: deque[bool] = deque(maxlen=RECENT)
-        self._under_way: dict[int, Call] = {}
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=RECENT)
+        self._under_way: dict[int, Asked] = {}
         self._lock = threading.RLock()
 
     def late_after_s(self, driven: str) -> float | None:
@@ -144,44 +159,44 @@ class Lateness:
     def bound_s(self, progress: Invocation) -> float | None:
         return (self.streamed if progress.streaming else self.whole).late_after_s
 
-    def began(self, call: Call) -> None:
+    def began(self, asked: Asked) -> None:
         with self._lock:
-            self._under_way[id(call)] = call
+            self._under_way[id(asked)] = asked
 
-    def ended(self, call: Call, error: BaseException | None, *, forgone: bool = False) -> None:
-        """Learn from how ``call`` ended here. ``forgone``: it is one that would have been cut short."""
-        progress = call.progress
+    def ended(self, asked: Asked, error: BaseException | None, *, forgone: bool = False) -> None:
+        """Learn from how a call ended here. ``forgone``: it would have been cut short, had it been late."""
+        progress = asked.progress
         with self._lock:
-            self._under_way.pop(id(call), None)
+            self._under_way.pop(id(asked), None)
             if progress is None:
                 return  # no provider was reached
             seconds, spoke = _waited(progress, error)
             bound_s = self.bound_s(progress)
-            if not spoke:
-                if bound_s is None or seconds <= bound_s or _said_no(error):
-                    return
-                forgone = True
+            late = bound_s is not None and seconds > bound_s
+            if not spoke and (not late or _said_no(error)):
+                return
             if bound_s is not None:
-                self._recent.append(seconds > bound_s)
-            (self.streamed if progress.streaming else self.whole).add(seconds, cut=forgone)
+                self._recent.append((progress.started_at + seconds, late))
+            cut = not spoke or (forgone and late)
+            (self.streamed if progress.streaming else self.whole).add(seconds, cut=cut)
 
-    def was_late(self, call: Call, error: BaseException | None) -> float | None:
-        """How long a call that has ended was silent, where that was too long."""
-        progress = call.progress
-        if progress is None or (error is not None and _said_no(error)):
-            return None
-        seconds, bound_s = _waited(progress, error)[0], self.bound_s(progress)
-        return seconds if bound_s is not None and seconds > bound_s else None
+    def overran(self, progress: Invocation) -> bool:
+        """Whether a provider that has ended was silent for too long, whatever it said then."""
+        seconds, bound_s = _waited(progress, None)[0], self.bound_s(progress)
+        return bound_s is not None and seconds > bound_s
 
     def mostly_late(self, now: float, share: float) -> bool:
-        """Whether more than ``share`` of the last 20 calls were late, those still silent among them."""
+        """Whether more than ``share`` of the last 20 calls of this minute were late, silent ones included."""
         with self._lock:
-            silent = sum(self._overdue(call.progress, now) for call in self._under_way.values())
-            known = list(self._recent)
+            silent = sum(self._overdue(asked.progress, now) for asked in self._under_way.values())
+            known = self._known(now)
         silent = min(silent, RECENT)
         known = known[max(0, len(known) - (RECENT - silent)) :]
         total = silent + len(known)
         return total >= LEAST and silent + sum(known) > share * total
+
+    def _known(self, now: float) -> list[bool]:
+        return [late for at, late in self._recent if now - at < FORGET_S]
 
     def _overdue(self, progress: Invocation | None, now: float) -> bool:
         if progress is None or progress.ended_at is not None or has_spoken(progress):
@@ -189,9 +204,10 @@ class Lateness:
         bound_s = self.bound_s(progress)
         return bound_s is not None and now - progress.started_at > bound_s
 
-    def late_share(self) -> float:
+    def late_share(self, now: float) -> float:
         with self._lock:
-            return sum(self._recent) / len(self._recent) if self._recent else 0.0
+            known = self._known(now)
+        return sum(known) / len(known) if known else 0.0
 
     def renew(self) -> None:
         """After a fork: the parent's lock may be held for good, and its calls do not end here."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
 
-__all__ = ["Deployment"]
+__all__ = ["Deployment", "own_name"]
 
 
 class Deployment:
@@ -38,7 +38,8 @@ class Deployment:
 
     ``rpm``, ``tpm``, ``input_tpm``, ``output_tpm``, ``rpd`` and ``max_concurrency`` are its own limits
     (requests and tokens a minute, requests a day, calls at once). ``account`` is a ``RateLimit`` that
-    deployments on one vendor account share, ``limits`` are further ones. ``adaptive`` finds out how many
+    deployments on one vendor account share, ``limits`` are further ones, with all that a ``RateLimit`` may
+    say (``tpd``, ``pacing``, ``mode="observe"``, …). ``adaptive`` finds out how many
     calls at once it bears, ``throttle`` spares it most calls while it refuses most.
     """
 
@@ -123,10 +124,7 @@ class Deployment:
             "max_concurrency": max_concurrency,
         }
         check_whole(where, 1, **own)
-        shared = [*limits] if account is None else [account, *limits]
-        for limit in shared:
-            if not isinstance(limit, RateLimit):
-                raise ConfigError(f"{where}, limits=...): {type(limit).__name__} is not a RateLimit")
+        shared = _limits(where, account, limits)
         for option, policy, kind in (
             ("adaptive", adaptive, AdaptiveConcurrency),
             ("throttle", throttle, ClientThrottle),
@@ -150,12 +148,40 @@ class Deployment:
         self.policies = tuple(policies)
         self.limits = tuple(shared)
         if any(value is not None for value in own.values()):
-            self.limits = (RateLimit(**own, per="deployment", name=f"{self.name}'s own"), *shared)
+            self.limits = (RateLimit(**own, per="deployment", name=own_name(self.name)), *shared)
         self.adaptive = AdaptiveConcurrency() if adaptive is True else adaptive or None
         self.throttle = ClientThrottle() if throttle is True else throttle or None
 
     def __repr__(self) -> str:
         return f"Deployment({self.model!r}, name={self.name!r})"
+
+
+def own_name(deployment: str) -> str:
+    """What a deployment's own limits are called."""
+    return f"{deployment}'s own".replace("|", "_")
+
+
+def _limits(where: str, account: object, limits: object) -> list[RateLimit]:
+    """The account's limit, and the others."""
+    if account is not None and not isinstance(account, RateLimit):
+        raise ConfigError(f"{where}, account=...): {_kind(account)} is not a RateLimit")
+    if account is not None and account.per != ("account",):
+        raise ConfigError(
+            f"{where}, account=...): an account is one for all who call, and {account!r} is not; "
+            "leave its per out, or give it in limits=[...]"
+        )
+    if isinstance(limits, str | RateLimit) or not isinstance(limits, Iterable):
+        raise ConfigError(f"{where}, limits=...): give a list, [RateLimit(...)]")
+    shared: list[RateLimit] = [] if account is None else [account]
+    for limit in limits:
+        if not isinstance(limit, RateLimit):
+            raise ConfigError(f"{where}, limits=...): {_kind(limit)} is not a RateLimit")
+        shared.append(limit)
+    return shared
+
+
+def _kind(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 def _called(provider: object) -> str:

@@ -28,7 +28,6 @@ __all__ = ["Deployment", "Tier", "check_rules"]
 Prompt = str | Callable[[Sequence[Message]], "Sequence[Message] | str"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """What a call may ask for at most; what it leaves open is set to the ceiling."""
@@ -124,14 +123,14 @@ class Tier:
                 raise ConfigError(f"{where}): {type(deployment).__name__} is not a Deployment")
         check_whole(where, max_tokens=max_tokens, max_concurrency=max_concurrency)
         check_whole(where, 0, max_waiting=max_waiting)
-        if temperature is not None and (isinstance(temperature, bool) or not 0 <= temperature < math.inf):
-            raise ConfigError(f"{where}, temperature={temperature}): give 0 or more")
+        if temperature is not None and not (_number(temperature) and 0 <= temperature < math.inf):
+            raise ConfigError(f"{where}, temperature={temperature!r}): give 0 or more")
         if reasoning_effort is not None and reasoning_effort not in EFFORTS:
             raise ConfigError(f"{where}, reasoning_effort={reasoning_effort!r}): one of {', '.join(EFFORTS)}")
         if choose not in ("ordered", "weighted"):
             raise ConfigError(f"{where}, choose={choose!r}): 'ordered' or 'weighted'")
-        if max_wait_s is not None and not max_wait_s >= 0:
-            raise ConfigError(f"{where}, max_wait_s={max_wait_s}): give 0 or more seconds")
+        if max_wait_s is not None and not (_number(max_wait_s) and max_wait_s >= 0):
+            raise ConfigError(f"{where}, max_wait_s={max_wait_s!r}): give 0 or more seconds")
         if prompt is not None and not isinstance(prompt, str) and not callable(prompt):
             raise ConfigError(f"{where}, prompt=...): give a system text, or a function of the messages")
         if objective is not None and not isinstance(objective, Objective):
@@ -144,6 +143,8 @@ class Tier:
         ):
             if policy is not None and not isinstance(policy, kind):
                 raise ConfigError(f"{where}, {option}={policy!r}): give {kind.__name__}(...)")
+        if admission is not None:
+            admission.check_size(f"{where}, admission=...): ", max_concurrency)
         if not isinstance(hedge, bool) and not hasattr(hedge, "bound"):
             raise ConfigError(f"{where}, hedge={hedge!r}): give True, or Hedge(...)")
         check_params_of(where, "defaults", defaults)
@@ -186,3 +187,7 @@ class Tier:
         if first.get("role") == "system" and isinstance(first.get("content"), str):
             return ({**first, "content": f"{prompt}\n\n{first['content']}"}, *messages[1:])
         return ({"role": "system", "content": prompt}, *messages)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

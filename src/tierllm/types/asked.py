@@ -120,10 +120,11 @@ class Turn:
 
     ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
     may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now,
-    ``None`` if nowhere.
+    ``None`` if nowhere; ``ahead`` the turn of another call whose answer it waits for. ``paid``: the tier's
+    hedging that has counted the call already.
     """
 
-    __slots__ = ("cancelled", "defer", "place", "priority", "weight")
+    __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "weight")
 
     def __init__(self, priority: int = 0, defer: bool = False) -> None:
         self.priority = priority
@@ -131,15 +132,18 @@ class Turn:
         self.defer = defer
         self.cancelled = False
         self.place: Queued | None = None
+        self.ahead: Turn | None = None
+        self.paid: object | None = None
 
     def set_priority(self, priority: int) -> None:
-        """Change it, wherever the call waits."""
+        """Change it, wherever the call waits. What it follows is hurried along with it."""
+        if self.ahead is not None and priority > self.ahead.priority:
+            self.ahead.set_priority(priority)
         if priority != self.priority:
             self.priority = priority
             place = self.place
             if place is not None:
                 place.move(priority)
-
 
     def come_at_once(self) -> None:
         """It may not be late any more: somebody who is in a hurry waits for it too."""
@@ -159,7 +163,13 @@ class Degrading(Protocol):
 
     def options(self, extra: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
+    def here(self) -> Degrading: ...
+
+    def took(self, place: Degrading, *, answered: bool) -> None: ...
+
     def cheapest_first(self, places: Sequence[T], price: Callable[[T], float | None]) -> list[T]: ...
+
+    def spared(self) -> None: ...
 
 
 class Queued(Protocol):
