@@ -233,9 +233,10 @@ class EmergencyChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHedged(Event):
-    """The first deployment was late, so that a second was asked too; ``won`` says which spoke first.
+    """The first deployment was late, so that a second was asked too.
 
-    ``after_s``: how long the first had been silent. ``won`` is ``None`` where neither did.
+    ``won`` is ``first`` (or whatever that leg fell back to), ``second``, or ``None``: neither answered.
+    ``after_s``: how long the first had been silent.
     """
 
     trace_id: str

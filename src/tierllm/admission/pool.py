@@ -60,7 +60,7 @@ class Pool(Slots):
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
         self.pace = Throughput()
-        self.eta_s: Callable[[Place], float | None] = self._eta_s
+        self.eta_s: Callable[[Place], float | None] = lambda place: None
         self._begin(threading.RLock())  # reentrant: garbage collection may end a flow right here
 
     def _begin(self, lock: Lock) -> None:
@@ -121,9 +121,6 @@ class Pool(Slots):
         gate = self.gate
         rate = self.pace.rate_per_s(self.clock(), self.size, None if gate is None else gate.rate_per_s())
         return None if rate is None else (ahead + 1) / rate
-
-    def _eta_s(self, place: Place) -> float | None:
-        return self.expected_wait_s(self.ahead_of(place))
 
     # -- permits ---------------------------------------------------------------
 

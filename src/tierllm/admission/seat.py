@@ -47,24 +47,24 @@ class Seat:
             permit.since = now
 
     def end(self, now: float) -> None:
-        """It is over; the time goes to the account of whoever has the slot."""
+        """It is over, at ``now``."""
         self.since = None
-        for permit in self._owned:
-            if permit.since is not None:
-                permit.pool.spent_s.append(now - permit.since)
-                permit.since = None
-        self.release()
+        self.release(now)
 
     def sent(self) -> None:
         """The call has all it needs and goes out: the next in line may be let in."""
         for permit in self._owned:
             permit.of.sent(permit)
 
-    def release(self) -> None:
+    def release(self, now: float | None = None) -> None:
+        """Give back what it has. The time goes to the account of whoever has the slot."""
         owned = self._owned
         if owned:
             self._owned = []
             for permit in owned:
+                if permit.since is not None:
+                    now = self._admission.clock() if now is None else now
+                    permit.pool.spent_s.append(now - permit.since)
                 permit.pool.take_back(permit)
 
     async def leave_for(self, seconds: float, call: Call) -> None:

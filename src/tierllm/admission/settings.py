@@ -26,9 +26,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 OnFull = Literal["wait", "step_down", "refuse"]
 
-HIGHEST_LOAD = 10.0
-"""A load above this is a percentage that somebody meant."""
-
 
 class Admission:
     """Who may go now, and in which order, at one tier.

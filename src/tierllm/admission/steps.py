@@ -17,6 +17,9 @@ __all__ = ["EFFORTS", "LEAVE_AT", "Degraded", "Step"]
 
 T = TypeVar("T")
 
+HIGHEST_LOAD = 10.0
+"""A threshold above this was meant as a percentage."""
+
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 """Reasoning efforts, least first."""
 
@@ -60,6 +63,8 @@ class Step:
             raise ConfigError(f"Step({self.name!r}): give a name, such as 'short'")
         if not (_number(self.at) and self.at > 0):
             raise self._wrong("at", "give the load at which it begins, such as 1.2 (1.0 is all it can do)")
+        if self.at > HIGHEST_LOAD:
+            raise self._wrong("at", "1 is all the tier can do; give 0.9 for 90 %")
         if self.leave is not None and not (_number(self.leave) and 0 <= self.leave < self.at):
             raise self._wrong("leave", f"give a load below {self.at:g}, or leave it out")
         if self.max_tokens is not None and (not _whole(self.max_tokens) or self.max_tokens < 1):

@@ -18,7 +18,7 @@ from ..admission.plans import ServicePlan
 from ..admission.record import hourly
 from ..admission.sampling import AdaptiveSampling
 from ..admission.schedule import Hours, Schedule
-from ..admission.settings import HIGHEST_LOAD, Admission
+from ..admission.settings import Admission
 from ..admission.steps import Step
 from ..errors import ConfigError
 from ..resilience.hedge import Hedge
@@ -128,8 +128,6 @@ class StepTable(Rule):
     refuse_below: int | None = None
 
     def build(self) -> Step:
-        if self.at > HIGHEST_LOAD:
-            raise ConfigError(f"Step(at={self.at!r}): 1 is all the tier can do; give 0.9 for 90 %")
         return Step(**self.given())
 
 

@@ -64,6 +64,8 @@ class Run:
         if deadline is not None and deadline <= invocation.started_at:
             raise past_deadline("about to call the provider")
         call.progress = invocation
+        if call.lane is not None:
+            call.lane.reached(invocation)
         return invocation
 
     def follows(self) -> bool:

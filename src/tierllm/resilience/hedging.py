@@ -150,6 +150,7 @@ class Hedging:
             second.hedged = late, line, silent_s
             fit.lane = second
             if seat is not None:
+                seat.begin(self.clock())
                 fit.permit = seat
             response = second.answer = await self._asked(line, fit, second)
             if call.degrade is not None and fit.degrade is not None:

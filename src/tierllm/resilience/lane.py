@@ -5,71 +5,42 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ..types import Call
 from .lateness import has_spoken
 
 if TYPE_CHECKING:
     from ..pipeline.effects import Grant, Ticket
     from ..pipeline.scope import Invocation
-    from ..types import Response
+    from ..types import Call, Response
     from .deployment_line import DeploymentLine
 
 __all__ = ["Lane", "Trail"]
 
 
-class Followed(Call):
-    """A call whose lane knows its copies too: a policy of the place may send one of them instead."""
-
-    __slots__ = ()
-
-    def copy(self) -> Call:
-        twin = super().copy()
-        trail = None if self.lane is None else self.lane.trail
-        if trail is not None:
-            twin.__class__ = Followed
-            trail.calls.append(twin)
-        return twin
-
-    def again(self) -> None:
-        lane = self.lane
-        if lane is not None and lane.trail is not None:
-            lane.trail.again(self)
-        super().again()
-        if lane is not None:
-            lane.stir()
-
-
 class Trail:
-    """What one place was asked for one call: ``call``, or a copy of it that a policy made.
+    """What one place was asked for ``call``: by it, or by a copy of it that a policy of the place made.
 
     ``past`` are the attempts before the present one.
     """
 
-    __slots__ = ("calls", "line", "past")
+    __slots__ = ("call", "calls", "line", "past", "present")
 
     def __init__(self, line: DeploymentLine, call: Call) -> None:
         self.line = line
+        self.call = call
         self.calls = [call]
+        """This attempt's, with whatever was sent in its stead."""
         self.past: list[Invocation] = []
-        call.__class__ = Followed  # it has the same slots, and is this place's own
-
-    def again(self, call: Call) -> None:
-        """Another attempt begins."""
-        self.past += self._present()
-        self.calls = [call]
-
-    def _present(self) -> list[Invocation]:
-        return [call.progress for call in self.calls if call.progress is not None]
+        self.present: list[Invocation] = []
 
     @property
     def progress(self) -> Invocation | None:
         """How far the provider has come that was asked last; ``None``: none was, in this attempt."""
-        return max(self._present(), key=lambda progress: progress.started_at, default=None)
+        return self.present[-1] if self.present else None
 
     @property
     def asked(self) -> list[Invocation]:
         """Each time that a provider was asked."""
-        return self.past + self._present()
+        return self.past + self.present
 
 
 class Lane:
@@ -131,9 +102,23 @@ class Lane:
         self.stir()
         return trail
 
+    def again(self) -> None:
+        """Another attempt begins at the same place."""
+        trail = self.trail
+        if trail is not None:
+            trail.past += trail.present
+            trail.present, trail.calls = [], [trail.call]
+        self.stir()
+
+    def reached(self, invocation: Invocation) -> None:
+        """A provider is asked."""
+        if self.trail is not None:
+            self.trail.present.append(invocation)
+            self.trail.calls.append(invocation.call)
+
     @property
     def call(self) -> Call | None:
-        return None if self.trail is None else self.trail.calls[0]
+        return None if self.trail is None else self.trail.call
 
     @property
     def spoke(self) -> bool:

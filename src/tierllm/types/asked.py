@@ -309,6 +309,8 @@ class Call:
         """Another attempt begins with this call: the last one's progress is over."""
         self.progress = None
         self.attempt += 1
+        if self.lane is not None:
+            self.lane.again()
 
     def options(self, vendor: str) -> Mapping[str, Any]:
         """The caller's ``extra`` for one vendor."""

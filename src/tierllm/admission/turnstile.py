@@ -1,0 +1,55 @@
+"""A lock that nobody who gives something back ever waits for."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+__all__ = ["Turnstile"]
+
+
+class Turnstile:
+    """A lock for short work on shared state, and a list of what is to be done by whoever has it next.
+
+    Giving back may happen anywhere: garbage collection ends a flow in the middle of whatever this thread
+    does, perhaps while it holds this lock, or another one. Were it to wait then, two threads could wait
+    for each other for ever; were it to go ahead, it would find the state half changed. So it asks for it
+    to be done ``later``: at once, where nobody has the lock; else by its holder, on leaving.
+    """
+
+    __slots__ = ("_todo", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._todo: deque[Callable[[], object]] = deque()
+
+    def __enter__(self) -> bool:
+        return self.lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.lock.release()
+        if self._todo:
+            self.catch_up()
+
+    def later(self, do: Callable[[], object]) -> None:
+        """Have ``do`` called under the lock: now, if it is free, else as soon as it is. Never waits."""
+        self._todo.append(do)
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Do what was left to be done, unless somebody has the lock, who will."""
+        lock, todo = self.lock, self._todo
+        while todo and not lock._is_owned() and lock.acquire(blocking=False):  # type: ignore[attr-defined]
+            try:
+                while todo:
+                    try:
+                        do = todo.popleft()
+                    except IndexError:
+                        break
+                    do()
+            finally:
+                lock.release()
