@@ -97,7 +97,7 @@ class LoadMeter:
         self.tick_s = tick_s
         self._clock = clock
         self._reach = _damped(horizon_s)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._forget()
         renew_after_fork(self)
 
@@ -247,7 +247,7 @@ class LoadMeter:
 
     def renew(self) -> None:
         """After a fork: the parent's calls are not this process's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._forget()
 
 

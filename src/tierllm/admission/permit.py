@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .slots import Slots
 
-__all__ = ["LOOK_AGAIN_S", "Full", "Gate", "Lock", "Permit", "Short", "until_a_look"]
+__all__ = ["LOOK_AGAIN_S", "Full", "Gate", "Permit", "Short", "until_a_look"]
 
 LOOK_AGAIN_S = 1.0
 """Where nobody says when there will be room, somebody looks so often."""
@@ -58,16 +58,6 @@ def until_a_look(short: Short) -> float:
     if short.wait_s == math.inf:
         return LOOK_AGAIN_S
     return max(short.wait_s, ESTIMATED_S if short.early else SOONEST_S)
-
-
-class Lock(Protocol):
-    """What ``threading.RLock()`` gives."""
-
-    def __enter__(self) -> bool: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
 
 
 class Gate(Protocol):

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .alarms import Alarms, Displaced, Nudge
 from .pace import Throughput
-from .permit import LOOK_AGAIN_S, Gate, Lock, Permit, Short, until_a_look
+from .permit import LOOK_AGAIN_S, Gate, Permit, Short, until_a_look
 from .place import Place
 from .queue import FairQueue
-from .shares import TenantShares
 from .slots import Slots
+from .turnstile import Turnstile
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Grant, Ticket
     from ..types import Call
     from .schedule import Schedule
+    from .shares import TenantShares
 
 __all__ = ["Permit", "Pool"]
-
-TENANTS_TOLD = 20
 
 
 class Pool(Slots):
@@ -52,18 +50,17 @@ class Pool(Slots):
         age_s: float | None = 30.0,
         defer_at: float = 0.7,
     ) -> None:
-        super().__init__(size, name=name, clock=clock, wall=wall, schedule=schedule)
+        super().__init__(size, name=name, clock=clock, wall=wall, schedule=schedule, shares=shares)
         self.max_waiting = max_waiting
         self.defer_at = defer_at
         self.gate: Gate | None = None
-        self.shares = shares or TenantShares()
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
         self.pace = Throughput()
         self.eta_s: Callable[[Place], float | None] = lambda place: None
-        self._begin(threading.RLock())  # reentrant: garbage collection may end a flow right here
+        self._begin(Turnstile())
 
-    def _begin(self, lock: Lock) -> None:
+    def _begin(self, lock: Turnstile) -> None:
         self._lock = lock
         self._held = set()
         self._unsent: set[Permit] = set()
@@ -96,19 +93,17 @@ class Pool(Slots):
 
     def waiters(self) -> list[Place]:
         """All that wait, deferred ones too, in no order."""
-        with self._lock:
-            return [place for place in self._lined_up if place.call is not None]
-
-    def tenants(self) -> dict[str, float]:
-        """The tenants with the largest shares used."""
-        with self._lock:
-            counters = self.shares.status()
-        return dict(sorted(counters.items(), key=lambda item: -item[1])[:TENANTS_TOLD])
+        with self._lock.lock:
+            waiting = [place for place in self._lined_up if place.call is not None]
+        self._lock.catch_up()
+        return waiting
 
     def ahead_of(self, place: Place) -> int:
         """How many would go before ``place``, as things stand."""
-        with self._lock:
-            return self.queue.ahead_of(place, self.clock())
+        with self._lock.lock:
+            ahead = self.queue.ahead_of(place, self.clock())
+        self._lock.catch_up()
+        return ahead
 
     def alike(self, whose: object, place: Place | None) -> int:
         """How many wait for the same limit, which is not everybody's; ``place`` among them."""
@@ -126,21 +121,23 @@ class Pool(Slots):
 
     def take(self, owner: list[Permit] | list[Grant]) -> Permit | None:
         """A permit, if one is free and nobody waits for it."""
-        with self._lock:
-            if self._lined_up and self.waiting:
-                return None
-            held = self._held
-            permit = Permit(self)
-            owner.append(permit)  # first, so that an interrupt between the two cannot lose it
-            if len(held) < (self._fixed_size or self.size):
-                held.add(permit)
-                if len(held) > self.peak_since:
-                    self._higher(len(held))
-                return permit
-            if self.lenders and self._occupy(permit):
-                return permit
-            owner.pop()
-            return None
+        turnstile = self._lock
+        permit: Permit | None = None
+        with turnstile.lock:
+            if not self._lined_up or not self.waiting:
+                held = self._held
+                permit = Permit(self)
+                owner.append(permit)  # first, so that an interrupt between the two cannot lose it
+                if len(held) < (self._fixed_size or self.size):
+                    held.add(permit)
+                    if len(held) > self.peak_since:
+                        self._higher(len(held))
+                elif not (self.lenders and self._occupy(permit)):
+                    owner.pop()
+                    permit = None
+        if turnstile.todo:
+            turnstile.catch_up()
+        return permit
 
     def take_back(self, permit: Permit) -> None:
         """The permit's place is free again. Harmless where it was given back before."""
@@ -149,7 +146,7 @@ class Pool(Slots):
         if permit.of is not self:
             permit.of._unsent.discard(permit)
         if self._lined_up:
-            self._hand_out()
+            self._lock.later(self._hand_out)
         for borrower in self.borrowers:
             borrower.look()
 
@@ -162,62 +159,50 @@ class Pool(Slots):
     def look(self) -> None:
         """Hand out what is free."""
         if self._lined_up:
-            self._hand_out()
+            self._lock.later(self._hand_out)
 
     def poke(self) -> None:
         """There may be room where there was none, for those aside too."""
         if self._lined_up:
-            with self._lock:
-                for place in self._alarms.hopeful():
-                    self._back_in_line(place, self.clock())
-            self._hand_out()
+            self._lock.later(self._look_aside)
 
-    def charge(self, tenant: str, tokens: int, weight: float) -> None:
-        """A call that did not have to wait counts against its tenant's share all the same."""
-        with self._lock:
-            self.shares.charge(tenant, tokens, weight)
-
-    def settle(self, tenant: str, charged: int, used: int, weight: float) -> None:
-        """What a call has really used, in place of what its tenant was charged for it."""
-        with self._lock:
-            self.shares.settle(tenant, charged, used, weight)
-
-    def uncharge(self, place: Place) -> None:
-        """The permit that came to ``place`` is not used."""
-        with self._lock:
-            if place.charged:
-                place.charged = False
-                self.shares.settle(place.tenant, place.tokens, 0, place.weight)
+    def _look_aside(self) -> None:
+        for place in self._alarms.hopeful():
+            self._back_in_line(place, self.clock())
+        self._hand_out()
 
     # -- the queue -------------------------------------------------------------
 
     def place(self, call: Call | None, tokens: int = 0) -> Place:
         """A place in the queue for ``call``, to be waited for."""
-        with self._lock:
+        with self._lock.lock:
             self._numbers += 1
-            return Place(self, call, Permit(self), self.clock(), self._numbers, tokens)
+            number = self._numbers
+        return Place(self, call, Permit(self), self.clock(), number, tokens)
 
     def enter(self, ticket: Ticket, call: Call | None = None) -> bool:
         return self.line_up(self.place(call), ticket)
 
     def line_up(self, place: Place, ticket: Ticket) -> bool:
         """``ticket`` waits at ``place``. True when it was given its grant at once."""
-        with self._lock:
+        with self._lock.lock:
             if place.ticket is not None:
                 self._tickets.pop(place.ticket, None)
             place.ticket = ticket
             if place.displaced:
-                return ticket.give(Displaced())
-            if place.reserved:
+                ticket.give(Displaced())
+            elif place.reserved:
                 place.reserved = False
-                return ticket.give(place.permit)
-            self._tickets[ticket] = place
-            if place not in self._lined_up:
-                self._lined_up[place] = None
-                if place.call is not None:
-                    place.priority = place.call.turn.priority
-                self._push(place)
-        self._hand_out()
+                ticket.give(place.permit)
+            else:
+                self._tickets[ticket] = place
+                if place not in self._lined_up:
+                    self._lined_up[place] = None
+                    if place.call is not None:
+                        place.priority = place.call.turn.priority
+                    self._push(place)
+                self._hand_out()
+        self._lock.catch_up()
         return ticket.grant is not None
 
     def _push(self, place: Place) -> None:
@@ -231,63 +216,65 @@ class Pool(Slots):
 
     def leave(self, ticket: Ticket) -> None:
         """Whoever looks after the queue stays in line, and is back at once, or says so (``forget``)."""
-        with self._lock:
-            place = self._tickets.pop(ticket, None)
-            permit = ticket.grant
-            away = place is not None and place.returns and self._alarms.watches(place)
-            if place is not None:
-                place.ticket = None
-                if not away:
-                    self._take_out(place)
-                    permit = permit or place.permit  # which may be in a slot without having been told
-        if permit is not None and not away:
+        self._lock.later(lambda: self._left(ticket))
+
+    def _left(self, ticket: Ticket) -> None:
+        place = self._tickets.pop(ticket, None)
+        permit = ticket.grant
+        if place is not None:
+            place.ticket = None
+            if place.returns and self._alarms.watches(place):
+                return
+            self._take_out(place)
+            permit = permit or place.permit  # which may be in a slot without having been told
+        if permit is not None:
             permit.release()
-        if place is not None and not away:
-            self.look()  # somebody else may be the one to look after the queue now
+        self.look()  # somebody else may be the one to look after the queue now
 
     def forget(self, place: Place) -> None:
         """Who had ``place`` will not come back to it."""
-        with self._lock:
-            self._alarms.dismiss(place)
-            lined_up = place in self._lined_up
-            if lined_up:
-                self._take_out(place)
-            reserved, place.reserved = place.reserved, False
-        if reserved:
+        self._lock.later(lambda: self._forgotten(place))
+
+    def _forgotten(self, place: Place) -> None:
+        self._alarms.dismiss(place)
+        if place in self._lined_up:
+            self._take_out(place)
+        if place.reserved:
+            place.reserved = False
             self.uncharge(place)
             place.permit.release()
-        if lined_up or self._alarms.keeper is None:
-            self.look()
+        self.look()
 
     def make_room(self, place: Place) -> bool:
         """In a full queue, let somebody who stands behind ``place`` go for it, if anybody does."""
-        with self._lock:
+        with self._lock.lock:
             last = self.queue.gives_way_to(place)
-            if last is None or not last.returns:
-                return False
-            last.displaced = True
-            self._alarms.dismiss(last)
-            self._take_out(last)
-            if last.ticket is not None:
-                self._tickets.pop(last.ticket, None)
-                last.ticket.give(Displaced())
-        return True
+            gone = last is not None and last.returns
+            if last is not None and gone:
+                last.displaced = True
+                self._alarms.dismiss(last)
+                self._take_out(last)
+                if last.ticket is not None:
+                    self._tickets.pop(last.ticket, None)
+                    last.ticket.give(Displaced())
+        self._lock.catch_up()
+        return gone
 
     def move(self, place: Place, priority: int) -> None:
         """Give one that waits another priority."""
-        with self._lock:
+        with self._lock.lock:
             if place in self._lined_up and place not in self._alarms.parked:
                 (self.queue if place.due_at is None else self.later).move(place, priority)
             place.priority = priority
-        self.look()
+        self._lock.later(self._hand_out)
 
     def hasten(self, place: Place) -> None:
         """Let one that is deferred stand in line now."""
-        with self._lock:
+        with self._lock.lock:
             if place.due_at is not None:
                 place.due_at = self.clock()
                 self._back_in_line(place, place.due_at)
-        self.look()
+        self._lock.later(self._hand_out)
 
     def _back_in_line(self, place: Place, now: float) -> None:
         """For one that stood aside, or was put off, that is over."""
@@ -304,8 +291,10 @@ class Pool(Slots):
 
     def alarm_s(self, place: Place) -> float | None:
         """In how many seconds who waits at ``place`` is to look after the queue; ``None``: not at all."""
-        with self._lock:
-            return self._alarms.keep(place, self.clock())
+        with self._lock.lock:
+            alarm_s = self._alarms.keep(place, self.clock())
+        self._lock.catch_up()
+        return alarm_s
 
     def _take_out(self, place: Place) -> None:
         if not self.queue.remove(place):
@@ -326,13 +315,9 @@ class Pool(Slots):
         Each one stays in the queue, with the permit that is meant for it, until it has been told:
         wherever an interrupt strikes, the next release takes up the work from there.
         """
-        while True:
-            with self._lock:
-                place = self._next()
-                if place is None:
-                    self._nudge()
-                    return
-                self._grant(place)
+        while (place := self._next()) is not None:
+            self._grant(place)
+        self._nudge()
 
     def _grant(self, place: Place) -> None:
         ticket, permit = place.ticket, place.permit
@@ -440,7 +425,7 @@ class Pool(Slots):
 
     def renew(self) -> None:
         """After a fork: the parent's permits and waiters do not exist here. Lenders come first."""
-        self._begin(threading.RLock())
+        self._begin(Turnstile())
         for lender, _ in self.lenders:
             self._lock = lender._lock
         self.spent_s.clear()

@@ -71,7 +71,7 @@ class Sampler:
         self._look_at = 0.0
         self._touched = dict.fromkeys((step.name for step in settings.steps), 0)
         self._passed_over = dict(self._touched)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         renew_after_fork(self)
 
     # -- a call ----------------------------------------------------------------
@@ -256,7 +256,7 @@ class Sampler:
 
     def renew(self) -> None:
         """After a fork: a lock of one's own. The steps stay as they were."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _above(priority: int | None, call: Call) -> bool:

@@ -12,6 +12,7 @@ from ..pipeline.fork import renew_after_fork
 from ..providers.alone import around
 from .policy import TierAdmission
 from .record import hourly
+from .steps import HIGHEST_LOAD
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The places of a pool: how many there are, who has one, and what they were used for."""
+"""The places of a pool: how many there are, who has one, what for, and on whose account."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .permit import Lock, Permit
+from .permit import Permit
+from .shares import TenantShares
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
+    from .place import Place
     from .record import PoolRecord
     from .schedule import Schedule
+    from .turnstile import Turnstile
 
 __all__ = ["Slots"]
+
+TENANTS_TOLD = 20
 
 
 class Slots:
@@ -25,13 +30,21 @@ class Slots:
     """
 
     def __init__(
-        self, size: int | None, *, name: str, clock: Clock, wall: Clock, schedule: Schedule | None
+        self,
+        size: int | None,
+        *,
+        name: str,
+        clock: Clock,
+        wall: Clock,
+        schedule: Schedule | None,
+        shares: TenantShares | None,
     ) -> None:
         if size is not None and size < 1:
             raise ConfigError(f"a pool needs room for at least one call, not {size}")
         self.name = name
         self.clock = clock
         self.wall = wall
+        self.shares = shares or TenantShares()
         self.usual_size = size
         self.schedule = schedule
         self._fixed_size = size if schedule is None else None
@@ -41,7 +54,7 @@ class Slots:
         """For how long each permit was held that was given back since it was written down."""
         self.lenders: list[tuple[Slots, float]] = []
         self.borrowers: list[Slots] = []
-        self._lock: Lock
+        self._lock: Turnstile
         self._held: set[Permit] = set()
         self._short_since: float | None = None
         self._short_s = 0.0
@@ -126,10 +139,12 @@ class Slots:
         """Bring the record of what the pool does up to date, borrowed places of others too."""
         for lender, _ in self.lenders:
             lender.write_down(now)
+        if self.record is not None:
+            self._lock.later(lambda: self._write_down(now))
+
+    def _write_down(self, now: float) -> None:
         record = self.record
-        if record is None:
-            return
-        with self._lock:
+        if record is not None:
             used_s = 0.0
             while self.spent_s:
                 used_s += self.spent_s.popleft()
@@ -145,3 +160,28 @@ class Slots:
             peak, self.peak_since = self.peak_since, len(self._held)
             schedule = None if self.schedule is None else (self.schedule, self.wall(), self.usual_size or 0)
             record.up_to(now, used_s=used_s, peak=peak, short_s=short_s, size=self.size, schedule=schedule)
+
+    # -- shares ----------------------------------------------------------------
+
+    def charge(self, tenant: str, tokens: int, weight: float) -> None:
+        """A call that did not have to wait counts against its tenant's share all the same."""
+        with self._lock.lock:
+            self.shares.charge(tenant, tokens, weight)
+        self._lock.catch_up()
+
+    def settle(self, tenant: str, charged: int, used: int, weight: float) -> None:
+        """What a call has really used, in place of what its tenant was charged for it."""
+        self._lock.later(lambda: self.shares.settle(tenant, charged, used, weight))
+
+    def uncharge(self, place: Place) -> None:
+        """The permit that came to ``place`` is not used."""
+        if place.charged:
+            place.charged = False
+            self.settle(place.tenant, place.tokens, 0, place.weight)
+
+    def tenants(self) -> dict[str, float]:
+        """The tenants with the largest shares used."""
+        with self._lock.lock:
+            counters = self.shares.status()
+        self._lock.catch_up()
+        return dict(sorted(counters.items(), key=lambda item: -item[1])[:TENANTS_TOLD])

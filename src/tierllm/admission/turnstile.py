@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 __all__ = ["Turnstile"]
 
@@ -17,34 +16,33 @@ class Turnstile:
     does, perhaps while it holds this lock, or another one. Were it to wait then, two threads could wait
     for each other for ever; were it to go ahead, it would find the state half changed. So it asks for it
     to be done ``later``: at once, where nobody has the lock; else by its holder, on leaving.
+
+        with turnstile.lock:
+            ...
+        turnstile.catch_up()
+
+    It is the lock's own ``with``, and no context manager written here: an interrupt (Ctrl-C) may strike as
+    a Python function begins, such as one that was to release the lock.
     """
 
-    __slots__ = ("_todo", "lock")
+    __slots__ = ("todo", "lock")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._todo: deque[Callable[[], object]] = deque()
-
-    def __enter__(self) -> bool:
-        return self.lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.lock.release()
-        if self._todo:
-            self.catch_up()
+        self.todo: deque[Callable[[], object]] = deque()
 
     def later(self, do: Callable[[], object]) -> None:
         """Have ``do`` called under the lock: now, if it is free, else as soon as it is. Never waits."""
-        self._todo.append(do)
+        self.todo.append(do)
         self.catch_up()
 
     def catch_up(self) -> None:
         """Do what was left to be done, unless somebody has the lock, who will."""
-        lock, todo = self.lock, self._todo
-        while todo and not lock._is_owned() and lock.acquire(blocking=False):  # type: ignore[attr-defined]
+        lock, todo = self.lock, self.todo
+        while todo and not lock._is_owned():  # type: ignore[attr-defined]
             try:
+                if not lock.acquire(blocking=False):
+                    return
                 while todo:
                     try:
                         do = todo.popleft()
@@ -52,4 +50,5 @@ class Turnstile:
                         break
                     do()
             finally:
-                lock.release()
+                if lock._is_owned():  # type: ignore[attr-defined]
+                    lock.release()
