@@ -280,36 +280,24 @@ def test_the_next_attempt_of_a_leg_wakes_whoever_waits_for_it() -> None:
     assert call.attempt == 1
 
 
-def test_a_lane_follows_the_copies_of_its_call() -> None:
+def test_a_lane_knows_what_was_sent_in_its_calls_stead() -> None:
     lane, call, clock = Lane(), Call(Request(messages=())), FakeClock()
     call.lane = lane
     trail = lane.asks("a", call)  # type: ignore[arg-type]
     assert trail.progress is None
-    twin = call.copy().copy()
-    twin.progress = Invocation(twin, Scope(clock), True)
-    assert trail.progress is twin.progress
+    twin = call.copy().copy()  # as a policy of the place may make
+    invocation = Invocation(twin, Scope(clock), True)
+    assert twin.lane is lane
+    twin.lane.reached(invocation)
+    assert trail.progress is invocation
+    assert trail.calls == [call, twin]
     assert not lane.spoke
-    twin.progress.feed(Chunk("x"))
+    invocation.feed(Chunk("x"))
     assert lane.spoke
     call.again()
     assert trail.progress is None
-    assert trail.asked == [twin.progress]
-    late = call.copy()
+    assert trail.asked == [invocation]
+    assert trail.calls == [call]
     lane.let_go()
-    assert trail.calls == [call, late]
-    assert type(call.copy()) is Call  # nobody asks any more
-
-
-def test_the_end_of_a_leg_wakes_whoever_waits_for_it() -> None:
-    lane, woken = Lane(), []
-    assert lane.take([]) is None
-    gone, waiting = Ticket(lambda: True), Ticket(lambda: woken.append(1) is None)
-    assert not lane.enter(gone)
-    lane.leave(gone)
-    assert not lane.enter(waiting)
-    lane.end()
-    assert woken == [1]
-    assert waiting.grant is lane
-    assert gone.grant is None
-    assert lane.take([]) is lane
-    assert lane.enter(Ticket(lambda: True))
+    assert lane.call is None
+    lane.reached(invocation)  # nobody asks any more
