@@ -110,7 +110,8 @@ class Saturated:
         return self.charged, peak / limit, sums[-1] / (limit * MINUTES)
 
 
-def exactness() -> None:
+def exactness() -> list[str]:
+    missed: list[str] = []
     print(f"{MINUTES} minutes under saturation, in virtual time")
     print(f"{'limit':<34}{'latency':>8}{'charged':>10}{'settled':>10}{'use':>9}")
     for pacing in (False, True):
@@ -120,6 +121,8 @@ def exactness() -> None:
             charged, settled, use = paced.report(lambda _: 1, rpm)
             name = f"rpm={rpm}{', paced' if pacing else ''}"
             print(f"{name:<34}{'2 s':>8}{charged:>10.4f}{settled:>10.4f}{use:>8.2%}")
+            if charged > 1 or settled > 1 or use < 0.99:
+                missed.append(f"{name}: over, or used less than 99 %")
     for tokens, steady in (("p90", True), ("p90", False), ("max", True)):
         for latency_s in (2.0, 8.0, 20.0):
             tpm = 400_000
@@ -129,7 +132,12 @@ def exactness() -> None:
             charged, settled, use = run.report(lambda tokens: tokens, tpm)
             name = f"tpm={tpm}, reserving {tokens}{'' if steady else ' *'}"
             print(f"{name:<34}{f'{latency_s:g} s':>8}{charged:>10.4f}{settled:>10.4f}{use:>8.2%}")
+            if charged > 1 or (tokens == "p90" and (settled > 1.02 or use < 0.94)):
+                missed.append(
+                    f"{name} at {latency_s:g} s: charged {charged:.3f}, settled {settled:.3f}, {use:.1%}"
+                )
     print("* where long answers take longer, in proportion: short ones give back first")
+    return missed
 
 
 def overhead() -> None:
@@ -232,5 +240,7 @@ if __name__ == "__main__":
     if "--shared" in sys.argv:
         shared()
     else:
-        exactness()
+        missed = exactness()
         overhead()
+        if missed:
+            sys.exit("missed:\n  " + "\n  ".join(missed))

@@ -57,10 +57,13 @@ class Alarms:
         "kept_at",
         "opens_at",
         "parked",
+        "put_off",
     )
 
     def __init__(self) -> None:
         self.parked: dict[Place, object] = {}
+        self.put_off = 0
+        """How many of those aside are deferred calls."""
         self._alike: dict[object, int] = {}
         self._early: dict[Place, None] = {}
         self.opens_at: float | None = None
@@ -78,6 +81,8 @@ class Alarms:
         ``early``: what it lacks may come before the alarm that is set for it.
         """
         self.parked[place] = whose
+        place.put_off = place.due_at is not None
+        self.put_off += place.put_off
         self._alike[whose] = self._alike.get(whose, 0) + 1
         if early:
             self._early[place] = None
@@ -86,6 +91,7 @@ class Alarms:
         if place in self.parked:
             whose = self.parked.pop(place)
             self._early.pop(place, None)
+            self.put_off -= place.put_off
             left = self._alike[whose] = self._alike[whose] - 1
             if not left:
                 del self._alike[whose]
@@ -94,6 +100,18 @@ class Alarms:
         """Those for whom room may have come, the longest aside first."""
         return list(islice(self._early, HOPEFUL))
 
+    def gives_way_to(self, place: Place) -> Place | None:
+        """Who aside goes for ``place``, where the queue is full: somebody less urgent, or another tenant's
+        of which there are several."""
+        aside = [each for each in self.parked if each.due_at is None and each.priority <= place.priority]
+        if not aside:
+            return None
+        last = max(aside, key=lambda each: (-each.priority, each.number))
+        if last.priority < place.priority:
+            return last
+        alike = sum(each.tenant == last.tenant for each in aside)
+        return last if last.tenant != place.tenant and alike > 1 else None
+
     def number(self, whose: object) -> int:
         """How many stand aside for the same."""
         return self._alike.get(whose, 0)
@@ -101,27 +119,36 @@ class Alarms:
     # -- alarms ------------------------------------------------------------------
 
     def at(self, moment: float, place: Place) -> None:
-        """Something becomes due for ``place``."""
+        """Something becomes due for ``place``, if nothing does before."""
+        if place.alarm_at is not None and place.alarm_at <= moment:
+            return
+        place.alarm_at = moment
         heapq.heappush(self._heap, (moment, place.number, place))
         if len(self._heap) > self._sweep_at:
-            self._heap = [entry for entry in self._heap if self._matters(entry[2])]
+            self._heap = [entry for entry in self._heap if self._matters(entry)]
             heapq.heapify(self._heap)
             self._sweep_at = max(SWEEP_AT, 2 * len(self._heap))
 
-    def _matters(self, place: Place) -> bool:
-        return place.due_at is not None or place in self.parked
+    def _matters(self, entry: tuple[float, int, Place]) -> bool:
+        at, _, place = entry
+        return place.alarm_at == at and (place.due_at is not None or place in self.parked)
 
     def ring(self, now: float) -> Iterator[Place]:
         """Those for whom something is due; perhaps no longer, or not any more."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            yield heapq.heappop(heap)[2]
+            at, _, place = heapq.heappop(heap)
+            if place.alarm_at == at:
+                place.alarm_at = None
+                yield place
 
     def next_at(self) -> float | None:
         """The next moment at which the queue has to be looked after."""
         heap = self._heap
-        while heap and not self._matters(heap[0][2]):
-            heapq.heappop(heap)
+        while heap and not self._matters(heap[0]):
+            at, _, place = heapq.heappop(heap)
+            if place.alarm_at == at:
+                place.alarm_at = None
         if not heap:
             return self.opens_at
         first = heap[0][0]

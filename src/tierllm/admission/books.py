@@ -176,7 +176,7 @@ class TierBooks:
             rate_per_s=None if gate is None else gate.rate_per_s(),
         )
         if self.crowding is not None:
-            self.crowding.read(self.load.level, self.load.forecast)
+            self.crowding.read(self.load.level, self.load.forecast, now)
 
     def reading(self) -> tuple[float, float]:
         """The load's level and its forecast, 1 being all that the pool can do."""

@@ -42,12 +42,11 @@ class Throughput:
         mean = self.held_s
         self.held_s = held_s if mean is None else mean + (held_s - mean) / 30
 
-    def rate_per_s(self, now: float, size: float, most: float | None) -> float | None:
-        """Calls a second; ``most`` is what other limits let through."""
-        granted = self._granted
+    def rate_per_s(self, now: float, size: float) -> float | None:
+        """Calls a second."""
+        granted = tuple(self._granted)
         if len(granted) >= ENOUGH and now > granted[0]:
             return len(granted) / (now - granted[0])
-        rate = math.inf if most is None else most
-        if self.held_s:
-            rate = min(rate, size / self.held_s)
-        return None if rate == math.inf else rate
+        if not self.held_s or size == math.inf:
+            return None
+        return size / self.held_s

@@ -63,8 +63,11 @@ def until_a_look(short: Short) -> float:
 class Gate(Protocol):
     """What has to have room besides the pool; asked under the pool's lock, and answers at once.
 
+    ``prepare`` is called before, outside of the lock: whatever runs the caller's own code belongs there.
     ``short``: why a call, after ``copies - 1`` others like it, finds none now.
     """
+
+    def prepare(self, call: Call) -> None: ...
 
     def short(self, call: Call, now: float, copies: int) -> Short | None: ...
 

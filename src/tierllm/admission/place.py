@@ -27,11 +27,13 @@ class Place:
     ``None`` for one that is not deferred; one that was has stood in line since ``put_off_until``.
     ``returns``: who waits here comes back after a nudge; ``reserved``: its permit came while it was away,
     ``displaced``: it lost its place to somebody else then.
-    ``not_before``: it is not let in until then, since it was refused at ``refused_at`` for something that
-    the queue does not see.
+    ``alarm_at`` is the next moment at which something is due for it, ``put_off``: it is one of the deferred
+    that stand aside. ``not_before``: it is not let in until then, since it was refused at ``refused_at`` for
+    something that the queue does not see.
     """
 
     __slots__ = (
+        "alarm_at",
         "arrived_at",
         "call",
         "charged",
@@ -43,6 +45,7 @@ class Place:
         "permit",
         "pool",
         "priority",
+        "put_off",
         "put_off_until",
         "refused_at",
         "reserved",
@@ -75,6 +78,8 @@ class Place:
         self.due_at: float | None = None
         self.charged = False
         self.put_off_until: float | None = None
+        self.alarm_at: float | None = None
+        self.put_off = False
         self.returns = False
         self.reserved = False
         self.displaced = False

@@ -41,6 +41,7 @@ class TierAdmission(TierBooks):
     def __init__(self, settings: Admission, **where: Any) -> None:
         super().__init__(settings, **where)
         self.pool.eta_s = self.eta_s
+        self.pool.is_quiet = self._quiet
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         seat = call.permit = Seat(self)
@@ -52,9 +53,7 @@ class TierAdmission(TierBooks):
             if (call.turn.defer and self._puts_off()) or not seat.take():
                 await self.admit(call, seat)
             else:
-                seat.begin(now)
-                if self.pool.crowded:
-                    self.charge(seat, call)
+                self._seated(seat, call, now)
             while True:
                 tried = 0 if call.trace is None else len(call.trace.attempts)
                 try:
@@ -67,7 +66,7 @@ class TierAdmission(TierBooks):
                         raise
                 self.settle(seat, call, 0)
                 self.left(seat)
-                await self.admit(call, seat)
+                await self.admit(call, seat, limited=True)
         except BaseException as error:
             if seat.charged or seat.place is not None:
                 self.ended(seat, call, error)
@@ -85,11 +84,16 @@ class TierAdmission(TierBooks):
                 self.settle(seat, call, seat.charged)
             self.left(seat)
             if seat.place is not None:
-                seat.place.call = None  # an alarm may still know the place
+                seat.place.call = call.fits = None  # an alarm may still know the place
 
     def _puts_off(self) -> bool:
         """Whether calls that may be late are to come later."""
         return self.mode == "enforce" and not self.pool.calm
+
+    def _quiet(self) -> bool:
+        """Whether limits leave enough for calls that may be late."""
+        gate = self.pool.gate
+        return gate is None or gate.rate_per_s() is None or self.reading()[0] <= self.defer_at
 
     async def step_out(self, seat: Seat, seconds: float, call: Call) -> None:
         """Let others have the seat for ``seconds``, then get it back, in line if need be."""
@@ -99,23 +103,34 @@ class TierAdmission(TierBooks):
         await Sleep(seconds)
         seat.place = None  # that was not spent in line
         if seat.take():
-            seat.begin(self.clock())
+            self._seated(seat, call, self.clock())
         else:
             await self.admit(call, seat)
         seat.lost = False
 
-    async def admit(self, call: Call, seat: Seat) -> None:
-        """Wait in line for a permit. Raises ``ThrottledError`` where that is of no use, or was not."""
+    def _seated(self, seat: Seat, call: Call, now: float) -> None:
+        """It did not have to wait."""
+        seat.begin(now)
+        if self.pool.crowded:
+            self.charge(seat, call)
+
+    async def admit(self, call: Call, seat: Seat, *, limited: bool = False) -> None:
+        """Wait in line for a permit. Raises ``ThrottledError`` where that is of no use, or was not.
+
+        ``limited``: it is a limit that has kept the call back, which this pool's ``mode`` is no matter for.
+        """
         pool = self.pool
         place = seat.place
         if place is None:
             if self.glance is not None:
                 self.glance(call)
-            if self.mode == "observe":
+            if self.mode == "observe" and not limited:
                 if not seat.take():
                     self._observed(call)
                 seat.begin(self.clock())
                 return
+            if pool.gate is not None:
+                pool.gate.prepare(call)
             place = seat.place = pool.place(call, self.expected(call))
             place.returns = True
             self.caught_up(self.clock())
@@ -168,6 +183,7 @@ class TierAdmission(TierBooks):
         seat.waited_s += now - since
         if place.due_at is not None:
             place.put_off_until, place.due_at = now, None
+            place.arrived_at = now  # what comes after that is another wait
         if call.trace is None:
             return
         in_line = since if place.put_off_until is None else max(since, place.put_off_until)
@@ -187,11 +203,9 @@ class TierAdmission(TierBooks):
             place.due_at = place.arrived_at + self._spare_s(call)
         elif self.on_full != "wait":
             raise self._refusal("the pool is full", place, call)
-        elif pool.full and not pool.make_room(place):
-            raise self._refusal(f"the pool and its queue of {pool.max_waiting} are full", place, call)
         ahead = pool.ahead_of(place)
         expected_s = pool.expected_wait_s(ahead)
-        shut_s = self._shut_s(call)
+        shut_s = self._shut_s(call, place, ahead)
         if shut_s and (expected_s is None or shut_s > expected_s):
             expected_s = shut_s
         if not deferred and expected_s is not None:
@@ -205,6 +219,8 @@ class TierAdmission(TierBooks):
                     place,
                     call,
                 )
+        if not deferred and pool.full and not pool.make_room(place):
+            raise self._refusal(f"the pool and its queue of {pool.max_waiting} are full", place, call)
         if self.emit is not None:
             trace_id = "" if call.trace is None else call.trace.id
             if deferred:
@@ -240,7 +256,9 @@ class TierAdmission(TierBooks):
         spare = pool.size * (self.defer_at - max(level, forecast))
         if spare <= 0:
             return latest_s  # no calm is in sight
-        return min(latest_s, (pool.waiting + pool.deferred) * (held_s or 0.0) / spare)
+        if held_s is None:
+            return None
+        return min(latest_s, (pool.waiting + pool.deferred_before(place) + 1) * held_s / spare)
 
     def _patience_s(self, place: Place) -> float | None:
         if self.max_wait_s is None:
@@ -253,7 +271,7 @@ class TierAdmission(TierBooks):
 
         Not where a provider has been asked already since ``tried`` attempts: that would ask it again.
         """
-        if not error.waitable or self.mode == "observe" or self.on_full != "wait":
+        if not error.waitable or self.on_full != "wait":
             return False
         if call.trace is not None and any(a.outcome != "rejected" for a in call.trace.attempts[tried:]):
             return False
@@ -272,12 +290,13 @@ class TierAdmission(TierBooks):
             return wait_s <= LONGEST_S
         return wait_s < min(math.inf if left_s is None else left_s, math.inf if most_s is None else most_s)
 
-    def _shut_s(self, call: Call | None, place: Place | None = None) -> float:
-        """How long limits will keep the call, those counted who wait for the same ones aside."""
+    def _shut_s(self, call: Call | None, place: Place | None = None, ahead: int = 0) -> float:
+        """How long limits will keep the call, those counted that go before it or stand aside for the same."""
         gate, now = self.pool.gate, self.clock()
         if gate is None or call is None:
             return 0.0
-        short = gate.short(call, now, 1)
+        gate.prepare(call)
+        short = gate.short(call, now, ahead + 1)
         if short is not None and short.personal:
             short = gate.short(call, now, self.pool.alike(short.whose, place))
         return 0.0 if short is None or short.wait_s == math.inf else short.wait_s
@@ -287,8 +306,9 @@ class TierAdmission(TierBooks):
     def _come_back_s(self, place: Place) -> float:
         """When a call like it may be served: not before those ahead of it, nor before its limits open."""
         pool = self.pool
-        expected_s = pool.expected_wait_s(pool.ahead_of(place))
-        return max(COME_BACK_S if expected_s is None else expected_s, self._shut_s(place.call, place))
+        ahead = pool.ahead_of(place)
+        expected_s = pool.expected_wait_s(ahead)
+        return max(COME_BACK_S if expected_s is None else expected_s, self._shut_s(place.call, place, ahead))
 
     def _refusal(self, why: str, place: Place, call: Call) -> ThrottledError:
         error = ThrottledError(

@@ -57,6 +57,7 @@ class Pool(Slots):
         self.queue = FairQueue(self.shares, age_s=age_s)
         self.later = FairQueue(self.shares, age_s=age_s)
         self.pace = Throughput()
+        self.is_quiet: Callable[[], bool] = lambda: True
         self.eta_s: Callable[[Place], float | None] = lambda place: None
         self._begin(Turnstile())
 
@@ -68,17 +69,22 @@ class Pool(Slots):
         self._lined_up: dict[Place, None] = {}
         self._alarms = Alarms()
         self._numbers = 0
+        self._short_since, self._short_s, self.peak_since = None, 0.0, 0
 
     # -- how it stands ---------------------------------------------------------
 
     @property
     def waiting(self) -> int:
         """How many wait in line, deferred calls not included."""
-        return len(self.queue) + len(self._alarms.parked)
+        return len(self.queue) + len(self._alarms.parked) - self._alarms.put_off
+
+    @property
+    def in_line(self) -> int:
+        return len(self.queue)
 
     @property
     def deferred(self) -> int:
-        return len(self.later)
+        return len(self.later) + self._alarms.put_off
 
     @property
     def full(self) -> bool:
@@ -89,7 +95,8 @@ class Pool(Slots):
     def calm(self) -> bool:
         """Whether deferred calls may be let in."""
         size = self.size
-        return not self.queue and (size == math.inf or len(self._held) < max(1, int(self.defer_at * size)))
+        free = size == math.inf or len(self._held) < max(1, int(self.defer_at * size))
+        return free and not self.queue and self.is_quiet()
 
     def waiters(self) -> list[Place]:
         """All that wait, deferred ones too, in no order."""
@@ -105,16 +112,22 @@ class Pool(Slots):
         self._lock.catch_up()
         return ahead
 
+    def deferred_before(self, place: Place) -> int:
+        """How many of those put off go before ``place``."""
+        with self._lock.lock:
+            ahead = self.later.ahead_of(place, self.clock())
+        self._lock.catch_up()
+        return ahead
+
     def alike(self, whose: object, place: Place | None) -> int:
         """How many wait for the same limit, which is not everybody's; ``place`` among them."""
         return self._alarms.number(whose) + (place not in self._alarms.parked)
 
     def expected_wait_s(self, ahead: int) -> float | None:
-        """How long one with so many ahead will wait; ``None`` as long as nothing is known."""
+        """How long one with so many ahead will wait for a slot; ``None`` as long as nothing is known."""
         if not ahead and not self.waiting and self._has_slot():
             return 0.0
-        gate = self.gate
-        rate = self.pace.rate_per_s(self.clock(), self.size, None if gate is None else gate.rate_per_s())
+        rate = self.pace.rate_per_s(self.clock(), self.size)
         return None if rate is None else (ahead + 1) / rate
 
     # -- permits ---------------------------------------------------------------
@@ -124,7 +137,7 @@ class Pool(Slots):
         turnstile = self._lock
         permit: Permit | None = None
         with turnstile.lock:
-            if not self._lined_up or not self.waiting:
+            if not self.queue:
                 held = self._held
                 permit = Permit(self)
                 owner.append(permit)  # first, so that an interrupt between the two cannot lose it
@@ -186,6 +199,7 @@ class Pool(Slots):
     def line_up(self, place: Place, ticket: Ticket) -> bool:
         """``ticket`` waits at ``place``. True when it was given its grant at once."""
         with self._lock.lock:
+            self._lock.work()
             if place.ticket is not None:
                 self._tickets.pop(place.ticket, None)
             place.ticket = ticket
@@ -248,7 +262,7 @@ class Pool(Slots):
     def make_room(self, place: Place) -> bool:
         """In a full queue, let somebody who stands behind ``place`` go for it, if anybody does."""
         with self._lock.lock:
-            last = self.queue.gives_way_to(place)
+            last = self.queue.gives_way_to(place) or self._alarms.gives_way_to(place)
             gone = last is not None and last.returns
             if last is not None and gone:
                 last.displaced = True
@@ -292,6 +306,7 @@ class Pool(Slots):
     def alarm_s(self, place: Place) -> float | None:
         """In how many seconds who waits at ``place`` is to look after the queue; ``None``: not at all."""
         with self._lock.lock:
+            self._lock.work()
             alarm_s = self._alarms.keep(place, self.clock())
         self._lock.catch_up()
         return alarm_s
@@ -320,19 +335,22 @@ class Pool(Slots):
         self._nudge()
 
     def _grant(self, place: Place) -> None:
+        """Book first, then tell: who is told may be served and gone before this goes on."""
         ticket, permit = place.ticket, place.permit
-        if ticket is None:
-            place.reserved = True
-        elif not ticket.give(permit):
-            permit.pool._held.discard(permit)
-            self._drop(place, ticket)
-            return
         if self.gate is not None:
             self._unsent.add(permit)
         permit.since = now = self.clock()
         if place.call is not None and not place.charged:
             place.charged = True  # now, and not when it wakes: who is next may depend on it
             self.shares.charge(place.tenant, place.tokens, place.weight)
+        if ticket is None:
+            place.reserved = True
+        elif not ticket.give(permit):
+            self._unsent.discard(permit)
+            permit.pool._held.discard(permit)
+            self.uncharge(place)
+            self._drop(place, ticket)
+            return
         self.pace.granted(now)
         self._alarms.dismiss(place)
         self._take_out(place)
@@ -382,13 +400,16 @@ class Pool(Slots):
 
         Who lacks what others do not stands aside, until that comes.
         """
-        gate, call = self.gate, place.call
-        if gate is None or call is None:
-            return None
         if place.not_before > now:
             self._aside(place, place.not_before, None)
             return place.not_before - now
-        short = gate.short(call, now, len(self._unsent) + 1)
+        gate, call = self.gate, place.call
+        if gate is None or call is None:
+            return None
+        try:
+            short = gate.short(call, now, len(self._unsent) + 1)
+        except Exception:  # whatever is wrong with this call, it is to meet that itself
+            return None
         if short is None or short.too_large:  # what never fits is told so by its limit
             return None
         shut_s = until_a_look(short)

@@ -62,7 +62,7 @@ class Seat:
         if owned:
             self._owned = []
             for permit in owned:
-                if permit.since is not None:
+                if permit.since is not None and permit.pool.record is not None:
                     now = self._admission.clock() if now is None else now
                     permit.pool.spent_s.append(now - permit.since)
                 permit.pool.take_back(permit)

@@ -60,8 +60,8 @@ class Slots:
         self._short_s = 0.0
 
     @property
-    def waiting(self) -> int:
-        """How many wait for a place here."""
+    def in_line(self) -> int:
+        """How many wait for a place here, and would take one that came free."""
         return 0
 
     def look(self) -> None:
@@ -111,8 +111,8 @@ class Slots:
     def _lender(self) -> Slots | None:
         for lender, share in self.lenders:
             size = lender.size
-            if len(lender._held) < size and not lender.waiting:
-                lent = sum(1 for permit in lender._held if permit.of is not lender)
+            if len(lender._held) < size and not lender.in_line:
+                lent = sum(1 for permit in tuple(lender._held) if permit.of is not lender)
                 if lent < int(share * size):
                     return lender
         return None
@@ -148,7 +148,7 @@ class Slots:
             used_s = 0.0
             while self.spent_s:
                 used_s += self.spent_s.popleft()
-            for permit in self._held:
+            for permit in tuple(self._held):
                 since = permit.since
                 if since is not None and now > since:
                     used_s += now - since
@@ -176,8 +176,12 @@ class Slots:
     def uncharge(self, place: Place) -> None:
         """The permit that came to ``place`` is not used."""
         if place.charged:
+            self._lock.later(lambda: self._uncharged(place))
+
+    def _uncharged(self, place: Place) -> None:
+        if place.charged:
             place.charged = False
-            self.settle(place.tenant, place.tokens, 0, place.weight)
+            self.shares.settle(place.tenant, place.tokens, 0, place.weight)
 
     def tenants(self) -> dict[str, float]:
         """The tenants with the largest shares used."""

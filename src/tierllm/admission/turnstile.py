@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..events import log_failure
+
 __all__ = ["Turnstile"]
 
 
@@ -25,7 +27,7 @@ class Turnstile:
     a Python function begins, such as one that was to release the lock.
     """
 
-    __slots__ = ("todo", "lock")
+    __slots__ = ("lock", "todo")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -36,6 +38,19 @@ class Turnstile:
         self.todo.append(do)
         self.catch_up()
 
+    def work(self) -> None:
+        """Do what was left to be done; the caller has the lock. What is older comes first."""
+        todo = self.todo
+        while todo:
+            try:
+                do = todo.popleft()
+            except IndexError:
+                return
+            try:
+                do()
+            except Exception:  # it is not the affair of whoever happens to have the lock
+                log_failure("work that was put off failed")
+
     def catch_up(self) -> None:
         """Do what was left to be done, unless somebody has the lock, who will."""
         lock, todo = self.lock, self.todo
@@ -43,12 +58,7 @@ class Turnstile:
             try:
                 if not lock.acquire(blocking=False):
                     return
-                while todo:
-                    try:
-                        do = todo.popleft()
-                    except IndexError:
-                        break
-                    do()
+                self.work()
             finally:
                 if lock._is_owned():  # type: ignore[attr-defined]
                     lock.release()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..pipeline.ready import ReadyCall
     from ..resilience.deployment_line import DeploymentLine
     from ..resilience.tier_line import TierLine
-    from ..types import Request
+    from ..types import Call, Request
 
 __all__ = ["Cached"]
 
@@ -52,6 +52,12 @@ class Cached:
         if self._caching is None:
             raise ConfigError("this client has no cache: give it cache=ResultCache(...)")
         return self._caching.cache
+
+    def _renewed(self, call: Call) -> Call:
+        """A call that renews the answer of ``call``, as urgent as that was."""
+        fresh = self.ready(call.request, call.target).call
+        fresh.turn.priority, fresh.turn.weight = call.turn.priority, call.turn.weight
+        return fresh
 
     def still_made(self, entry: Entry) -> bool:
         """Whether the very deployment that made ``entry`` is here, as far as its settings tell."""
@@ -87,7 +93,7 @@ class Cached:
             rng=self.rng,
             emit=self._emit,
             lines=lambda tier: self._lines[tier].handler,
-            renewed=lambda call: self.ready(call.request, call.target).call,
+            renewed=self._renewed,
             paid=self._treasury.books.cached,
         )
 

@@ -90,7 +90,8 @@ class QueuedCall:
     @property
     def _place(self) -> Place | None:
         turn = self._call.turn
-        place = turn.place if turn.ahead is None else turn.ahead.place
+        ahead = turn.ahead
+        place = turn.place if ahead is None else ahead.place
         return place if isinstance(place, Place) else None
 
     def __repr__(self) -> str:

@@ -43,13 +43,23 @@ class Planned:
         """The priority that its plan grants it, and its weight."""
         service, request = self._service, call.request
         assert service is not None
+        call.turn.weight = service.weight_of(request.plan)
+        if call.turn.priority != request.priority:
+            return  # its handle has said how urgent it is
         granted, warning = service.priority_of(
             request.plan, request.priority, self.clock(), trace_id=trace.id
         )
-        call.turn.weight = service.weight_of(request.plan)
         call.turn.priority = granted
         if warning is not None:
             trace.warnings = (*trace.warnings, warning)
+
+    def _shed_now(self, call: Call) -> None:
+        """It really comes, and no cache has an answer: the tiers it was sent down from have that load too."""
+        names, call.turn.shed_from = call.turn.shed_from, ()
+        for name in names:
+            admission = self._lines[name].admission
+            if admission is not None:
+                admission.shed()
 
     def _shed(self, call: Call, trace: Trace) -> None:
         """Where the tier it would start in is about to be full, it starts at the next that is not."""
@@ -63,8 +73,7 @@ class Planned:
                     call.plan = Plan(tiers[0], tiers, before.excluded, number)
                     trace.granted = tiers[0]
                     trace.candidates += [Candidate(tier, "*", "load") for tier in before.tiers[:number]]
-                    for tier in before.tiers[:number]:
-                        self._lines[tier].admission.shed()  # type: ignore[union-attr]
+                    call.turn.shed_from = before.tiers[:number]
                 return
 
     def _steer(self, call: Call, trace: Trace) -> None:

@@ -148,6 +148,11 @@ class TierLine:
 
     # -- what the pool asks ----------------------------------------------------
 
+    def prepare(self, call: Call) -> None:
+        """What the places would receive, worked out before the call stands in line: prompts are functions."""
+        if call.fits is None:
+            call.fits = {line: line.fitted(call) for line in self.lines}
+
     def short(self, call: Call, now: float, copies: int) -> Short | None:
         """Why no place of the tier has room for ``call``; ``None`` where one has, or where none is open."""
         soonest: Short | None = None
@@ -158,13 +163,15 @@ class TierLine:
                 continue
             if line.obstacle(call, count=False):
                 continue
-            short = line.short(line.fitted(call), now, copies)
+            fit = call.fits[line] if call.fits is not None else line.fitted(call)
+            short = line.short(fit, now, copies)
             if short is None:
                 return None
             if soonest is None or short.wait_s < soonest.wait_s:
                 soonest = short
         if soonest is not None and others and not soonest.personal:  # who asks for less may pass
-            return Full(soonest.wait_s, True, soonest.too_large, ("labels", call.request.require))
+            whose = ("labels", call.request.require)
+            return Full(soonest.wait_s, True, soonest.too_large, whose, soonest.early)
         return soonest
 
     def rate_per_s(self) -> float | None:

@@ -120,11 +120,11 @@ class Turn:
 
     ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
     may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now,
-    ``None`` if nowhere; ``ahead`` the turn of another call whose answer it waits for. ``paid``: the tier's
+    ``None`` if nowhere; ``shed_from`` are full tiers above the one it starts in; ``ahead`` the turn of another call whose answer it waits for. ``paid``: the tier's
     hedging that has counted the call already.
     """
 
-    __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "weight")
+    __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "shed_from", "weight")
 
     def __init__(self, priority: int = 0, defer: bool = False) -> None:
         self.priority = priority
@@ -133,12 +133,14 @@ class Turn:
         self.cancelled = False
         self.place: Queued | None = None
         self.ahead: Turn | None = None
+        self.shed_from: tuple[str, ...] = ()
         self.paid: object | None = None
 
     def set_priority(self, priority: int) -> None:
         """Change it, wherever the call waits. What it follows is hurried along with it."""
-        if self.ahead is not None and priority > self.ahead.priority:
-            self.ahead.set_priority(priority)
+        ahead = self.ahead
+        if ahead is not None and priority > ahead.priority:
+            ahead.set_priority(priority)
         if priority != self.priority:
             self.priority = priority
             place = self.place
@@ -194,6 +196,7 @@ class Call:
     open, ``lane`` its side of a race while it runs in one, ``min_window`` a context window that has
     proven too small. ``caps`` are the budgets of this very call, ``sizes`` what is known so far of the
     input's tokens (kept for large requests only).
+    ``fits`` is the call as each place would receive it, kept while it stands in a queue.
     ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load.
     ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
     (both for whole answers), ``"stream"``, or ``""`` where nobody said.
@@ -210,6 +213,7 @@ class Call:
         "degrade",
         "deployment",
         "driven",
+        "fits",
         "lane",
         "lookup",
         "messages",
@@ -259,6 +263,7 @@ class Call:
         self.caps: tuple[Cap, ...] = ()
         self.sizes: dict[str, int] | None = None
         self.driven = ""
+        self.fits: dict[Any, Call] | None = None
         self.lane: Lane | None = None
         self.lookup: Lookup | None = None
         self.min_window = 0
@@ -297,6 +302,7 @@ class Call:
         twin.caps = self.caps
         twin.sizes = self.sizes
         twin.driven = self.driven
+        twin.fits = None
         twin.lane = self.lane
         twin.lookup = self.lookup
         twin.min_window = self.min_window
