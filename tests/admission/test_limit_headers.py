@@ -46,9 +46,9 @@ def test_anthropics_limits_in_any_case() -> None:
         "retry-after": "3",
     }
     assert told_by(headers, NOW) == [
-        Told(0, 50, 49, 30.0),
-        Told(2, 40_000, 39_000, 1.0),
-        Told(3, 8000, 8000, 0.0),
+        Told(0, 50, 49, 30.0, is_moment=True),
+        Told(2, 40_000, 39_000, 1.0, is_moment=True),
+        Told(3, 8000, 8000, 0.0, is_moment=True),
     ]
 
 
@@ -84,14 +84,20 @@ def test_more_left_than_there_is_counts_for_nothing() -> None:
 # -- held against what was sent ------------------------------------------------------
 
 
+def hear(view: VendorView, told: Told, booked: int, at: float) -> bool:
+    view.booked = (booked, 0, 0, 0)
+    return view.hear([told], view.booked, at, at)
+
+
 def frees_at(view: VendorView, booked: int, now: float) -> float | None:
-    found = view.frees_at((booked, 0, 0, 0), (1, 0, 0, 0), now)
-    return None if found is None else found[1]
+    view.booked = (booked, 0, 0, 0)
+    found = view.lack(1, 0, 0, now)
+    return None if found is None else found.frees_at
 
 
 def test_what_was_sent_since_is_not_in_remaining() -> None:
     view = VendorView()
-    view.hear([Told(0, None, 3, 30.0)], (10, 0, 0, 0), 100.0)
+    hear(view, Told(0, None, 3, 30.0), 10, 100.0)
     assert frees_at(view, 12, 101.0) is None  # 2 were sent since: one is left
     assert frees_at(view, 13, 101.0) == 130.0
     assert frees_at(view, 99, 130.0) is None
@@ -99,16 +105,16 @@ def test_what_was_sent_since_is_not_in_remaining() -> None:
 
 def test_an_answer_to_an_earlier_request_is_old_news() -> None:
     view = VendorView()
-    assert view.hear([Told(0, None, 0, 30.0)], (10, 0, 0, 0), 100.0)
-    assert not view.hear([Told(0, None, 50, 30.0)], (9, 0, 0, 0), 99.0)
+    assert hear(view, Told(0, None, 0, 30.0), 10, 100.0)
+    assert not hear(view, Told(0, None, 50, 30.0), 9, 99.0)
     assert frees_at(view, 10, 101.0) == 130.0
-    assert view.hear([Told(0, None, 50, 30.0)], (11, 0, 0, 0), 102.0)
+    assert hear(view, Told(0, None, 50, 30.0), 11, 102.0)
     assert frees_at(view, 11, 103.0) is None
 
 
 def test_a_bucket_that_is_refilled_evenly_is_believed_to_be() -> None:
     view = VendorView()
-    view.hear([Told(0, 60, 0, 60.0)], (10, 0, 0, 0), 100.0)
+    hear(view, Told(0, 60, 0, 60.0), 10, 100.0)
     assert frees_at(view, 10, 100.0) == pytest.approx(101.0)
     assert frees_at(view, 10, 101.5) is None
     assert frees_at(view, 12, 101.5) == pytest.approx(103.0)
@@ -116,14 +122,25 @@ def test_a_bucket_that_is_refilled_evenly_is_believed_to_be() -> None:
 
 def test_a_window_that_is_reset_at_once_is_waited_for() -> None:
     view = VendorView()
-    view.hear([Told(0, 60, 0, 20.0)], (10, 0, 0, 0), 100.0)  # 60 in 20 s is no rate of this limit
+    hear(view, Told(0, 60, 0, 20.0), 10, 100.0)  # 60 in 20 s is no rate of this limit
     assert frees_at(view, 10, 119.0) == 120.0
     assert frees_at(view, 10, 120.0) is None
 
 
+def test_a_span_counts_from_the_request_and_a_moment_from_now() -> None:
+    for is_moment, frees in ((False, 130.0), (True, 150.0)):
+        view = VendorView()
+        view.hear([Told(0, None, 0, 30.0, is_moment)], (10, 0, 0, 0), 100.0, 120.0)
+        assert frees_at(view, 10, 121.0) == frees
+
+
 def test_a_limit_of_a_day_is_none_of_a_minute() -> None:
     view = VendorView()
-    view.hear([Told(0, 10_000, 9_999, 8.64)], (1, 0, 0, 0), 0.0)
+    hear(view, Told(0, 10_000, 9_999, 8.64), 1, 0.0)
     assert view.limits[0] is None
-    view.hear([Told(0, 500, 499, 0.12)], (2, 0, 0, 0), 0.0)
+    hear(view, Told(0, 500, 499, 0.12), 2, 0.0)
     assert view.limits[0] == 500
+    hear(view, Told(0, 500, None, None), 3, 1.0)
+    assert view.limits[0] == 500
+    hear(view, Told(0, 900, None, None), 4, 1.0)  # no longer that, and who knows in what time
+    assert view.limits[0] is None

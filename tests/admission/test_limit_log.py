@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admission.limiting import Window
+from tierllm.admission.limit_draw import until
 from tierllm.admission.limit_log import CELLS, MINUTE_S, LimitLog, Shape
-from tierllm.admission.limiter import until
 
 NAMES = ("rpm", "tpm", "input_tpm", "output_tpm")
 INF = math.inf

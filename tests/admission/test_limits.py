@@ -351,8 +351,8 @@ def test_the_vendor_is_believed_where_it_says_less_is_left(clock: FakeClock) -> 
 def test_a_lower_limit_of_the_vendors_holds(clock: FakeClock) -> None:
     account = RateLimit(rpm=100, reserve={"gold": 0.5})
     policy = limits(account, clock=clock)
-    bronze = limits(account, clock=clock, place=Place("bronze", "n", "n"))
-    headers = told(limit_requests="10", remaining_requests="9", reset_requests="0.1s")
+    bronze = limits(account, clock=clock, place=Place("bronze", "n", "m"))
+    headers = told(limit_requests="10", remaining_requests="9", reset_requests="6s")
     done(bronze(asked(), Sent(headers=headers)))
     clock.advance(1)
     for _ in range(4):
@@ -361,6 +361,97 @@ def test_a_lower_limit_of_the_vendors_holds(clock: FakeClock) -> None:
     for _ in range(5):
         done(policy(asked(), Sent()))
     assert policy.peek(asked(), clock()) is not None
+
+
+def test_a_lower_limit_that_is_told_no_more_is_forgotten(clock: FakeClock) -> None:
+    policy = limits(RateLimit(tpm=100_000, tokens="max"), clock=clock)
+    headers = told(limit_tokens="150", remaining_tokens="75", reset_tokens="30s")
+    done(policy(asked("x" * 400, max_tokens=100), Sent(headers=headers)))
+    with pytest.raises(ThrottledError, match="vendor's tokens") as caught:  # larger than that: not for ever
+        done(policy(asked("x" * 4000, max_tokens=100), Sent()))
+    assert caught.value.waitable
+    clock.advance(caught.value.retry_after_s or 0)
+    done(policy(asked("x" * 4000, max_tokens=100), Sent()))
+    assert policy.peek(asked("x" * 4000, max_tokens=100), clock()) is not None
+    clock.advance(61)
+    done(policy(asked("x" * 400, max_tokens=100), Sent(headers=told(limit_tokens="150"))))  # told again
+    clock.advance(599)
+    done(policy(asked(max_tokens=140), Sent()))
+    assert policy.peek(asked(max_tokens=140), clock()) is not None
+    clock.advance(2)
+    assert policy.peek(asked(max_tokens=140), clock()) is None
+
+
+def test_what_one_vendor_says_is_not_said_of_another(clock: FakeClock) -> None:
+    account = RateLimit(rpm=6000, tpm=1_000_000)
+    here = limits(account, clock=clock, place=Place("gold", "a", "gpt", vendor="openai"))
+    others = [
+        limits(account, clock=clock, place=Place("silver", "b", "claude", vendor="anthropic")),
+        limits(account, clock=clock, place=Place("silver", "c", "gpt-mini", vendor="openai")),
+        limits(account, clock=clock, place=Place("silver", "d", "gpt", vendor="azure")),
+    ]
+    twin = limits(account, clock=clock, place=Place("bronze", "e", "gpt", vendor="openai"))
+    headers = told(
+        limit_requests="60",
+        remaining_requests="0",
+        reset_requests="60s",
+        limit_tokens="30000",
+        remaining_tokens="0",
+        reset_tokens="6m0s",
+    )
+    for _ in range(2):
+        done(here(asked(), Sent(headers=headers)))
+    for policy in (here, twin):
+        assert policy.peek(asked(), clock()) is not None
+    for policy in others:
+        for _ in range(70):
+            done(policy(asked("word " * 8000), Sent(answer(10, 5))))
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset"),
+    [("5", "4", "1s"), ("4000", "3990", "60s"), ("4000", "4000", "0s"), ("100", "99", "864s")],
+    ids=["a-second", "fixed", "untouched", "a-day"],
+)
+def test_a_limit_of_who_knows_what_window_is_left_alone(
+    limit: str, remaining: str, reset: str, clock: FakeClock
+) -> None:
+    policy = limits(RateLimit(rpm=8000), clock=clock)
+    headers = told(limit_requests=limit, remaining_requests=remaining, reset_requests=reset)
+    done(policy(asked(), Sent(headers=headers)))
+    for _ in range(6000):
+        done(policy(asked(), Sent()))
+
+
+def test_a_moment_counts_from_when_it_is_heard(clock: FakeClock) -> None:
+    from datetime import UTC, datetime
+    from email.utils import format_datetime
+
+    def told_at(ahead_s: float, skew_s: float, dated: bool) -> dict[str, str]:
+        at = datetime.fromtimestamp(clock() + skew_s, UTC)
+        reset = datetime.fromtimestamp(clock() + skew_s + ahead_s, UTC)
+        headers = {
+            "anthropic-ratelimit-requests-limit": "100",
+            "anthropic-ratelimit-requests-remaining": "0",
+            "anthropic-ratelimit-requests-reset": reset.isoformat().replace("+00:00", "Z"),
+        }
+        return {**headers, "Date": format_datetime(at, usegmt=True)} if dated else headers
+
+    for skew_s, dated, expected_s in [(0.0, False, 30.0), (3600.0, True, 30.0), (3600.0, False, 60.0)]:
+        policy = limits(RateLimit(rpm=100), clock=clock)
+
+        class Slow(Sent):
+            async def __call__(self, call: Call, /) -> Response:
+                clock.advance(31)
+                self.headers = told_at(30.0, skew_s, dated)  # noqa: B023
+                return await super().__call__(call)
+
+        for _ in range(2):
+            done(policy(asked(), Slow()))
+        shortfall = policy.peek(asked(), clock())
+        assert shortfall is not None
+        assert shortfall.wait_s == pytest.approx(expected_s, abs=1.0)
+        clock.advance(100)
 
 
 @pytest.mark.parametrize("limit", [RateLimit(rpm=100, headers=False), RateLimit(rpm=100, per="user")])

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..cost.spend import asked_by
-from ..errors import ConfigError, StoreUnavailableError, ThrottledError, UsageError
+from ..errors import ConfigError, StoreUnavailableError, UsageError
 from .limit_checks import PLACES
+from .limit_draw import Draw, take_on
 from .limit_shortfall import Need
 from .limit_take import Take
-from .limiter import Draw, take_on
-from .shared_limit import Shared, asked_of, recalled, refusal, remember
+from .shared_limit import Shared, take_shared_now
 
 if TYPE_CHECKING:
     from .rate_limit import RateLimit
@@ -21,20 +21,24 @@ __all__ = ["LimitTake", "open_take"]
 
 
 class LimitTake:
-    """What was taken. ``settle`` says what was really used, once; unsaid, it is what was taken."""
+    """What was taken. ``settle`` says in the block what was really used, once; unsaid, that is all of it."""
 
-    __slots__ = ("_used", "input_tokens", "output_tokens")
+    __slots__ = ("_over", "_used", "input_tokens", "output_tokens")
 
     def __init__(self, input_tokens: int, output_tokens: int) -> None:
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
         self._used: tuple[int, int] | None = None
+        self._over = False
 
     def settle(self, *, input_tokens: int | None = None, output_tokens: int | None = None) -> None:
         """What was used; what is left out is what was taken.
 
-        Once: then ``UsageError``. Raises ``ConfigError`` for what is no number of tokens.
+        Once, and not after the block: then ``UsageError``. Raises ``ConfigError`` for what is no number of
+        tokens.
         """
+        if self._over:
+            raise UsageError("this take is over: settle it inside of its with block")
         if self._used is not None:
             raise UsageError("this take was settled before")
         used = (
@@ -43,6 +47,10 @@ class LimitTake:
         )
         _check(*used)
         self._used = used
+
+    def close(self) -> None:
+        """Its block is over."""
+        self._over = True
 
     @property
     def used(self) -> tuple[int, int] | None:
@@ -57,12 +65,18 @@ def open_take(
     request = asked_by(who)
     _check(input_tokens, output_tokens, requests)
     tier, deployment = who.get("tier", ""), who.get("deployment", "")
-    for key in sorted(PLACES & (limit.where.keys() | set(limit.per))):
+    asked = limit.where.keys() | set(limit.per)
+    if "deployment" in limit.per:  # which is told apart by its tier
+        asked.add("tier")
+    for key in sorted(PLACES & asked):
         if key not in who:
             raise ConfigError(f"{limit!r} is for some places only: say {key}=...")
     take = LimitTake(input_tokens, output_tokens)
     if not limit.holds_at(tier, deployment, who.get("model", "")) or not limit.holds_for(request):
-        yield take
+        try:
+            yield take
+        finally:
+            take.close()
         return
     draws = [Draw(limit, bucket) for bucket in limit.buckets(request, tier, deployment)]
     need = Need(input_tokens, output_tokens, requests)
@@ -76,43 +90,29 @@ def open_take(
         yield take
         failed = False
     finally:
+        take.close()
         _end(limit, takes, held, take, began=began, failed=failed)
 
 
 def _begin(
     limit: RateLimit, draws: list[Draw], need: Need, tier: str, takes: list[Take], held: list[Shared]
 ) -> None:
-    missing = take_on(draws, need, need, tier, limit.clock, takes)
+    clock = limit.limiter.go_by(limit.clock)
+    missing = take_on(draws, need, need, tier, takes)
     if missing and limit.mode == "enforce":
         raise max(missing, key=lambda each: (each.too_large, each.wait_s)).error()
     store = limit.store
     if store is None:
         return
-    now, wall_s = limit.clock(), limit.wall_clock()
-    for draw in draws:
-        known = recalled(draw, need, now)
-        if known is not None and limit.mode == "enforce":
-            raise known.error()
-    hold, parts = asked_of(store, list(zip(draws, takes, strict=True)), tier, wall_s)
+    drawn = list(zip(draws, takes, strict=True))
     try:
-        verdict = store.reserve(hold)
-    except BaseException as error:
-        store.give_back(hold)
-        if not isinstance(error, StoreUnavailableError):
-            raise
+        missing_there = take_shared_now(store, drawn, tier, clock, limit.wall_clock(), held)
+    except StoreUnavailableError:
         if limit.fail == "closed" and limit.mode == "enforce":
             raise
         return
-    if verdict.ok:
-        held.append(Shared(store, hold, parts))
-        return
-    short = refusal(hold, parts, verdict.standings, wall_s)
-    if short is None:
-        raise ThrottledError(f"the store of limit {limit.name!r} did not take the call")
-    for draw, take in zip(draws, takes, strict=True):
-        if draw.bucket == short.bucket:
-            remember(short, take.meter, now)
-    raise short.error()
+    if missing_there is not None:
+        raise missing_there.error()
 
 
 def _end(
@@ -125,7 +125,7 @@ def _end(
     failed: bool,
 ) -> None:
     """Settle. What was never begun is given back whole; what failed, but for requests a vendor counted."""
-    back = False
+    limiter = limit.limiter
     for take in takes:
         requests, used = take.requests, alone.used
         if failed and used is None:
@@ -134,12 +134,12 @@ def _end(
                 requests = 0
         inputs, outputs = (take.input_tokens, take.output_tokens) if used is None else used
         take.used = requests, inputs, outputs
-        back = limit.limiter.settle(take, requests, inputs, outputs, limit.clock) or back
+        limiter.settle(take, requests, inputs, outputs)
     for shared in held:
         shared.settle()
         shared.store.flush()
-    if back:
-        limit.limiter.tell()
+    if limiter.roomy:
+        limiter.tell()
 
 
 def _check(*amounts: object) -> None:

@@ -27,6 +27,9 @@ PLACES = frozenset({"tier", "deployment", "model"})
 MOST_RESERVES = 3
 """Tiers with a share of their own: each set of them needs a log."""
 
+MOST = 2**53
+"""More would not be counted exactly, here or in a store."""
+
 MINUTE = ("rpm", "tpm", "input_tpm", "output_tpm")
 DAY = ("rpd", "tpd", "", "")
 
@@ -36,6 +39,8 @@ def checked_limits(limits: Mapping[str, int | None]) -> dict[str, int]:
     for name, limit in given.items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"RateLimit({name}={limit!r}): give a whole number from 1 up, or leave it out")
+        if limit > MOST:
+            raise ConfigError(f"RateLimit({name}={limit}): at most {MOST}; leave it out for no limit")
     return given
 
 

@@ -58,6 +58,9 @@ class LimitLog:
     A take made at ``t`` counts before ``t + window_s``, so that no half-open window of that length holds
     more than the limit. Corrections go into the cell of their take, and matter for as long as that does:
     one that was larger than its reservation is a debt, for which later takes wait.
+
+    An interrupt (Ctrl-C, a time limit by signal) may end any of this half-way: the log is ``torn`` then, and
+    its sums are made anew from its cells.
     """
 
     __slots__ = (
@@ -71,6 +74,7 @@ class LimitLog:
         "output_tokens",
         "requests",
         "shape",
+        "torn",
         "width_s",
         "window_s",
     )
@@ -83,10 +87,14 @@ class LimitLog:
         self.cells: list[Cell] = []
         self.head = 0
         self.requests = self.input_tokens = self.output_tokens = 0
+        self.torn = False
 
     def fits(self, requests: int, input_tokens: int, output_tokens: int, now: float) -> bool:
         """Whether so much more stays within every limit at ``now``."""
-        if self.cells and self.cells[self.head].at + self.window_s <= now:
+        if not self.cells:
+            if self.torn:
+                self.forget(now)
+        elif self.cells[self.head].at + self.window_s <= now:
             self.forget(now)
         input_tokens += self.input_tokens
         output_tokens += self.output_tokens
@@ -99,43 +107,60 @@ class LimitLog:
 
     def add(self, requests: int, input_tokens: int, output_tokens: int, now: float) -> Cell:
         """Book a take, fitting or not."""
-        self.requests += requests
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
-        cells = self.cells
-        if cells:
-            last = cells[-1]
-            if now - last.begun_at < self.width_s:  # or a clock that was read before another's turn
-                if now > last.at:
-                    last.at = now
-                last.requests += requests
-                last.input_tokens += input_tokens
-                last.output_tokens += output_tokens
-                return last
-        cell = Cell(self, now, requests, input_tokens, output_tokens)
-        cells.append(cell)
-        return cell
+        try:
+            self.requests += requests
+            self.input_tokens += input_tokens
+            self.output_tokens += output_tokens
+            cells = self.cells
+            if cells:
+                last = cells[-1]
+                if now - last.begun_at < self.width_s:  # or a clock that was read before another's turn
+                    if now > last.at:
+                        last.at = now
+                    last.requests += requests
+                    last.input_tokens += input_tokens
+                    last.output_tokens += output_tokens
+                    return last
+            cell = Cell(self, now, requests, input_tokens, output_tokens)
+            cells.append(cell)
+            return cell
+        except BaseException:
+            self.torn = True
+            raise
 
     def forget(self, now: float) -> None:
         """Let go of what is over."""
-        cells, head, window_s = self.cells, self.head, self.window_s
+        cells, window_s = self.cells, self.window_s
         end = len(cells)
-        while head < end:
-            cell = cells[head]
-            if cell.at + window_s > now:
-                break
-            cell.log = None
-            self.requests -= cell.requests
-            self.input_tokens -= cell.input_tokens
-            self.output_tokens -= cell.output_tokens
-            head += 1
-        if head == end:
-            cells.clear()
-            head = self.requests = self.input_tokens = self.output_tokens = 0
-        elif head > 64 and head * 2 > end:
-            del cells[:head]
-            head = 0
-        self.head = head
+        if self.torn:
+            self._mend()
+        try:
+            while self.head < end:
+                cell = cells[self.head]
+                if cell.at + window_s > now:
+                    break
+                self.head += 1  # first: nothing may be subtracted twice
+                cell.log = None
+                self.requests -= cell.requests
+                self.input_tokens -= cell.input_tokens
+                self.output_tokens -= cell.output_tokens
+            if self.head == end:
+                self.head = self.requests = self.input_tokens = self.output_tokens = 0
+                cells.clear()
+            elif self.head > 64 and self.head * 2 > end:
+                over, self.head = self.head, 0
+                del cells[:over]
+        except BaseException:  # all cells there are count again, and go next
+            self.head = 0
+            self.torn = True
+            raise
+
+    def _mend(self) -> None:
+        """The sums by the cells."""
+        self.requests = sum(cell.requests for cell in self.cells[self.head :])
+        self.input_tokens = sum(cell.input_tokens for cell in self.cells[self.head :])
+        self.output_tokens = sum(cell.output_tokens for cell in self.cells[self.head :])
+        self.torn = False
 
     def lack(
         self,
@@ -190,8 +215,4 @@ class LimitLog:
             if over <= 0:
                 return last
         most = (self.most_requests, self.most_tokens, self.most_input, self.most_output)[dimension]
-        return last + self.window_s * math.ceil(over / most)
-
-    @property
-    def empty(self) -> bool:
-        return not self.cells
+        return last + self.window_s * math.ceil(over / max(1.0, most))

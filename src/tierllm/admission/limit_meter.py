@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .limit_log import MINUTE_S, Lack, LimitLog, Shape
 from .limit_pace import Pace
 from .limit_take import Take
-from .limit_vendor import Booked, VendorView
+from .limit_vendor import ANYWHERE, Origin, VendorView
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from .limit_headers import Told
-    from .limit_shortfall import Shortfall
+    from .shared_refusal import Refused
 
 __all__ = ["Meter", "Take"]
 
 REMEMBERED = 128
 """So many calls back reaches the mean of outputs."""
-
-UNITS = ("requests", "tokens", "input tokens", "output tokens")
 
 
 class Meter:
@@ -41,22 +39,18 @@ class Meter:
         "excess",
         "follows",
         "held",
-        "input_tokens",
         "logs",
         "mean",
         "most_at_once",
         "only",
-        "output_tokens",
         "pace",
         "plain",
         "refused",
-        "refused_until",
-        "requests",
         "settled",
         "spares",
         "under_way",
         "usual_s",
-        "vendor",
+        "vendors",
     )
 
     def __init__(
@@ -71,9 +65,9 @@ class Meter:
         self.bucket = bucket
         self.logs = tuple(LimitLog(shape) for shape in shapes)
         self.spares = any(shape.spares for shape in shapes)
-        self._of_tier: dict[str, tuple[LimitLog, ...]] = {}
+        self._of_tier: dict[str, tuple[LimitLog, ...]] | None = {} if self.spares else None
         self.most_at_once = most_at_once
-        self.held: set[Take] = set()
+        self.held: set[Take] | None = None if most_at_once is None else set()
         self.under_way = self.settled = 0
         self.mean = 0.0
         """Output tokens of a call."""
@@ -84,12 +78,11 @@ class Meter:
         if burst is not None and shapes:
             first = shapes[0]
             self.pace = Pace(first.most, first.window_s, burst)
-        self.refused: Shortfall | None = None
-        self.refused_until = -math.inf
-        """What a shared store said last, and until when it need not be asked again."""
+        self.refused: Mapping[tuple[str, frozenset[str]], Refused] | None = None
+        """What a shared store said last, by the limit and whose takes it leaves out."""
         self.follows = follows
-        self.vendor: VendorView | None = None
-        self.requests = self.input_tokens = self.output_tokens = 0  # booked since the vendor was first heard
+        self.vendors: dict[Origin, VendorView] | None = None
+        """What was heard, by whose word it is."""
         self.plain = most_at_once is None and self.pace is None
         """Whether there is nothing but logs to look at."""
         self.only = self.logs[0] if self.plain and len(self.logs) == 1 else None
@@ -97,7 +90,7 @@ class Meter:
 
     def logs_of(self, tier: str) -> tuple[LimitLog, ...]:
         """Those that calls of ``tier`` are booked in."""
-        if not self.spares:
+        if self._of_tier is None:
             return self.logs
         found = self._of_tier.get(tier)
         if found is None:
@@ -108,7 +101,14 @@ class Meter:
     # -- before ----------------------------------------------------------------
 
     def fits(
-        self, requests: int, input_tokens: int, output_tokens: int, now: float, tier: str, copies: int = 1
+        self,
+        requests: int,
+        input_tokens: int,
+        output_tokens: int,
+        now: float,
+        tier: str,
+        copies: int = 1,
+        origin: Origin = ANYWHERE,
     ) -> bool:
         """Whether ``copies`` of this may go now."""
         for log in self.logs_of(tier) if self.spares else self.logs:
@@ -118,10 +118,19 @@ class Meter:
                     return False
             elif not log.fits(requests * copies, input_tokens * copies, output_tokens * copies + owed, now):
                 return False
-        return self.plain or self._beside(requests, input_tokens, output_tokens, now, copies) is None
+        if self.plain:
+            return True
+        return self._beside(requests, input_tokens, output_tokens, now, tier, copies, origin) is None
 
     def lack(
-        self, requests: int, input_tokens: int, output_tokens: int, now: float, tier: str, copies: int = 1
+        self,
+        requests: int,
+        input_tokens: int,
+        output_tokens: int,
+        now: float,
+        tier: str,
+        copies: int = 1,
+        origin: Origin = ANYWHERE,
     ) -> Lack | None:
         """What is in the way of that, and until when at least; ``None``: nothing."""
         worst: Lack | None = None
@@ -131,7 +140,7 @@ class Meter:
             if found is not None and (worst is None or found.frees_at > worst.frees_at):
                 worst = found
         if not self.plain and (worst is None or worst.frees_at < math.inf):
-            found = self._beside(requests, input_tokens, output_tokens, now, copies)
+            found = self._beside(requests, input_tokens, output_tokens, now, tier, copies, origin)
             if found is not None and (worst is None or found.frees_at > worst.frees_at):
                 worst = found
         return worst
@@ -140,6 +149,11 @@ class Meter:
         """Output that calls under way will probably use beyond what was taken for them."""
         missing = log.requests * self.mean - log.output_tokens
         return max(0, int(min(missing, self.under_way * self.excess)))
+
+    def room_for_input(self, output_tokens: int, tier: str) -> float:
+        """The longest input that could ever be taken beside so much output."""
+        logs = self.logs_of(tier)
+        return min((min(log.most_tokens - output_tokens, log.most_input) for log in logs), default=math.inf)
 
     def room_for_output(self, input_tokens: int, tier: str) -> float:
         """The longest output that could ever be taken beside so much input."""
@@ -153,7 +167,14 @@ class Meter:
         )
 
     def _beside(
-        self, requests: int, input_tokens: int, output_tokens: int, now: float, copies: int
+        self,
+        requests: int,
+        input_tokens: int,
+        output_tokens: int,
+        now: float,
+        tier: str,
+        copies: int,
+        origin: Origin,
     ) -> Lack | None:
         """What is in the way beside the logs."""
         worst: Lack | None = None
@@ -163,26 +184,24 @@ class Meter:
             if at > now:
                 log = self.logs[0]
                 worst = Lack(f"pace of {log.shape.names[which]}", at, need[which], int(log.shape.most[which]))
-        if self.vendor is not None:
-            several = need if copies == 1 else tuple(copies * each for each in need)
-            found = self.vendor.frees_at(self._booked(), several, now)  # type: ignore[arg-type]
-            if found is not None and (worst is None or found[1] > worst.frees_at):
-                which, at = found
-                worst = Lack(
-                    f"vendor's {UNITS[which]}", at, need[which], self.vendor.limits[which] or need[which]
-                )
+        view = None if self.vendors is None else self.vendors.get(origin)
+        if view is not None:
+            found = view.lack(requests, input_tokens, output_tokens, now, tier, copies)
+            if found is not None and (worst is None or found.frees_at > worst.frees_at):
+                worst = found
         most = self.most_at_once
-        if most is not None and len(self.held) + copies > most:
+        held = len(self.held) if self.held else 0
+        if most is not None and held + copies > most:
             at = math.inf
             if self.usual_s is not None:
-                at = now + self.usual_s * (len(self.held) + copies - most) / max(1, len(self.held))
+                at = now + self.usual_s * (held + copies - most) / max(1, held)
             if worst is None or at > worst.frees_at:
                 worst = Lack("max_concurrency", at, 1, most)
         return worst
 
     # -- taking ----------------------------------------------------------------
 
-    def charge(self, take: Take, tier: str) -> None:
+    def charge(self, take: Take, tier: str, origin: Origin = ANYWHERE) -> None:
         """Book it, fitting or not."""
         requests, input_tokens, output_tokens = take.requests, take.input_tokens, take.output_tokens
         now = take.at
@@ -190,17 +209,17 @@ class Meter:
         logs = self.logs_of(tier) if self.spares else self.logs
         take.cells = [log.add(requests, input_tokens, output_tokens, now) for log in logs]
         if not self.plain:
-            if self.vendor is not None:
-                self.requests += requests
-                self.input_tokens += input_tokens
-                self.output_tokens += output_tokens
-                take.booked = self._booked()
-            if self.most_at_once is not None:
+            view = None if self.vendors is None else self.vendors.get(origin)
+            if view is not None:
+                view.book(take, tier)
+            if self.held is not None:
                 self.held.add(take)
             if self.pace is not None:
                 self.pace.took((requests, input_tokens + output_tokens, input_tokens, output_tokens), now)
 
-    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, clock: Clock) -> bool:
+    def settle(
+        self, take: Take, requests: int, input_tokens: int, output_tokens: int, clock: Clock | None
+    ) -> bool:
         """It really was so much. Whether room came back. A second time does nothing."""
         if not take.open:
             return False
@@ -217,67 +236,52 @@ class Meter:
         input_tokens -= take.input_tokens
         output_tokens -= take.output_tokens
         if requests or input_tokens or output_tokens:
-            for cell in take.cells:
-                log = cell.log
-                if log is not None:  # it still counts
-                    cell.requests += requests
-                    cell.input_tokens += input_tokens
-                    cell.output_tokens += output_tokens
-                    log.requests += requests
-                    log.input_tokens += input_tokens
-                    log.output_tokens += output_tokens
-        back = requests < 0 or input_tokens < 0 or output_tokens < 0
+            try:
+                for cell in take.cells:
+                    log = cell.log
+                    if log is not None:  # it still counts
+                        cell.requests += requests
+                        cell.input_tokens += input_tokens
+                        cell.output_tokens += output_tokens
+                        log.requests += requests
+                        log.input_tokens += input_tokens
+                        log.output_tokens += output_tokens
+            except BaseException:  # an interrupt
+                for log in self.logs:
+                    log.torn = True
+                raise
+        # one less is under way, who may owe something: that is room, too
+        back = requests < 0 or input_tokens < 0 or output_tokens < 0 or self.excess > 0.0
         if not self.plain:
             if self.pace is not None:
                 self.pace.corrected((requests, input_tokens + output_tokens, input_tokens, output_tokens))
-            if take in self.held:
+            if self.held is not None and take in self.held:
                 self.held.discard(take)
                 back = True
-                took_s = clock() - take.at
+                took_s = 0.0 if clock is None else clock() - take.at
                 self.usual_s = (
                     took_s if self.usual_s is None else self.usual_s + 0.1 * (took_s - self.usual_s)
                 )
         return back
 
-    def hear(self, told: Sequence[Told], take: Take) -> bool:
-        """What the vendor said to the request that ``take`` was for. Whether there is more room by that."""
-        if self.vendor is None:
-            self.vendor = VendorView()  # from now on what is booked is summed up
+    def hear(self, told: Sequence[Told], take: Take, origin: Origin, now: float) -> bool:
+        """What a vendor said to the request that ``take`` was for. Whether there is more room by that."""
+        if self.vendors is None:
+            self.vendors = {}  # from now on what is booked is summed up
             self.plain, self.only = False, None
-        if not self.vendor.hear(told, take.booked, take.at):
-            return False
-        for log in self.logs:
-            if log.window_s == MINUTE_S:
-                limits = self.vendor.limits
-                log.most_requests = self._lowered(log, 0, limits[0])
-                log.most_tokens = self._lowered(log, 1, limits[1])
-                log.most_input = self._lowered(log, 2, limits[2])
-                log.most_output = self._lowered(log, 3, limits[3])
-        return True
-
-    def _lowered(self, log: LimitLog, dimension: int, told: int | None) -> float:
-        """The limit as the vendor has it, where that is lower; what is left over of it, in proportion."""
-        own = log.shape.most[dimension]
-        if told is None or own == math.inf:
-            return own
-        whole = next(each.shape.most[dimension] for each in self.logs if each.window_s == log.window_s)
-        return own if told >= whole else max(1.0, math.floor(own * told / whole))
-
-    def _booked(self) -> Booked:
-        return (
-            self.requests,
-            self.input_tokens + self.output_tokens,
-            self.input_tokens,
-            self.output_tokens,
-        )
+        view = self.vendors.get(origin)
+        if view is None:
+            view = self.vendors[origin] = VendorView(log.shape for log in self.logs)
+        earlier = () if len(self.vendors) > 1 else [log for log in self.logs if log.window_s == MINUTE_S]
+        return view.hear(told, take.booked, take.at, now, earlier)
 
     # -- watching --------------------------------------------------------------
 
     def idle(self, now: float) -> bool:
         """Nothing of it matters any more."""
-        for log in self.logs:
-            log.forget(now)
-        return not self.held and all(log.empty for log in self.logs)
+        if self.held:
+            return False
+        return not any(log.cells and log.cells[-1].at + log.window_s > now for log in reversed(self.logs))
 
     def status(self, now: float) -> dict[str, float]:
         """What is used of each limit."""
@@ -290,5 +294,5 @@ class Meter:
             bounds = zip(log.shape.names, log.shape.most, sums, strict=True)
             used.update({name: found for name, most, found in bounds if most < math.inf})
         if self.most_at_once is not None:
-            used["max_concurrency"] = len(self.held)
+            used["max_concurrency"] = len(self.held or ())
         return used

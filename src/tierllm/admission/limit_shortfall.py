@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..errors import RequestTooLargeError, ThrottledError
 
-__all__ = ["Need", "Shortfall"]
+__all__ = ["BUSY", "Need", "Shortfall"]
 
 WINDOWS = {
     "rpm": "requests a minute",
@@ -20,13 +20,21 @@ WINDOWS = {
 }
 
 
+BUSY = "busy"
+"""In place of a setting: nobody could look, since others were at it."""
+
+
 class Need(NamedTuple):
-    """What a call will use. ``guessed``: the output is a guess, and may be taken for less where that fits."""
+    """What a call will use. ``guessed``: the output is a guess, and may be taken for less where that fits.
+
+    So may the input, where ``least_input`` is given: what it has for certain.
+    """
 
     input_tokens: int
     output_tokens: int
     requests: int = 1
     guessed: bool = False
+    least_input: int | None = None
 
 
 class Shortfall(NamedTuple):
@@ -58,12 +66,18 @@ class Shortfall(NamedTuple):
     @property
     def early(self) -> bool:
         """Whether room may come sooner than that: when one of those at once ends."""
-        return self.dimension == "max_concurrency"
+        return self.dimension == "max_concurrency" or self.dimension == BUSY
 
     def error(self, where: str = "") -> ThrottledError | RequestTooLargeError:
         """What to raise at ``where``."""
         whose = f" ({self.bucket})" if self.personal else ""
         at = f"{where}: " if where else ""
+        if self.too_large and self.most < 1:
+            return ThrottledError(
+                f"{at}limit {self.limit!r}{whose} keeps all of its {self.dimension} for other tiers "
+                "(reserve=...): nothing is left over for this one; keep less for them",
+                personal=self.personal,
+            )
         if self.too_large:
             bound = WINDOWS.get(self.dimension, self.dimension)
             error = RequestTooLargeError(
@@ -76,6 +90,13 @@ class Shortfall(NamedTuple):
             )
             error.personal = self.personal
             return error
+        if self.dimension == BUSY:
+            return ThrottledError(
+                f"{at}limit {self.limit!r}{whose} is being counted by others",
+                retry_after_s=self.wait_s,
+                waitable=True,
+                personal=self.personal,
+            )
         known = self.wait_s < math.inf
         when = f"there is room in {self.wait_s:.3g} s" if known else "there is room when one of them ends"
         return ThrottledError(

@@ -1,28 +1,31 @@
-"""The buckets of one rate limit, and taking on several limits at once."""
+"""The buckets of one rate limit."""
 
 from __future__ import annotations
 
-import math
-import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..pipeline.fork import renew_after_fork
-from .limit_meter import Meter
-from .limit_shortfall import Need, Shortfall
-from .limit_take import Take
+from .turnstile import Turnstile
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from .limit_headers import Told
+    from .limit_meter import Meter
+    from .limit_take import Take
+    from .limit_vendor import Origin
     from .rate_limit import RateLimit
 
-__all__ = ["Draw", "Limiter", "take_on"]
+__all__ = ["Limiter"]
 
 SWEEP_AT = 1024
 """So many buckets are kept before those that are idle are looked for."""
+
+LOOKS, MORE_LOOKS = 2, 32
+"""At so many for each new one, and at so many times more where one is found."""
 
 
 class Watcher(Protocol):
@@ -34,68 +37,135 @@ class Watcher(Protocol):
 class Limiter:
     """The state of one ``RateLimit``, wherever that is attached: one account for all. Thread-safe.
 
-    Settling may happen anywhere, in a finalizer too: one that comes while this thread is at work on the
-    same state is put aside, and done when that work is.
+    Settling may happen anywhere, in a finalizer too, which garbage collection runs in the middle of whatever
+    a thread does. So whoever settles never waits for the lock: where somebody has it, they do it, on leaving
+    (``Turnstile``), and tell of the room that came back by that (``roomy``). Whoever had the lock looks at
+    ``todo`` after it.
+
+    It goes by one clock: the first one that it is attached to or used with (``go_by``).
     """
 
-    __slots__ = ("__weakref__", "_watchers", "busy", "limit", "lock", "meters", "pending", "sweep_at")
+    __slots__ = (
+        "__weakref__",
+        "_watchers",
+        "clock",
+        "limit",
+        "lock",
+        "meters",
+        "roomy",
+        "rota",
+        "todo",
+        "turnstile",
+        "young",
+    )
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
+        self.clock: Clock | None = None
         self.meters: dict[str, Meter] = {}
-        self.sweep_at = SWEEP_AT
-        self.busy = 0
-        self.pending: deque[Callable[[], object]] = deque()
+        self.rota: deque[str] = deque()
+        """The buckets, in the order in which they are looked at next."""
+        self.young = 0
+        """So many were made since some were looked at."""
+        self.roomy = False
+        """Room came back that nobody was told of yet."""
         self._watchers: tuple[weakref.ref[Watcher], ...] = ()
-        self.lock = threading.RLock()
+        self._begin()
         renew_after_fork(self)
 
-    def meter(self, bucket: str, now: float) -> Meter:
+    def _begin(self) -> None:
+        self.turnstile = Turnstile()
+        self.lock = self.turnstile.lock
+        self.todo = self.turnstile.todo
+
+    def go_by(self, clock: Clock) -> Clock:
+        """The clock that it goes by: ``clock``, if it is the first."""
+        if self.clock is None:
+            self.clock = clock
+        return self.clock
+
+    def meter(self, bucket: str) -> Meter:
         """The bucket of that name. To be called under the lock."""
         found = self.meters.get(bucket)
         if found is None:
-            if self.limit.personal and len(self.meters) >= self.sweep_at:
-                self._sweep(now)
             found = self.meters[bucket] = self.limit.meter(bucket)
+            if self.limit.personal:
+                self.rota.append(bucket)
+                self.young += 1
         return found
 
-    def _sweep(self, now: float) -> None:
-        for bucket, meter in tuple(self.meters.items()):
-            if meter.idle(now):
-                del self.meters[bucket]
-        self.sweep_at = max(SWEEP_AT, 2 * len(self.meters))
+    def sweep(self, now: float) -> None:
+        """Look at some buckets, and drop those that are idle: a few for each new one, so that nobody has to
+        wait for all of them. To be called under the lock, by who has booked what it takes."""
+        looks, self.young = self.young * LOOKS, 0
+        rota, meters = self.rota, self.meters
+        if len(meters) < SWEEP_AT:
+            return
+        most = looks * MORE_LOOKS
+        while looks and most and rota:
+            looks -= 1
+            most -= 1
+            meter = meters.get(rota[0])
+            if meter is not None and not meter.idle(now):
+                rota.rotate(-1)
+                continue
+            looks += 1  # where there is one, there are more
+            meters.pop(rota[0], None)
+            rota.popleft()
 
-    def done(self) -> None:
-        """The work under the lock is done: what was put aside meanwhile follows."""
-        self.busy -= 1
-        if self.pending and not self.busy:
-            while self.pending:
-                self.pending.popleft()()
+    def catch_up(self) -> None:
+        """After the lock: do what was put off meanwhile, and tell of it. Not to be called under the lock."""
+        self.turnstile.catch_up()
+        if self.roomy:
+            self.tell()
 
     # -- after -----------------------------------------------------------------
 
-    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int, clock: Clock) -> bool:
-        """It really was so much. Whether room came back. Never raises, never waits for long; once only."""
-        with self.lock:
-            if self.busy:
-                self.pending.append(
-                    lambda: take.meter.settle(take, requests, input_tokens, output_tokens, clock)
-                )
-                return False
-            return take.meter.settle(take, requests, input_tokens, output_tokens, clock)
+    def settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int) -> None:
+        """It really was so much. Never raises, never waits; once only. To be followed by ``tell``, if
+        ``roomy``."""
+        lock = self.lock
+        mine = False
+        if not self.todo and not lock._is_owned():  # type: ignore[attr-defined]
+            try:  # what is below is what ``later`` would do, without a list and a closure
+                mine = lock.acquire(False)
+                if mine and take.meter.settle(take, requests, input_tokens, output_tokens, self.clock):
+                    self.roomy = True
+            finally:  # an interrupt may come before it is known whose it is
+                if lock._is_owned():  # type: ignore[attr-defined]
+                    lock.release()
+        if not mine:
+            self.turnstile.later(partial(self._settle, take, requests, input_tokens, output_tokens))
+        elif self.todo:
+            self.turnstile.catch_up()
 
-    def hear(self, told: Sequence[Told], take: Take) -> bool:
-        """What the vendor's headers said. Whether there may be more room by that."""
-        with self.lock:
-            return not self.busy and take.meter.hear(told, take)
+    def _settle(self, take: Take, requests: int, input_tokens: int, output_tokens: int) -> None:
+        if take.meter.settle(take, requests, input_tokens, output_tokens, self.clock):
+            self.roomy = True
+
+    def hear(self, told: Sequence[Told], take: Take, origin: Origin) -> None:
+        """What the vendor's headers said. Never waits. To be followed by ``tell``, if ``roomy``."""
+        self.turnstile.later(partial(self._hear, told, take, origin, (self.clock or self.limit.clock)()))
+
+    def _hear(self, told: Sequence[Told], take: Take, origin: Origin, now: float) -> None:
+        if take.meter.hear(told, take, origin, now):
+            self.roomy = True
 
     def watch(self, watcher: Watcher) -> None:
         """Tell ``watcher`` where room came back, as long as it lives."""
-        alive = tuple(ref for ref in self._watchers if ref() is not None)
-        self._watchers = (*alive, weakref.ref(watcher))
+        with self.lock:
+            alive = tuple(ref for ref in self._watchers if ref() is not None)
+            self._watchers = (*alive, weakref.ref(watcher))
+        if self.todo:
+            self.catch_up()
+
+    @property
+    def watched(self) -> bool:
+        return any(ref() is not None for ref in self._watchers)
 
     def tell(self) -> None:
-        """Room came back. Not to be called under a lock."""
+        """Room came back. Not to be called under the lock."""
+        self.roomy = False  # first: who makes more from now on tells of it
         for ref in self._watchers:
             watcher = ref()
             if watcher is not None:
@@ -103,160 +173,8 @@ class Limiter:
 
     def renew(self) -> None:
         """After a fork: what was under way is the parent's."""
-        self.lock = threading.RLock()
-        self.busy = 0
-        self.pending.clear()
+        self._begin()
         for meter in self.meters.values():
-            meter.held.clear()
+            if meter.held:
+                meter.held.clear()
             meter.under_way = 0
-
-
-class Draw:
-    """One bucket of one limit that a call draws on.
-
-    ``fixed``: all calls at a place do, so that it is looked up once. ``most``: as much output is taken as
-    the call may have.
-    """
-
-    __slots__ = ("bucket", "fixed", "limit", "limiter", "meter", "most")
-
-    def __init__(self, limit: RateLimit, bucket: str, *, fixed: bool = False) -> None:
-        self.limit = limit
-        self.limiter = limit.limiter
-        self.bucket = bucket
-        self.fixed = fixed
-        self.meter: Meter | None = None
-        self.most = limit.tokens == "max"
-
-    def __lt__(self, other: Draw) -> bool:
-        """By the order in which locks are taken everywhere."""
-        return id(self.limiter) < id(other.limiter)
-
-    def find(self, now: float) -> Meter:
-        """The bucket. To be called under the lock."""
-        meter = self.limiter.meter(self.bucket, now)
-        if self.fixed:
-            self.meter = meter
-        return meter
-
-    def shortfall(self, meter: Meter, need: Need, now: float, tier: str, copies: int = 1) -> Shortfall | None:
-        """What is missing; ``None``: nothing. To be called under the lock."""
-        requests, input_tokens, output_tokens = need.requests, need.input_tokens, need.output_tokens
-        lack = meter.lack(requests, input_tokens, output_tokens, now, tier, copies)
-        if lack is None:
-            return None
-        limit = self.limit
-        wait_s = until(lack.frees_at, now)
-        return Shortfall(
-            wait_s,
-            limit.name,
-            lack.dimension,
-            self.bucket,
-            limit.personal,
-            lack.never,
-            lack.asked,
-            lack.most,
-            input_tokens,
-            output_tokens,
-            limit.mode,
-        )
-
-    def clamped(self, meter: Meter, need: Need, tier: str) -> Need:
-        """``need`` with a guessed output no larger than could ever be taken."""
-        most = meter.room_for_output(need.input_tokens, tier)
-        if not need.guessed or need.output_tokens <= most:
-            return need
-        return need._replace(output_tokens=max(1, int(most)))
-
-    def peek(self, need: Need, now: float, tier: str, copies: int = 1) -> Shortfall | None:
-        """What would be missing. Changes nothing."""
-        limiter = self.limiter
-        with limiter.lock:
-            meter = self.meter or limiter.meters.get(self.bucket)
-            if meter is None:
-                meter = limiter.limit.meter(self.bucket)  # an empty one, to ask what it would say
-            limiter.busy += 1
-            try:
-                if meter.fits(need.requests, need.input_tokens, need.output_tokens, now, tier, copies):
-                    return None
-                return self.shortfall(meter, self.clamped(meter, need, tier), now, tier, copies)
-            finally:
-                limiter.done()
-
-
-def until(at: float, now: float) -> float:
-    """Seconds from ``now`` after which it is ``at`` or later, rounding or not."""
-    wait_s = max(0.0, at - now)
-    while now + wait_s < at < math.inf:
-        wait_s = math.nextafter(wait_s, math.inf)
-    return wait_s
-
-
-def take_on(
-    draws: Sequence[Draw],
-    likely: Need,
-    most: Need,
-    tier: str,
-    clock: Clock,
-    takes: list[Take],
-    at: int = 0,
-) -> list[Shortfall] | None:
-    """Take what a call needs on all of ``draws``, or on none; what is missing, if anything is.
-
-    ``likely`` and ``most`` differ in the output. ``draws`` are in the order of their locks. Limits that
-    only observe tell what they would have missed, and are taken all the same. Whatever is taken is in
-    ``takes`` first, for whoever has to settle it.
-    """
-    limiter = draws[at].limiter
-    with limiter.lock:
-        limiter.busy += 1
-        try:
-            if at + 1 < len(draws):
-                return take_on(draws, likely, most, tier, clock, takes, at + 1)
-            now = clock()
-            if not at:  # what most calls meet: one limit, with room
-                draw = draws[0]
-                meter = draw.meter or draw.find(now)
-                input_tokens, output_tokens, requests, _ = most if draw.most else likely
-                log = meter.only
-                if log is not None:
-                    owed = meter.owed(log) if meter.excess else 0
-                    if log.fits(requests, input_tokens, output_tokens + owed, now):
-                        meter.under_way += 1
-                        take = Take(meter, requests, input_tokens, output_tokens, now)
-                        takes.append(take)
-                        take.cells = (log.add(requests, input_tokens, output_tokens, now),)
-                        return None
-                elif meter.fits(requests, input_tokens, output_tokens, now, tier):
-                    take = Take(meter, requests, input_tokens, output_tokens, now)
-                    takes.append(take)
-                    meter.charge(take, tier)
-                    return None
-            return _take_on(draws, likely, most, tier, now, takes)
-        finally:
-            limiter.done()
-
-
-def _take_on(
-    draws: Sequence[Draw], likely: Need, most: Need, tier: str, now: float, takes: list[Take]
-) -> list[Shortfall] | None:
-    """The same, with all locks held."""
-    found: list[tuple[Meter, Need]] = []
-    short: list[Shortfall] = []
-    refused = False
-    for draw in draws:
-        meter = draw.meter or draw.find(now)
-        need = most if draw.most else likely
-        if not meter.fits(need.requests, need.input_tokens, need.output_tokens, now, tier):
-            need = draw.clamped(meter, need, tier)
-            missing = draw.shortfall(meter, need, now, tier)
-            if missing is not None:
-                short.append(missing)
-                refused = refused or draw.limit.mode == "enforce"
-        found.append((meter, need))
-    if not refused:
-        for meter, need in found:
-            take = Take(meter, need.requests, need.input_tokens, need.output_tokens, now)
-            takes.append(take)
-            meter.charge(take, tier)
-    return short or None

@@ -9,14 +9,15 @@ from ..errors import ConfigError
 from ..events import CallThrottled, Event
 from ..pipeline.effects import Handler
 from ..types import Response
+from .limit_draw import Draw, take_on
 from .limit_headers import told_by
 from .limit_log import MINUTE_S
 from .limit_need import Expected
 from .limit_outcome import AS_TAKEN, Outcome, answered, failed
 from .limit_shortfall import Need, Shortfall
 from .limit_take import Take
-from .limiter import Draw, take_on
-from .shared_limit import Shared, flush, flush_soon, recalled, store_of, take_shared
+from .shared_limit import Shared, flush, flush_soon, store_of, take_shared
+from .shared_refusal import recalled
 
 if TYPE_CHECKING:
     from ..cost.place import Place
@@ -78,6 +79,7 @@ class Limits:
         self._reserve = "max" if modes == {"max"} else "p90"
         self._mixed = len(modes) > 1
         self._tier = place.tier
+        self._origin = (place.vendor or place.provider, place.model)
         self._stores = {id(limit): store_of(limit, store) for limit in self.limits}
         self._shares = any(found is not None for found in self._stores.values())
         self._pokes: tuple[Callable[[], None], ...] = ()
@@ -85,11 +87,17 @@ class Limits:
         self._fixed: tuple[Draw, ...] | None = None
         fixed = [(limit, limit.fixed_bucket(place.tier, place.deployment)) for limit in self.limits]
         if all(bucket is not None and not limit.about_caller for limit, bucket in fixed):
-            self._fixed = tuple(sorted(Draw(limit, bucket or "", fixed=True) for limit, bucket in fixed))
+            self._fixed = tuple(
+                sorted(Draw(limit, bucket or "", fixed=True, origin=self._origin) for limit, bucket in fixed)
+            )
         self._single: Draw | None = None
         if self._fixed is not None and len(self._fixed) == 1 and not self._shares:
             self._single = self._fixed[0]
+        self._other_clocks = False
+        """Whether a limit goes by the clock of another client, which had it first."""
         for limit in self.limits:
+            if limit.limiter.go_by(clock) != clock:
+                self._other_clocks = True
             limit.limiter.watch(self)
 
     # -- before ----------------------------------------------------------------
@@ -106,12 +114,26 @@ class Limits:
             need = needs.get(limit.tokens)
             if need is None:
                 need = needs[limit.tokens] = self._expected(call, limit.tokens)
+            if self._other_clocks:
+                now = self._now_of(limit)
             found = draw.peek(need, now, self.place.tier, copies)
+            if found is not None and found.too_large and need.least_input is None:
+                need = needs[limit.tokens] = self._at_least(call, need)
+                found = draw.peek(need, now, self.place.tier, copies)
             if found is None and self._stores[id(limit)] is not None:
-                found = recalled(draw, need, now)
+                found = recalled(draw, need, now, self._tier, peeks=True)
             if found is not None and (worst is None or found.wait_s > worst.wait_s):
                 worst = found
         return worst
+
+    def _at_least(self, call: Call, need: Need) -> Need:
+        """What seems to fit nowhere does so by a guess of its input: only what it has for certain counts."""
+        learns = self._learns
+        return need if learns is None else need._replace(least_input=learns.least(call))
+
+    def _now_of(self, limit: RateLimit) -> float:
+        clock = limit.limiter.clock
+        return self._clock() if clock is None else clock()
 
     def listen(self, poke: Callable[[], None]) -> None:
         """Call ``poke``, outside of locks, when room may have come back."""
@@ -138,15 +160,17 @@ class Limits:
     ) -> Response:
         """What most calls meet: one limit, kept here, and room. A shortcut through ``_on_all``."""
         earlier = call.progress
-        input_tokens, output_tokens, requests, _ = self._expected(call, self._reserve)
+        input_tokens, output_tokens, requests, _, _ = self._expected(call, self._reserve)
         take = Take(meter, requests, input_tokens, output_tokens, 0.0)
         try:
             with limiter.lock:
-                take.at = now = self._clock()
+                take.at = now = limiter.clock()  # type: ignore[misc]  # it has one since this was made
                 owed = meter.owed(log) if meter.excess else 0
                 if log.fits(requests, input_tokens, output_tokens + owed, now):
                     take.cells = (log.add(requests, input_tokens, output_tokens, now),)
                     meter.under_way += 1
+            if limiter.todo:
+                limiter.catch_up()
             if not take.cells:
                 return await self._on_all(call, call_next)
             seat = call.permit
@@ -174,7 +198,8 @@ class Limits:
         if output_tokens is None:
             output_tokens = take.output_tokens
         requests = take.requests if counts or (sent and not limiter.limit.personal) else 0
-        if limiter.settle(take, requests, input_tokens, output_tokens, self._clock):
+        limiter.settle(take, requests, input_tokens, output_tokens)
+        if limiter.roomy:
             limiter.tell()
 
     async def _on_all(self, call: Call, call_next: Handler) -> Response:
@@ -188,11 +213,14 @@ class Limits:
             need = most = self._expected(call, self._reserve)
             if self._mixed:
                 most = self._expected(call, "max")
-            missing = take_on(draws, need, most, self._tier, self._clock, takes)
+            missing = take_on(draws, need, most, self._tier, takes)
+            if missing is not None and not takes and any(each.too_large for each in missing):
+                need, most = self._at_least(call, need), self._at_least(call, most)
+                missing = take_on(draws, need, most, self._tier, takes)
             if missing is not None:
                 self._missing(call, missing, taken=bool(takes))
             if self._shares:
-                await self._share(draws, takes, held, call)
+                await self._share(draws, takes, held, call, {each.limit for each in missing or ()})
             seat = call.permit
             if seat is not None:
                 seat.sent()
@@ -222,7 +250,7 @@ class Limits:
         """The buckets that the call draws on, in the order of their locks."""
         request, place = call.request, self.place
         draws = [
-            Draw(limit, bucket)
+            Draw(limit, bucket, origin=self._origin)
             for limit in self.limits
             if not limit.where or limit.holds_for(request)
             for bucket in limit.buckets(request, place.tier, place.deployment)
@@ -243,7 +271,8 @@ class Limits:
     def _tell(self, call: Call, shortfall: Shortfall) -> Any:
         """The error for ``shortfall``, told to whom it may concern."""
         error = shortfall.error(self.place.name)
-        self._refused[shortfall.limit] = self._refused.get(shortfall.limit, 0) + 1
+        if shortfall.mode == "enforce":
+            self._refused[shortfall.limit] = self._refused.get(shortfall.limit, 0) + 1
         if self._emit is not None:
             event = CallThrottled(
                 trace_id=call.trace.id if call.trace is not None else "",
@@ -257,18 +286,23 @@ class Limits:
         return error
 
     async def _share(
-        self, draws: Sequence[Draw], takes: Sequence[Take], held: list[Shared], call: Call
+        self, draws: Sequence[Draw], takes: Sequence[Take], held: list[Shared], call: Call, told: set[str]
     ) -> None:
-        """Take the same in the stores that processes share."""
+        """Take the same in the stores that processes share. ``told`` are limits that were told of before."""
         groups: dict[int, tuple[Store, list[tuple[Draw, Take]]]] = {}
         for draw, take in zip(draws, takes, strict=True):
             store = self._stores[id(draw.limit)]
             if store is not None:
                 groups.setdefault(id(store), (store, []))[1].append((draw, take))
         for store, drawn in groups.values():
-            missing = await take_shared(store, drawn, self.place, self._clock, self._wall, held)
+            clock = drawn[0][0].limiter.clock or self._clock  # what is remembered of it goes by that
+            missing = await take_shared(store, drawn, self.place, clock, self._wall, held)
             if missing is not None:
                 raise self._tell(call, missing)
+        for shared in held:
+            for short in shared.observed:
+                if short.part.draw.limit.name not in told:
+                    self._tell(call, short.shortfall())
 
     # -- after -------------------------------------------------------------------
 
@@ -278,7 +312,6 @@ class Limits:
         progress = call.progress
         headers = None if progress is None or not sent else progress.headers
         told = told_by(headers, self._wall()) if headers else None
-        roomy: list[Limiter] = []
         for draw, take in zip(draws, takes):  # noqa: B905  an interrupt may have left some out
             if not take.open:
                 continue
@@ -288,13 +321,12 @@ class Limits:
             outputs = take.output_tokens if output_tokens is None else output_tokens
             if self._shares:
                 take.used = requests, inputs, outputs
-            back = limiter.settle(take, requests, inputs, outputs, self._clock)
+            limiter.settle(take, requests, inputs, outputs)
             if told and draw.limit.headers:
-                back = limiter.hear(told, take) or back
-            if back:
-                roomy.append(limiter)
-        for limiter in roomy:
-            limiter.tell()
+                limiter.hear(told, take, draw.origin)
+        for draw in draws:
+            if draw.limiter.roomy:
+                draw.limiter.tell()
 
     # -- watching ------------------------------------------------------------------
 
@@ -322,8 +354,12 @@ class Limits:
 
     def _meter(self, limit: RateLimit) -> Meter:
         bucket = limit.fixed_bucket(self.place.tier, self.place.deployment) or ""
-        with limit.limiter.lock:
-            return limit.limiter.meter(bucket, self._clock())
+        limiter = limit.limiter
+        with limiter.lock:
+            found = limiter.meter(bucket)
+        if limiter.todo:
+            limiter.catch_up()
+        return found
 
     def renew(self) -> None:
         """After a fork; the limits see to themselves."""
@@ -336,7 +372,6 @@ class Limits:
 
     def status(self) -> dict[str, Any]:
         """How each limit stands, by name, as plain data."""
-        now = self._clock()
         found: dict[str, Any] = {}
         for limit in self.limits:
             store = self._stores[id(limit)]
@@ -350,7 +385,9 @@ class Limits:
                 "refused": self._refused.get(limit.name, 0),
             }
             if not limit.personal:
-                meter = self._meter(limit)
+                meter, now = self._meter(limit), self._now_of(limit)
                 with limit.limiter.lock:
                     found[limit.name]["used"] = meter.status(now)
+                if limit.limiter.todo:
+                    limit.limiter.catch_up()
         return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError
 from .limit_checks import (
     PLACES,
     checked_limits,
@@ -57,7 +57,10 @@ class RateLimit:
     alone, ``"closed"`` refuses. ``mode="observe"`` takes, tells what it would have refused, and refuses
     nothing.
 
-    One object attached in several places, or to several clients, is one limit. Usable alone::
+    One object attached in several places, or to several clients, is one limit; it goes by the clock of the
+    client that it is attached to first, and by ``clock`` where it is used alone before. A forked child goes
+    on from what was taken, by a count of its own: share a ``store`` where processes have to keep one limit
+    together. Usable alone::
 
         with limit.take(user="u42", input_tokens=800, output_tokens=300) as take:
             ...
@@ -163,6 +166,15 @@ class RateLimit:
         places = {"tier": tier, "deployment": deployment, "model": model}
         return all(places[key] in names for key, names in self.where.items() if key in PLACES)
 
+    def leaves_nothing(self, tier: str) -> bool:
+        """Whether all of something is kept for tiers other than ``tier``."""
+        return any(min(shape.most) < 1 for shape in self.shapes if tier not in shape.spares)
+
+    @property
+    def shared(self) -> bool:
+        """Whether others have it already, or may by a store."""
+        return self.store is not None or self.limiter.watched
+
     def holds_for(self, request: Request) -> bool:
         """Whether ``where`` matches the request, as far as it is about the caller."""
         for key, names in self.where.items():
@@ -225,6 +237,12 @@ class RateLimit:
 
         with open_take(self, input_tokens, output_tokens, requests, who) as take:
             yield take
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        raise UsageError(
+            f"{self!r} counts for all that it is attached to, and cannot be copied or pickled: make one "
+            "where it is used; processes share it by a store=... and a name=..."
+        )
 
     def __repr__(self) -> str:
         return f"<RateLimit {self.name}>"

@@ -1,95 +1,36 @@
 """A rate limit that processes share, on accounts in a store.
 
-Each bounded number of each bucket is one account that slides: what calls under way have taken is
-reserved, and what has ended is settled into the slot of its take, whenever it ended. All slots that
-reach into the window count as a whole, so that no window of any position holds more than the limit.
+Each bounded number of each bucket is one account that slides. A call reserves there what it takes, and
+has it settled into the slot of its take before it is sent: it counts until that slot has left the window,
+whatever becomes of the process. What it used in the end is settled as a correction into the same slot,
+by a second hold, open while the call is under way. All slots that reach into the window count as a
+whole, so that no window of any position holds more than the limit.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..errors import StoreUnavailableError, ThrottledError
 from ..events import log_failure
 from ..pipeline.effects import Blocking
-from ..stores.base import Hold, Line, Settlement, Standing
-from .limit_log import DAY_S
+from ..stores.base import Hold, Line, Standing
 from .limit_shortfall import Need, Shortfall
+from .shared_refusal import LOOK_AGAIN_S, Short, recalled, remember
+from .shared_take import Shared
 
 if TYPE_CHECKING:
     from ..cost.place import Place
     from ..pipeline.clock import Clock
     from ..stores import Store, Verdict
-    from .limit_meter import Meter
-    from .limit_take import Take
-    from .limiter import Draw
     from .rate_limit import RateLimit
+    from .shared_take import Ask, Drawn
 
-__all__ = [
-    "Shared",
-    "asked_of",
-    "flush",
-    "flush_soon",
-    "recalled",
-    "refusal",
-    "remember",
-    "store_of",
-    "take_shared",
-]
-
-SLOTS = 600
-"""A window is counted in so many slots, and the one that is just beginning to leave it: 1/600 is lost."""
-
-LOOK_AGAIN_S = 1.0
-"""Other processes may give back what they took too much, unheard: after so long the store is asked again."""
-
-CONCURRENCY = 4
-
+__all__ = ["Shared", "flush", "flush_soon", "store_of", "take_shared", "take_shared_now"]
 
 Soon = Callable[[Callable[[], object]], None]
-
-
-class Part(NamedTuple):
-    """What one line of a hold is about: a take, and which of its numbers."""
-
-    take: Take
-    draw: Draw
-    dimension: int
-    name: str
-    width_s: float
-
-
-class Shared:
-    """What one call has reserved in one store."""
-
-    __slots__ = ("hold", "parts", "store")
-
-    def __init__(self, store: Store, hold: Hold, parts: Sequence[Part]) -> None:
-        self.store = store
-        self.hold = hold
-        self.parts = parts
-
-    def settle(self) -> None:
-        """Book what the takes were settled with, into the slots of when they were made. Never waits.
-
-        To be called after their settlement.
-        """
-        amounts: list[int] = []
-        for part in self.parts:
-            take = part.take
-            requests, input_tokens, output_tokens = take.used or (
-                take.requests,
-                take.input_tokens,
-                take.output_tokens,
-            )
-            sums = (requests, input_tokens + output_tokens, input_tokens, output_tokens, 0)
-            amounts.append(sums[part.dimension])
-            take.meter.refused = None  # there may be room now
-        slots = tuple(line.slot for line in self.hold.lines)
-        self.store.post(Settlement(self.hold, tuple(amounts), slots))
 
 
 def store_of(limit: RateLimit, store: Store | None) -> Store | None:
@@ -101,99 +42,46 @@ def store_of(limit: RateLimit, store: Store | None) -> Store | None:
     return None
 
 
-def asked_of(
-    store: Store, drawn: Sequence[tuple[Draw, Take]], tier: str, wall_s: float
-) -> tuple[Hold, list[Part]]:
-    """What ``store`` is asked to reserve for these takes."""
-    lines: list[Line] = []
-    parts: list[Part] = []
+# -- taking ------------------------------------------------------------------------
+
+
+def _known(drawn: Drawn, tier: str, clock: Clock) -> Shortfall | None:
+    """What the store said a moment ago, if that answers it."""
     for draw, take in drawn:
-        limit, meter = draw.limit, take.meter
-        enforced = limit.mode == "enforce"
-        wanted = (
-            take.requests,
-            take.input_tokens + take.output_tokens,
-            take.input_tokens,
-            take.output_tokens,
+        if draw.limit.mode == "enforce":
+            need = Need(take.input_tokens, take.output_tokens, take.requests)
+            known = recalled(draw, need, (draw.limiter.clock or clock)(), tier)
+            if known is not None:
+                return known
+    return None
+
+
+def _refused(missing: list[Short], clock: Clock, where: str) -> Shortfall:
+    """The one that takes longest; all are remembered. Raises ``ThrottledError`` where there is none."""
+    if not missing:
+        raise ThrottledError(
+            f"{where}: the store of a rate limit did not take the call", retry_after_s=LOOK_AGAIN_S
         )
-        for log in meter.logs_of(tier):
-            width_s = log.window_s / SLOTS
-            slot = math.floor(wall_s / width_s)
-            expires_at = wall_s + log.window_s + 2 * width_s
-            spares = "+".join(sorted(log.shape.spares))
-            bounds = (log.most_requests, log.most_tokens, log.most_input, log.most_output)
-            for dimension, most in enumerate(bounds):
-                if most < math.inf:
-                    name = log.shape.names[dimension]
-                    account = f"limit|{limit.name}|{name}|{spares}|{draw.bucket}"
-                    bound = int(most) if enforced else None
-                    lines.append(
-                        Line(account, wanted[dimension], bound, expires_at, slot, max(0, slot - SLOTS))
-                    )
-                    parts.append(Part(take, draw, dimension, name, width_s))
-        if meter.most_at_once is not None:
-            account = f"limit|{limit.name}|max_concurrency||{draw.bucket}"
-            most_at_once = meter.most_at_once if enforced else None
-            lines.append(Line(account, 1, most_at_once, wall_s + DAY_S))
-            parts.append(Part(take, draw, CONCURRENCY, "max_concurrency", 0.0))
-    return store.hold(lines), parts
+    for short in missing:
+        remember(short, (short.part.draw.limiter.clock or clock)())
+    return max(missing, key=lambda short: short.wait_s).shortfall()
 
 
-def refusal(
-    hold: Hold, parts: Sequence[Part], standings: Sequence[Standing], wall_s: float
-) -> Shortfall | None:
-    """Why the store said no; the one that takes longest. ``None``: for nothing that shows."""
-    worst: Shortfall | None = None
-    for line, part, standing in zip(hold.lines, parts, standings, strict=True):
-        if line.limit is None or standing.settled + standing.reserved + line.amount <= line.limit:
-            continue
-        wait_s = LOOK_AGAIN_S
-        if part.take.meter.usual_s is not None and part.dimension == CONCURRENCY:
-            wait_s = min(wait_s, part.take.meter.usual_s)
-        if standing.first_slot is not None and standing.settled + line.amount > line.limit:
-            wait_s = max(0.0, (standing.first_slot + SLOTS + 1) * part.width_s - wall_s)
-            if part.dimension:  # tokens may be given back
-                wait_s = min(wait_s, LOOK_AGAIN_S)
-        if worst is None or wait_s > worst.wait_s:
-            limit, take = part.draw.limit, part.take
-            worst = Shortfall(
-                wait_s,
-                limit.name,
-                part.name,
-                part.draw.bucket,
-                limit.personal,
-                False,
-                line.amount,
-                line.limit,
-                take.input_tokens,
-                take.output_tokens,
+def _closed(drawn: Drawn, where: str, error: StoreUnavailableError) -> ThrottledError | None:
+    """The refusal, where one of the limits does not go on without its store."""
+    for draw, _ in drawn:
+        if draw.limit.fail == "closed" and draw.limit.mode == "enforce":
+            return ThrottledError(
+                f"{where}: the store of limit {draw.limit.name!r} cannot be reached, and it fails "
+                f"closed: {error}",
+                retry_after_s=LOOK_AGAIN_S,
             )
-    return worst
-
-
-def remember(shortfall: Shortfall, meter: Meter, now: float) -> None:
-    """So that the store need not be asked what it said a moment ago."""
-    meter.refused = shortfall
-    meter.refused_until = now + shortfall.wait_s
-
-
-def recalled(draw: Draw, need: Need, now: float) -> Shortfall | None:
-    """What the store said of this bucket, if that still holds for so much."""
-    meter = draw.limiter.meters.get(draw.bucket)
-    if meter is None:
-        return None
-    said = meter.refused
-    if said is None or now >= meter.refused_until:
-        return None
-    smaller = need.input_tokens + need.output_tokens < said.input_tokens + said.output_tokens
-    if smaller and said.dimension not in ("rpm", "rpd", "max_concurrency"):
-        return None
-    return said._replace(wait_s=meter.refused_until - now)
+    return None
 
 
 async def take_shared(
     store: Store,
-    drawn: Sequence[tuple[Draw, Take]],
+    drawn: Drawn,
     place: Place,
     clock: Clock,
     wall: Callable[[], float],
@@ -204,40 +92,95 @@ async def take_shared(
     What is held there is in ``held`` first, for whoever has to settle it. Raises ``ThrottledError`` where
     the store cannot be reached and a limit fails closed.
     """
-    for draw, take in drawn:
-        known = recalled(draw, Need(take.input_tokens, take.output_tokens), clock())
-        if known is not None and draw.limit.mode == "enforce":
-            return known
-    wall_s = wall()
-    hold, parts = asked_of(store, drawn, place.tier, wall_s)
-    shared = Shared(store, hold, parts)
+    known = _known(drawn, place.tier, clock)
+    if known is not None:
+        return known
+    shared = Shared(store, drawn, place.tier, wall())
     held.append(shared)  # giving back too much is harmless
+    steps = shared.steps()
+    answer: object = None
     try:
-        verdict: Verdict
-        if store.inline:
-            verdict = store.reserve(hold)
-        else:
-            reserve, areserve = _reserving(store, hold)
-            verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
+        while True:
+            answer = await _answer(shared, steps.send(answer))
+    except StopIteration as stop:
+        missing: list[Short] | None = stop.value
     except StoreUnavailableError as error:
         held.remove(shared)
-        for draw, _ in drawn:
-            if draw.limit.fail == "closed" and draw.limit.mode == "enforce":
-                raise ThrottledError(
-                    f"{place.name}: the store of limit {draw.limit.name!r} cannot be reached, and it fails "
-                    f"closed: {error}"
-                ) from error
+        shared.settle()
+        refusal = _closed(drawn, place.name, error)
+        if refusal is not None:
+            raise refusal from error
         return None  # by this process's own count
-    if verdict.ok:
+    if missing is None:
         return None
-    held.remove(shared)
-    short = refusal(hold, parts, verdict.standings, wall_s)
-    if short is None:  # it was given back before it came
-        raise ThrottledError(f"{place.name}: the store of a rate limit did not take the call")
-    for draw, take in drawn:
-        if draw.limit.name == short.limit and draw.bucket == short.bucket:
-            remember(short, take.meter, clock())
-    return short
+    if not shared.reserved:
+        held.remove(shared)
+    return _refused(missing, clock, place.name)
+
+
+async def _answer(shared: Shared, ask: Ask) -> object:
+    store = shared.store
+    if store.inline:
+        return _answer_now(shared, ask)
+    if ask is None:
+        await flush((shared,), None)
+        return None
+    if isinstance(ask, Hold):
+        reserve, areserve = _reserving(store, ask)
+        return await Blocking(reserve, undo=partial(_undo, store, ask), afn=areserve)
+    astandings = store.astandings
+    afn = None if astandings is None else partial(astandings, ask)
+    try:
+        return await Blocking(partial(store.standings, ask), afn=afn)
+    except StoreUnavailableError:
+        return _unknown(ask)
+
+
+def take_shared_now(
+    store: Store, drawn: Drawn, tier: str, clock: Clock, wall_s: float, held: list[Shared]
+) -> Shortfall | None:
+    """The same, without waiting for anything but the store. Raises ``StoreUnavailableError``."""
+    known = _known(drawn, tier, clock)
+    if known is not None:
+        return known
+    shared = Shared(store, drawn, tier, wall_s)
+    held.append(shared)
+    steps = shared.steps()
+    answer: object = None
+    try:
+        while True:
+            answer = _answer_now(shared, steps.send(answer))
+    except StopIteration as stop:
+        missing: list[Short] | None = stop.value
+    except StoreUnavailableError:
+        held.remove(shared)
+        shared.settle()
+        raise
+    if missing is None:
+        return None
+    if not shared.reserved:
+        held.remove(shared)
+    return _refused(missing, clock, f"limit {drawn[0][0].limit.name!r}")
+
+
+def _answer_now(shared: Shared, ask: Ask) -> object:
+    store = shared.store
+    if ask is None:
+        return store.flush()
+    if isinstance(ask, Hold):
+        return store.reserve(ask)
+    try:
+        return store.standings(ask)
+    except StoreUnavailableError:
+        return _unknown(ask)
+
+
+def _unknown(lines: Sequence[Line]) -> tuple[Standing, ...]:
+    """As if nothing left the window before its end."""
+    return (Standing(2**62, 0),) * len(lines)
+
+
+# -- applying what was settled -------------------------------------------------------
 
 
 async def flush(held: Sequence[Shared], soon: Soon | None) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..admission.shared_limit import store_of
 from ..cost.budget_checks import PLACES
 from ..errors import ConfigError
 from ..routing.tier import Tier
@@ -58,11 +59,56 @@ def checked_budgets(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
     return budgets
 
 
-def checked_limits(limits: tuple[RateLimit, ...]) -> tuple[RateLimit, ...]:
+def checked_limits(limits: tuple[RateLimit, ...], tiers: Sequence[Tier], store: Any) -> tuple[RateLimit, ...]:
+    """Those of the client. Raises ``ConfigError`` where one of these, or of the deployments', names a place
+    that there is not, or leaves a tier nothing."""
     for limit in limits:
         if isinstance(limit, type) or not hasattr(limit, "holds_at"):
             raise ConfigError(f"TieredClient(limits): {type(limit).__name__} is not a RateLimit")
+    everywhere = [(tier.name, each.name, each.model) for tier in tiers for each in tier.deployments]
+    for limit in limits:
+        _check_limit(limit, everywhere, everywhere, store)
+    of_deployments: dict[int, tuple[RateLimit, list[tuple[str, str, str]]]] = {}
+    for tier in tiers:
+        for each in tier.deployments:
+            for limit in each.limits:
+                at = of_deployments.setdefault(id(limit), (limit, []))[1]
+                at.append((tier.name, each.name, each.model))
+    for limit, at in of_deployments.values():
+        _check_limit(limit, at, everywhere, store)
     return limits
+
+
+def _check_limit(
+    limit: RateLimit,
+    at: Sequence[tuple[str, str, str]],
+    everywhere: Sequence[tuple[str, str, str]],
+    store: Any,
+) -> None:
+    tiers = sorted({tier for tier, _, _ in at if limit.leaves_nothing(tier)})
+    bare = [tier for tier in tiers if any(p[0] == tier and limit.holds_at(*p) for p in at)]
+    if bare:
+        raise ConfigError(
+            f"limit {limit.name!r} keeps so much for other tiers (reserve={limit.reserve!r}) that nothing is "
+            f"left for {bare[0]}: keep less, or give {bare[0]} a share"
+        )
+    if limit.shared or store_of(limit, store) is not None:
+        return  # others that share it may have further places
+    for number, option in enumerate(("tier", "deployment", "model")):
+        known = {place[number] for place in everywhere}
+        said = limit.where.get(option, frozenset())
+        for setting, names in (("where", said), ("reserve", limit.reserve if option == "tier" else ())):
+            missing = sorted(set(names) - known)
+            if missing:
+                raise ConfigError(
+                    f"limit {limit.name!r}, {setting}=...: there is no {option} {missing[0]!r}; known are "
+                    f"{', '.join(sorted(known))}"
+                )
+    if not any(limit.holds_at(*place) for place in at):
+        raise ConfigError(
+            f"limit {limit.name!r}: no deployment that it is attached to is all that its where says, so that "
+            "it never holds: take out what does not go together"
+        )
 
 
 def service_of(plans: tuple[ServicePlan, ...], *, emit: Callable[[Event], None] | None) -> Plans | None:

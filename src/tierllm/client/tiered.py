@@ -134,6 +134,7 @@ class TieredClient(Accounts, Cached, Planned, Queued):
         if rng is not None and not isinstance(rng, random.Random):
             raise ConfigError(f"TieredClient(rng={rng!r}): give a random.Random")
         check_money(store, prices, estimator, confirm)
+        limits = checked_limits(listed("limits", limits), self.tiers, store)
         over_usd = None if confirm_over_usd is None else check_dollars("confirm_over_usd", confirm_over_usd)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -171,7 +172,7 @@ class TieredClient(Accounts, Cached, Planned, Queued):
             timeouts=timeouts,
             treasury=self._treasury,
             prices=prices,
-            limits=checked_limits(listed("limits", limits)),
+            limits=limits,
         )
         self._lines = assembly.lines(self.tiers)
         for line in self._lines.values():
@@ -331,6 +332,8 @@ class TieredClient(Accounts, Cached, Planned, Queued):
                 self._emit(CallFinished(trace=trace))
 
     def _enter(self, call: Call, /) -> Flow[Response]:
+        if call.turn.shed_from:
+            self._shed_now(call)
         handler = self._lines[call.tier].handler
         return handler(call) if call.lookup is None else self._caching.enter(call, handler)  # type: ignore[union-attr]
 

@@ -148,7 +148,7 @@ class Deployment:
         self.policies = tuple(policies)
         self.limits = tuple(shared)
         if any(value is not None for value in own.values()):
-            self.limits = (RateLimit(**own, per="deployment", name=own_name(self.name)), *shared)
+            self.limits = (RateLimit(**own, per="account", name=own_name(self.name)), *shared)
         self.adaptive = AdaptiveConcurrency() if adaptive is True else adaptive or None
         self.throttle = ClientThrottle() if throttle is True else throttle or None
 

@@ -34,7 +34,7 @@ class MemoryStore(Store):
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
         self.clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._accounts: dict[str, Account] = {}
         self._open: set[str] = set()
         self._gone: dict[str, None] = {}
@@ -151,7 +151,7 @@ class MemoryStore(Store):
     def renew(self) -> None:
         """The child goes on from what the parent had settled; what the parent reserved is the parent's."""
         super().renew()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open.clear()
         self._gone.clear()
         for account in self._accounts.values():

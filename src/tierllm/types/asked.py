@@ -119,9 +119,9 @@ class Turn:
     """What decides when a call's turn comes, in whichever queue it waits: shared by all its copies.
 
     ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
-    may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now,
-    ``None`` if nowhere; ``shed_from`` are full tiers above the one it starts in; ``ahead`` the turn of another call whose answer it waits for. ``paid``: the tier's
-    hedging that has counted the call already.
+    may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now, ``None`` if
+    nowhere; ``shed_from`` are full tiers above the one it starts in; ``ahead`` is the turn of another call
+    whose answer it waits for. ``paid``: the tier's hedging that has counted the call already.
     """
 
     __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "shed_from", "weight")
