@@ -258,7 +258,7 @@ class TierAdmission(TierBooks):
             return latest_s  # no calm is in sight
         if held_s is None:
             return None
-        return min(latest_s, (pool.waiting + pool.deferred_before(place) + 1) * held_s / spare)
+        return min(latest_s, (pool.waiting + pool.ahead_of(place) + 1) * held_s / spare)
 
     def _patience_s(self, place: Place) -> float | None:
         if self.max_wait_s is None:

@@ -106,16 +106,10 @@ class Pool(Slots):
         return waiting
 
     def ahead_of(self, place: Place) -> int:
-        """How many would go before ``place``, as things stand."""
+        """How many would go before ``place``, as things stand; of a deferred one: of those put off."""
         with self._lock.lock:
-            ahead = self.queue.ahead_of(place, self.clock())
-        self._lock.catch_up()
-        return ahead
-
-    def deferred_before(self, place: Place) -> int:
-        """How many of those put off go before ``place``."""
-        with self._lock.lock:
-            ahead = self.later.ahead_of(place, self.clock())
+            queue = self.queue if place.due_at is None else self.later
+            ahead = queue.ahead_of(place, self.clock())
         self._lock.catch_up()
         return ahead
 
