@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator
 
@@ -127,7 +127,7 @@ ENTRIES = st.builds(
 ).map(lasting)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
 @given(ENTRIES)
 def test_any_entry_comes_back_exactly(kept: Entry) -> None:
     found = Entry.decode(kept.encode())
