@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WHO", "Spend", "asked_by", "open_spend"]
 
-WHO = frozenset({"user", "tenant", "plan", "tags", "session", "route"})
+WHO = frozenset({"user", "tenant", "plan", "contract", "tags", "session", "route"})
 
 
 class Spend:

@@ -37,6 +37,6 @@ def invoking(provider: Provider) -> Handler:
     """The innermost handler: calls ``provider``, or the call's own ``target`` in its place."""
 
     async def invoke(call: Call, /) -> Response:
-        return await Invoke(call.target or provider, call)
+        return await Invoke(call.target or provider, call, call.deliver)
 
     return invoke

@@ -293,6 +293,7 @@ class DeploymentLine:
         self._timed(attempt, call, began)
         attempt.outcome = "ok"
         self._answered(response, call, attempt.latency_s)
+        attempt.cost_usd = response.cost_usd
         return response
 
     def _timed(self, attempt: Attempt, call: Call, began: float) -> None:

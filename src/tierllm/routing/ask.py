@@ -46,7 +46,10 @@ class CallOptions(TypedDict, total=False):
     floor, ``require`` names labels that a deployment must have, and ``fallback=False`` keeps the
     call in the tier where it starts. ``deadline_s`` bounds the whole call.
 
-    **What it is.** ``route`` (the kind of call) and ``language`` choose a simple reply. ``user``,
+    **What it is.** ``route`` (the kind of call) and ``language`` choose a simple reply. ``importance``
+    (``"low"``, ``"normal"``, ``"high"``) and ``request_class`` (how difficult it is: ``"low"``,
+    ``"medium"``, ``"high"``; left out, the router finds out) are for routing rules, and so is ``contract``,
+    the promise it is made under; left out, that of its tenant. ``user``,
     ``tenant``, ``plan``, ``session``, ``route`` and ``tags`` say whose budgets it draws on, and stand
     in the usage ledger. ``priority`` (higher is more urgent) orders calls that have to wait, as far as the
     plan allows it; ``defer_ok`` lets a call wait for a calmer time, up to its deadline. All are carried in
@@ -68,7 +71,10 @@ class CallOptions(TypedDict, total=False):
     user: str | None
     tenant: str | None
     plan: str | None
+    contract: str | None
     priority: int
+    importance: Literal["low", "normal", "high"] | None
+    request_class: Literal["low", "medium", "high"] | None
     tags: Sequence[str]
     session: str | None
     deadline_s: float | None
@@ -135,6 +141,7 @@ KINDS: dict[str, type] = {
     "logprobs": bool,
     "parallel_tool_calls": bool,
 }
+LEVELS = {"importance": ("low", "normal", "high"), "request_class": ("low", "medium", "high")}
 FOREVER_S = 4e6
 """46 days: as long as every platform's timers can wait."""
 
@@ -246,6 +253,11 @@ def _checked(name: str, value: Any) -> Any:
         case "priority":
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"priority={value!r}: give a whole number; higher is more urgent")
+            return value
+        case "importance" | "request_class":
+            levels = LEVELS[name]
+            if value not in levels:
+                raise ConfigError(f"{name}={value!r}: one of {', '.join(levels)}")
             return value
         case "deadline_s":
             if not _number(value) or value <= 0:

@@ -38,6 +38,15 @@ class Plan:
         """Whether nothing lower comes after ``tier``."""
         return not self.leads_down(self.tiers.index(tier))
 
+    def starting_at(self, tier: str) -> Plan:
+        """The same tiers, beginning with ``tier``; what is higher comes after all that is lower."""
+        best_first = (
+            *self.tiers[len(self.tiers) - self.raised :],
+            *self.tiers[: len(self.tiers) - self.raised],
+        )
+        at = best_first.index(tier)
+        return Plan(tier, (*best_first[at:], *best_first[:at]), self.excluded, at)
+
     @property
     def highest(self) -> str:
         """The tier that the call would have started in, had no soft limit been passed."""

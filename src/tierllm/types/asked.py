@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ..caching.lookup import Lookup
     from ..cost.estimate import Estimate
     from ..cost.runs import Cap
+    from ..pipeline.effects import Deliver
     from ..pipeline.provider import Provider
     from ..pipeline.scope import Invocation, Scope
     from ..resilience.lane import Lane
+    from ..routing.course import Course
     from ..routing.plan import Plan
     from .happened import Trace
     from .settings import Timeouts
@@ -45,7 +47,9 @@ class Request:
 
     ``params`` holds the generation parameters that were given (``max_tokens``, ``temperature``,
     ``tools``, …), ``extra`` vendor options by provider name. ``route`` names the kind of call
-    (a decorated function's name), ``language`` the language of a simple reply. ``max_cost_usd`` is what
+    (a decorated function's name), ``language`` the language of a simple reply. ``contract`` names the
+    promise it is made under, ``importance`` and ``request_class`` (how difficult it is) are what the caller
+    knows of it. ``max_cost_usd`` is what
     the call may cost at most, all attempts together; ``confirm`` is asked where it may cost more than
     ``confirm_over_usd``. ``cache`` says what a cache may do for it, ``cache_ttl_s`` for how long its
     answer is fresh; ``depends_on`` names documents with hashes of the contents that it rests on.
@@ -58,7 +62,10 @@ class Request:
     user: str | None = None
     tenant: str | None = None
     plan: str | None = None
+    contract: str | None = None
     priority: int = 0
+    importance: str | None = None
+    request_class: str | None = None
     tags: tuple[str, ...] = ()
     session: str | None = None
     deadline_s: float | None = None
@@ -197,7 +204,8 @@ class Call:
     proven too small. ``caps`` are the budgets of this very call, ``sizes`` what is known so far of the
     input's tokens (kept for large requests only).
     ``fits`` is the call as each place would receive it, kept while it stands in a queue.
-    ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load.
+    ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load,
+    ``course`` what routing decided for it. ``deliver="hold"`` keeps its answer back until it is judged.
     ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
     (both for whole answers), ``"stream"``, or ``""`` where nobody said.
     ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
@@ -210,7 +218,9 @@ class Call:
         "attempt",
         "begun_at",
         "caps",
+        "course",
         "degrade",
+        "deliver",
         "deployment",
         "driven",
         "fits",
@@ -249,6 +259,8 @@ class Call:
         self.params: Mapping[str, Any] = request.params
         self.turn = Turn(request.priority, request.defer_ok)
         self.degrade: Degrading | None = None
+        self.course: Course | None = None
+        self.deliver: Deliver = "live"
         self.trace = trace
         self.scope = scope
         self.target = target
@@ -288,6 +300,8 @@ class Call:
         twin.params = self.params
         twin.turn = self.turn
         twin.degrade = self.degrade
+        twin.course = self.course
+        twin.deliver = self.deliver
         twin.trace = self.trace
         twin.scope = self.scope
         twin.target = self.target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 __all__ = ["Attempt", "Candidate", "Outcome", "Trace", "Waited"]
@@ -24,7 +25,7 @@ class Attempt:
     """One try at one place. Times are seconds; ``started_s`` counts from the call's start.
 
     ``error`` is the error itself for an attempt that failed or was refused. ``first_token_s`` is
-    known for streams only.
+    known for streams only, ``cost_usd`` where there was an answer and there is a price.
     """
 
     tier: str
@@ -35,6 +36,7 @@ class Attempt:
     first_token_s: float | None = None
     outcome: Outcome = "running"
     error: BaseException | None = field(default=None, repr=False)
+    cost_usd: Decimal | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; of an error its kind, status and vendor's request id."""
@@ -50,6 +52,7 @@ class Attempt:
             "error": None if error is None else type(error).__name__,
             "status": getattr(error, "status", None),
             "request_id": getattr(error, "request_id", None),
+            "cost_usd": _told(self.cost_usd),
         }
 
 
@@ -70,7 +73,11 @@ class Trace:
     ``served`` where the answer came from. ``cache`` says what the cache did: ``"hit"`` (found in
     ``cache_layer``), ``"stale"`` (an old answer), ``"joined"`` (the attempts are those of the call whose
     trace is ``led_by``), ``"miss"``, ``"bypassed"`` (it does not apply to this call), ``"off"``, or
-    ``None``: there is none. ``to_dict()`` is plain data for JSON, without prompt text.
+    ``None``: there is none. ``plan`` and ``contract`` are those it was made under, ``rule`` is the routing
+    rule that matched, ``request_class`` and ``scores`` are what was thought of its difficulty and of its
+    answer, ``explored`` is the chance that the choice between a weak and a strong model had, and
+    ``config`` tells the configuration it began under. ``to_dict()`` is plain data for JSON, without prompt
+    text.
     """
 
     id: str
@@ -91,6 +98,19 @@ class Trace:
     cache: str | None = None
     cache_layer: str | None = None
     led_by: str | None = None
+    plan: str | None = None
+    contract: str | None = None
+    rule: str | None = None
+    request_class: str | None = None
+    scores: dict[str, float] | None = None
+    explored: float | None = None
+    config: str | None = None
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What all its attempts cost together, as far as known; ``None``: nothing is known of any."""
+        known = [attempt.cost_usd for attempt in self.attempts if attempt.cost_usd is not None]
+        return sum(known, Decimal(0)) if known else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without prompt text."""
@@ -115,4 +135,16 @@ class Trace:
             "cache": self.cache,
             "cache_layer": self.cache_layer,
             "led_by": self.led_by,
+            "plan": self.plan,
+            "contract": self.contract,
+            "rule": self.rule,
+            "request_class": self.request_class,
+            "scores": dict(self.scores or {}),
+            "explored": self.explored,
+            "config": self.config,
+            "cost_usd": _told(self.cost_usd),
         }
+
+
+def _told(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)

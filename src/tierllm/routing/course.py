@@ -1,0 +1,66 @@
+"""What routing decided for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..types import Request, Response
+    from .difficulty import Choice
+
+__all__ = ["Course", "key_of"]
+
+Place = tuple[str, str]
+"""A deployment as it is called in its tier: ``("gold", "gpt-5.2-eu")``."""
+
+
+class Course:
+    """What was decided for one call, and what has to be remembered of it; shared by all its copies.
+
+    ``key`` stands for those who are treated alike over time: a session, or a user of a tenant; empty where
+    nobody is named. ``fixed``: the caller, a rule or the call's session has named the tier, so that its
+    difficulty has no say. ``rule`` is the rule that matched, ``balance`` the share of calls like it that go
+    to a stronger model (0 is cost, 1 is quality), ``request_class`` how difficult it is, as far as known,
+    ``choice`` what was chosen for it by that.
+
+    The place in ``prefer`` is asked first in its tier, those in ``avoid`` last. The answer of the tier
+    ``judged`` is judged before anybody sees it; ``spare`` is one that was not good enough, kept in case
+    nothing better comes. ``important``: when in doubt, it goes to the stronger model.
+    """
+
+    __slots__ = (
+        "avoid",
+        "balance",
+        "choice",
+        "fixed",
+        "important",
+        "judged",
+        "key",
+        "prefer",
+        "request_class",
+        "rule",
+        "spare",
+    )
+
+    def __init__(self, key: str = "", *, fixed: bool = False) -> None:
+        self.key = key
+        self.fixed = fixed
+        self.important = False
+        self.rule: str | None = None
+        self.balance: float | None = None
+        self.request_class: str | None = None
+        self.choice: Choice | None = None
+        self.prefer: Place | None = None
+        self.avoid: Collection[Place] = ()
+        self.judged: str | None = None
+        self.spare: Response | None = None
+
+
+def key_of(request: Request) -> str:
+    """Who is to be treated alike: the session, else the user of the tenant; empty where neither is named."""
+    if request.session is not None:
+        return f"s:{request.tenant or ''}\0{request.session}"
+    if request.user is not None:
+        return f"u:{request.tenant or ''}\0{request.user}"
+    return ""
