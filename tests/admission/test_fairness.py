@@ -68,7 +68,7 @@ def test_tokens_are_shared_by_weight_within_the_proven_bound(weights: tuple[floa
     shares = dict(zip(("short", "long"), weights, strict=True))
     played = replay(weights=shares)
     errors = [0.0]
-    of = played.client._lines["gold"].pool.shares  # type: ignore[union-attr]
+    of = played.client._setup.lines["gold"].pool.shares  # type: ignore[union-attr]
     settle = of.settle
 
     def listening(tenant: str, charged: float, used: float, weight: float = 1.0) -> None:

@@ -260,7 +260,7 @@ def test_many_limits_threads_and_tasks_end_with_nothing_held() -> None:
             assert not thread.is_alive()
         assert len(ends) == 200
         gc.collect()
-        for line in client._lines.values():
+        for line in client._setup.lines.values():
             pool = line.pool
             assert pool is not None
             assert (pool.in_use, pool.waiting, pool.deferred) == (0, 0, 0)

@@ -38,11 +38,11 @@ def world(latency_s: float = 10.0, **gold: Any) -> World:
 
 
 def pool_of(client: TieredClient, tier: str = "gold") -> Any:
-    return client._lines[tier].pool
+    return client._setup.lines[tier].pool
 
 
 def at_rest(client: TieredClient) -> bool:
-    pools = [line.pool for line in client._lines.values() if line.pool is not None]
+    pools = [line.pool for line in client._setup.lines.values() if line.pool is not None]
     return all(
         pool.in_use == pool.waiting == pool.deferred == 0
         and not pool.waiters()

@@ -73,7 +73,7 @@ def unloaded() -> float:
 
 
 def quiet(played: Replay) -> bool:
-    pools = [line.pool for line in played.client._lines.values() if line.pool is not None]
+    pools = [line.pool for line in played.client._setup.lines.values() if line.pool is not None]
     return all(pool.in_use == pool.waiting == pool.deferred == 0 for pool in pools)
 
 

@@ -159,7 +159,7 @@ def test_those_who_have_agreed_to_the_same_share_one(form: Form) -> None:
         class Joined(Apart):
             def ready(self) -> None:
                 eventually(lambda: client.status()["in_flight"] >= 2)
-                flights = client._caching._flown.flights._flights  # type: ignore[union-attr]
+                flights = client._setup.caching._flown.flights._flights  # type: ignore[union-attr]
                 eventually(lambda: [flight.readers for flight in flights.values()] == [2])
                 held.let()
 
@@ -177,7 +177,7 @@ def test_an_old_answer_that_is_still_looked_for_is_no_flight_for_who_has_not_agr
     fake = FakeProvider()
     with client_of(fake, OLD, consent=consent) as client:
         client.emergency("d")
-        sampling = client._lines["gold"].sampling
+        sampling = client._setup.lines["gold"].sampling
         assert sampling is not None
 
         def old(call: Call) -> Response:

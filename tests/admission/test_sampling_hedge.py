@@ -31,7 +31,7 @@ def world_of(step: Step, **second: Any) -> World:
     for _ in range(12):
         for label in "ab":
             world.call(streaming=label == "a")
-    hedging = world.client._lines["gold"].hedge
+    hedging = world.client._setup.lines["gold"].hedge
     assert hedging is not None
     for lateness in hedging._lateness.values():
         for _ in range(50):

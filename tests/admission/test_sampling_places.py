@@ -145,7 +145,7 @@ def test_looking_at_what_a_place_would_be_sent_takes_nothing() -> None:
     with client_of([Deployment("m", FakeProvider())], short) as client:
         call = client.ready(ask("x", {"max_tokens": 500})).call
         call.degrade = degraded = Degraded([short])
-        (line,) = client._lines["gold"].lines
+        (line,) = client._setup.lines["gold"].lines
         assert line.fitted(call).params["max_tokens"] == 3
         assert (degraded.names, degraded.lost) == ((), ())
 

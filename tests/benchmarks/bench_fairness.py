@@ -114,7 +114,7 @@ def shares(places: int, weights: dict[str, float], seconds: float = 1200.0) -> N
 def settled(played: Replay, weights: dict[str, float]) -> list[float]:
     """By how much each charge misses what its call then uses, divided by the weight."""
     errors = [0.0]
-    of = played.client._lines["gold"].pool.shares
+    of = played.client._setup.lines["gold"].pool.shares
     settle = of.settle
 
     def listening(tenant: str, charged: float, used: float, weight: float = 1.0) -> None:

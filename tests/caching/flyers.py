@@ -133,7 +133,7 @@ def client_of(provider: Any, *, layers: Any = None, **settings: Any) -> TieredCl
 
 
 def flights(client: TieredClient) -> list[Flight]:
-    caching = client._caching
+    caching = client._setup.caching
     assert caching is not None
     return list(caching._flown.flights._flights.values())
 
@@ -145,11 +145,11 @@ def readers(client: TieredClient) -> int:
 def at_rest(client: TieredClient, provider: Any) -> bool:
     """Nothing is held any more."""
     pools = [tier["pool"] for tier in client.status()["tiers"].values()]
-    caching = client._caching
+    caching = client._setup.caching
     assert caching is not None
     return (
         not flights(client)
-        and not client._host.live
+        and not client._ground.host.live
         and not provider.in_flight
         and not any(pool is not None and (pool["in_use"] or pool["waiting"]) for pool in pools)
         and not caching.cache.claims._held

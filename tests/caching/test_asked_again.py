@@ -116,7 +116,7 @@ def test_a_renewal_whose_event_loop_was_closed_holds_nothing_up() -> None:
     client = client_of(fake)
     client.close()
     client = TieredClient([Tier("gold", [Deployment("g", fake)])], cache=cache)
-    client._caching.wall = lambda: world_s[0]  # type: ignore[union-attr]
+    client._setup.caching.wall = lambda: world_s[0]  # type: ignore[union-attr]
     loop = asyncio.new_event_loop()
     loop.run_until_complete(client.acomplete("x"))
     world_s[0] += 15
@@ -150,7 +150,7 @@ def test_failures_to_begin_a_renewal_use_nothing_up(monkeypatch: pytest.MonkeyPa
     now = [1000.0]
     cache = ResultCache(ttl_s=1, jitter=0, stale_while_revalidate_s=1e6)
     with TieredClient([Tier("gold", [Deployment("g", FakeProvider())])], cache=cache) as client:
-        caching = client._caching
+        caching = client._setup.caching
         assert caching is not None
         caching.wall = lambda: now[0]
         client.complete("x")
@@ -177,7 +177,7 @@ async def test_a_crowd_of_spent_budgets_is_turned_away_quickly() -> None:
     budget = Budget(hard_usd=Decimal("0.000001"), per="user", on_exceed="reject")
     async with TieredClient(tiers, cache=ResultCache(), budgets=[budget]) as client:
         rounds = 0
-        flights = client._caching._flown.flights  # type: ignore[union-attr]
+        flights = client._setup.caching._flown.flights  # type: ignore[union-attr]
         join = flights.join
 
         def counted(*args: Any) -> Any:

@@ -39,10 +39,10 @@ def check_rest(world: World) -> None:
     """Nothing is held: no flights, runs, permits, and no money."""
     client = world.client
     assert not flights(client)
-    assert not client._host.live
+    assert not client._ground.host.live
     assert not world.fake.in_flight
     assert set(held(client).values()) <= {(0, 0)}
-    assert not client._treasury._call_store._accounts
+    assert not client._setup.treasury._call_store._accounts
 
 
 def failing(*models: str, latency_s: float = 1.0) -> FakeProvider:
@@ -210,7 +210,7 @@ def test_a_founder_with_a_limit_of_its_own_may_leave() -> None:
     founder = w.begin(max_cost_usd="0.05")
     follower = w.begin()
     w.pass_s(1.0)
-    assert w.client._treasury._call_store._accounts
+    assert w.client._setup.treasury._call_store._accounts
     leave(founder)
     assert w.fake.in_flight == 1
     w.time.run()
@@ -635,7 +635,7 @@ def test_whatever_callers_do(plans: list[Plan], fates: list[Fate], pool: int, ca
     stats = w.client.cache.stats()
     assert min(stats[:9][1:]) >= 0
     check_rest(w)
-    for account in w.client._treasury.store._accounts.values():
+    for account in w.client._setup.treasury.store._accounts.values():
         assert account.reserved == 0
 
 

@@ -287,7 +287,7 @@ def test_what_does_not_concern_it_lets_calls_join() -> None:
         client.cache.invalidate(tag="another")
         client.cache.changed({"d": "old"})
         threads[1].start()
-        flights = client._caching._flown.flights._flights  # type: ignore[union-attr]
+        flights = client._setup.caching._flown.flights._flights  # type: ignore[union-attr]
         eventually(lambda: any(flight.readers == 2 for flight in flights.values()))
         held.go.set()
         for thread in threads:

@@ -679,7 +679,7 @@ def test_who_waited_for_another_process_together_saved_what_it_had_paid() -> Non
         for _ in range(3):
             threads.append(threading.Thread(target=lambda: got.append(here.complete("Hello"))))
             threads[-1].start()
-        flights = here._caching._flown.flights._flights  # type: ignore[union-attr]
+        flights = here._setup.caching._flown.flights._flights  # type: ignore[union-attr]
         eventually(lambda: any(flight.readers == 3 for flight in flights.values()))
         go.set()
         for thread in threads:

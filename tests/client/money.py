@@ -233,7 +233,7 @@ class Bank:
         assert not store.held, "reserved money was not given back"
         assert all(account.reserved == 0 for account in store._accounts.values())
         assert sum(self.ends.values()) == self.begun
-        assert not self.client._host.live
+        assert not self.client._ground.host.live
         for budget in self.budgets:
             for limit in budget.limits:
                 booked: Counter[str] = Counter()

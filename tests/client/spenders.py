@@ -67,7 +67,7 @@ def spend(
                 booked[0] += event.entry.cost_usd or 0
                 rows[f"user={event.entry.user}"] += 1
 
-    client._treasury.books.emit = heard
+    client._setup.treasury.books.emit = heard
     ends: Counter[str] = Counter()
 
     def run(number: int) -> None:

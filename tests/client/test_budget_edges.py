@@ -54,7 +54,7 @@ def test_a_price_that_changes_meanwhile_settles_as_it_was_reserved() -> None:
         [Tier("gold", [Deployment("g", fake, price=CHEAP)])], budgets=[Budget(hard_usd="0.01")], fake=fake
     )
     w.fake.script("g", Reply("hi", usage=Usage(input_tokens=10, output_tokens=100)))
-    line = w.client._lines["gold"].lines[0]
+    line = w.client._setup.lines["gold"].lines[0]
     place = line.place
 
     class Meanwhile:
@@ -455,7 +455,7 @@ def test_accounts_seen_lately_are_kept_and_bounded(monkeypatch: pytest.MonkeyPat
     with TieredClient(tiers, budgets=[soft], store=DiskStore(tmp_path / "state"), ledger=False) as client:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: client.complete("Hello", user=f"u{n % 60}"), range(240)))
-        assert len(client._treasury._known) == 20
+        assert len(client._setup.treasury._known) == 20
 
 
 def test_a_runs_account_is_exact_whatever_precision_the_application_likes() -> None:
@@ -531,7 +531,7 @@ def test_one_store_that_is_away_does_not_keep_another_from_being_paid(tmp_path: 
         assert len(client.complete("Hello").warnings) == 1
         client.complete("Hello")
         second.away = False
-        client._treasury.pay()
+        client._setup.treasury.pay()
         assert [int(left_over.used) for left_over in client.remaining()] == [0, 2]
         first.away = False
         assert [int(left_over.used) for left_over in client.remaining()] == [2, 2]
@@ -549,7 +549,7 @@ def test_a_debt_is_owed_once_however_often_the_call_is_weighed(tmp_path: Path) -
     client = TieredClient([Tier("gold", [Deployment("g", FakeProvider())])], budgets=budgets)
     warnings = client.complete("Hello", max_tokens=5_000).warnings
     assert sum("could not be reached" in warning for warning in warnings) == 1
-    assert len(client._treasury.arrears) == 1
+    assert len(client._setup.treasury.arrears) == 1
     client.close()
 
 

@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(form: Form) -> None:
     assert isinstance(event, BudgetRefused)
     assert (event.mode, event.tier, event.deployment) == ("enforce", "gold", "g")
     assert w.client.status()["budgets"]["client-day"]["refused"] == 1
-    ledger = w.client._treasury.ledger
+    ledger = w.client._setup.treasury.ledger
     assert ledger is not None
     assert [(r.outcome, r.budget) for r in ledger.entries()] == [("refused", "client-day")]
 
@@ -403,7 +403,7 @@ def test_a_hard_limit_always_sends_a_bound(form: Form) -> None:
     form(w.client)
     form(w.client, max_tokens=7)
     assert sent(w) == [4096, 7]
-    assert "max_tokens" not in World(virtual=False).client._lines["gold"].lines[0]._base
+    assert "max_tokens" not in World(virtual=False).client._setup.lines["gold"].lines[0]._base
     for loose in (Budget(soft_usd=1), Budget(hard_calls=5), Budget(hard_usd=1, mode="observe")):
         w = world(loose)
         form(w.client)

@@ -119,7 +119,7 @@ def test_many_are_totalled_from_a_generator() -> None:
     assert total.count == 20
     assert total.cost_usd is not None
     assert total.cost_usd.max == sum((e.cost_usd.max for e in each if e.cost_usd), Decimal(0))
-    assert client._lines["gold"].lines[0].served == 0
+    assert client._setup.lines["gold"].lines[0].served == 0
 
 
 def test_guessing_does_not_count() -> None:

@@ -49,7 +49,7 @@ def test_fifty_threads_spend_a_hard_limit_exactly() -> None:
     assert ends["ok"] == 333
     calls, usd = client.remaining()
     assert (calls.used, calls.reserved, usd.reserved) == (333, 0, 0)
-    ledger = client._treasury.ledger
+    ledger = client._setup.treasury.ledger
     assert ledger is not None
     assert ledger.total().cost_usd == usd.used
 
@@ -91,7 +91,7 @@ def test_five_hundred_tasks_cancelled_at_random_leave_nothing_behind() -> None:
         assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
 
     asyncio.run(all_of_them())
-    store = client._treasury.store
+    store = client._setup.treasury.store
     accounts = store._accounts  # type: ignore[attr-defined]
     assert {account.reserved for account in accounts.values()} == {0}
     cost = sum((row.cost_usd for row in rows), Decimal(0))

@@ -62,7 +62,7 @@ def test_a_redis_that_hangs_while_a_call_is_under_way(form: Form, redis: Server)
     form(made)
     usd, calls = made.remaining()
     assert (calls.used, calls.reserved, usd.reserved) == (3, 0, 0)
-    ledger = made._treasury.ledger
+    ledger = made._setup.treasury.ledger
     assert ledger is not None
     assert ledger.total().cost_usd == usd.used
     assert [e.ok for e in heard if isinstance(e, StoreTrouble)] == [False, True]

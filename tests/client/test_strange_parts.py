@@ -371,7 +371,7 @@ def test_very_long_waits_are_waits() -> None:
     client = TieredClient(
         [Tier("gold", [Deployment("m", fake)], max_concurrency=1, max_wait_s=4e9)], deadline_s=1e10
     )
-    held = client._lines["gold"].pool
+    held = client._setup.lines["gold"].pool
     assert held is not None
     permit = held.take([])
     assert permit is not None
@@ -614,7 +614,7 @@ def test_a_leg_that_lost_keeps_its_permit_until_it_returns() -> None:
     tier = Tier("gold", [Deployment("m", Stubborn())], max_concurrency=2)
     client = TieredClient([tier], policies=[raced])
     assert client.complete("x").text == "fine"
-    pool = client._lines["gold"].pool
+    pool = client._setup.lines["gold"].pool
     assert pool is not None
     assert pool.in_use == 1  # the loser is still in its provider
     go_on.set()

@@ -186,7 +186,7 @@ class TestStores:
             '[[budgets]]\nhard_calls = 1\n[store]\nkind = "disk"\ndirectory = "state"\nlease_s = 9\n' + TIERS
         )
         with TieredClient.from_file(path) as client:
-            assert isinstance(client._treasury.store, DiskStore)
+            assert isinstance(client._setup.treasury.store, DiskStore)
             client.complete("hi")
         assert (tmp_path / "state" / "cache.db").is_file()
         with TieredClient.from_file(path) as client, pytest.raises(BudgetExceededError):
@@ -195,7 +195,7 @@ class TestStores:
     def test_memory(self) -> None:
         config = config_of('[[budgets]]\nhard_calls = 1\nwindow = "day"\n[store]\nkind = "memory"\n')
         with TieredClient.from_config(config, clock=FakeClock()) as client:
-            assert isinstance(client._treasury.store, MemoryStore)
+            assert isinstance(client._setup.treasury.store, MemoryStore)
             client.complete("hi")
             with pytest.raises(BudgetExceededError):
                 client.complete("hi")
@@ -215,7 +215,7 @@ class TestStores:
             {named}
             """
         with TieredClient.from_config(config_of(text)) as client:
-            assert isinstance(client._treasury.store, RedisStore)
+            assert isinstance(client._setup.treasury.store, RedisStore)
             client.complete("hi")
         with TieredClient.from_config(config_of(text)) as client, pytest.raises(BudgetExceededError):
             client.complete("hi")
@@ -290,7 +290,7 @@ class TestStores:
         store = '[store]\nkind = "disk"\ndirectory = "state"\n'
         path = write(shared + store + TIERS if level == "file" else store + tiers)
         with TieredClient.from_file(path) as client:
-            breaker = client._lines["gold"].lines[0].breaker
+            breaker = client._setup.lines["gold"].lines[0].breaker
             assert breaker is not None
             breaker.force_open()
             client.complete("hi")
@@ -483,9 +483,9 @@ class TestOverrides:
     def test_the_client_closes_store_and_ledger(self, write: Write, tmp_path: Path) -> None:
         client = TieredClient.from_file(write(self.FULL))
         client.complete("hi")
-        store = client._treasury.store
+        store = client._setup.treasury.store
         assert isinstance(store, DiskStore)
-        ledger = client._treasury.ledger
+        ledger = client._setup.treasury.ledger
         assert ledger is not None
         assert ledger.flush()
         files = {file.name for file in tmp_path.iterdir()}
@@ -754,7 +754,7 @@ class TestFindings:
         config = Config.parse(data)
         assert not [finding for finding in check(config) if finding.key.endswith(".price")]
         with TieredClient.from_config(config) as client:
-            assert client._treasury.places[0].price is not None
+            assert client._setup.treasury.places[0].price is not None
 
     def test_an_error_of_check_is_one_of_the_client(self) -> None:
         data = tomllib.loads(SOUND)

@@ -44,7 +44,7 @@ def gold(fake: FakeProvider, hedge: Hedge | bool = EAGER, **more: Any) -> Tier:
 
 def warm(client: TieredClient, seconds: float = 0.4, *, bank: int = 5) -> Hedging:
     """As if every place had answered in so many seconds so far, and hedges had been saved up."""
-    hedging = client._lines["gold"].hedge
+    hedging = client._setup.lines["gold"].hedge
     assert hedging is not None
     for lateness in hedging._lateness.values():
         for _ in range(50):
@@ -199,7 +199,7 @@ def test_the_bound_is_that_of_the_place_that_was_asked() -> None:
 def test_only_a_place_that_is_open_is_asked() -> None:
     world = Warm(names=("a", "b", "c"))
     world.fake.script("a", Fail.hang(), forever=True)
-    line = world.client._lines["gold"].lines[1]
+    line = world.client._setup.lines["gold"].lines[1]
     assert line.breaker is not None
     line.breaker.force_open()
     assert world.call().ok.deployment == "c"
@@ -227,7 +227,7 @@ def test_a_second_leg_that_reached_nobody_is_not_paid_for() -> None:
         async def __call__(self, call: Any, call_next: Any) -> Any:
             raise ThrottledError("not today", retry_after_s=1)
 
-    line = world.client._lines["gold"].lines[1]
+    line = world.client._setup.lines["gold"].lines[1]
     line.once = lambda call: Refusing()(call, None)
     before = world.hedging.bank.balance
     assert world.call().ok.text == "after all"
@@ -329,7 +329,7 @@ def test_a_full_pool_has_no_place_for_a_second_leg() -> None:
     world.pass_s(3)
     assert [told.ok.text for told in calls] == ["one", "two"]
     assert world.models() == ["a", "a"]
-    pool = world.client._lines["gold"].pool
+    pool = world.client._setup.lines["gold"].pool
     assert pool is not None
     assert pool.peak == 2
     world.fake.script("a", Fail.hang())
@@ -382,11 +382,11 @@ def test_a_policy_that_copies_the_call_hides_nothing(streaming: bool) -> None:
     fake = FakeProvider(latency_s=0.4)
     places = [Deployment(name, fake, policies=[Copying()]) for name in "ab"]
     world = World([Tier("gold", places, hedge=Hedge(share=0.05, min_samples=10))], fake=fake, retry=False)
-    hedging = world.client._lines["gold"].hedge
+    hedging = world.client._setup.lines["gold"].hedge
     assert hedging is not None
     for _ in range(100):
         world.call(streaming=streaming)
-    lateness = hedging._lateness[world.client._lines["gold"].lines[0]]
+    lateness = hedging._lateness[world.client._setup.lines["gold"].lines[0]]
     assert len(lateness.streamed if streaming else lateness.whole) == 100
     warm(world.client, bank=0)
     fake.script("a", Fail.hang())
@@ -601,7 +601,7 @@ def test_photo_finishes_in_earnest(form: Form) -> None:
         assert response.text == f"{response.deployment} " * 3 + f"{response.deployment}"
         fake._scripts.clear()
         eventually(lambda: fake.in_flight == 0 and held(client)["gold"] == (0, 0))
-    pool = client._lines["gold"].pool
+    pool = client._setup.lines["gold"].pool
     assert pool is not None
     assert pool.peak <= 2
 
@@ -743,7 +743,7 @@ def test_money_is_at_rest_in_every_form(form: Form) -> None:
 def test_a_place_that_was_outrun_is_slow_where_it_was_past_the_threshold() -> None:
     slow = CircuitBreaker(slow_call_s=0.5, slow_call_rate=0.5, window=10, min_calls=4, failure_rate=None)
     world = Warm(breaker=slow, bank=50)
-    a, b = world.client._lines["gold"].lines
+    a, b = world.client._setup.lines["gold"].lines
     assert a.breaker is not None
     assert b.breaker is not None
     world.fake.script("a", Fail.hang(), forever=True)
@@ -770,7 +770,7 @@ def test_a_place_that_was_outrun_soon_is_not_slow() -> None:
     world.fake.script("a", Fail.hang(), forever=True)
     for _ in range(10):
         world.call()
-    assert world.client._lines["gold"].lines[0].breaker.status()["slow"] == 0  # type: ignore[union-attr]
+    assert world.client._setup.lines["gold"].lines[0].breaker.status()["slow"] == 0  # type: ignore[union-attr]
 
 
 # -- observing, and settings -------------------------------------------------------
@@ -879,7 +879,7 @@ def test_over_any_run_extra_calls_stay_within_their_share(
     for _ in range(600):
         told.append(world.begin(streaming=True))
         world.pass_s(rng.expovariate(10))
-        hedging = world.client._lines["gold"].hedge
+        hedging = world.client._setup.lines["gold"].hedge
         assert hedging is not None
         assert hedging.bank.hedges <= share * len(told)
     world.pass_s(120)

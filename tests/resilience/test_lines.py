@@ -38,7 +38,7 @@ def test_where_no_place_is_open_nobody_waits_for_a_permit(form: Form) -> None:
     fake.down("g1")
     fake.down("g2", Fail.rate_limited(retry_after_s=30))
     form(world.client)
-    pool = world.client._lines["gold"].pool
+    pool = world.client._setup.lines["gold"].pool
     assert pool is not None
     with pool.take([]) or pytest.fail("the pool is not free"):
         response = form(world.client)
@@ -67,7 +67,7 @@ def test_a_place_that_opens_between_two_looks_is_not_called_without_a_permit() -
     seated: list[int] = []
 
     def answer(call: Call) -> Reply:
-        pool = client._lines["gold"].pool
+        pool = client._setup.lines["gold"].pool
         assert pool is not None
         if call.tier == "gold":
             seated.append(pool.in_use)
@@ -223,7 +223,7 @@ def test_a_slot_is_not_held_while_waiting_for_a_permit() -> None:
     fake.script("g1", Fail.unavailable())
     assert world.call().kind == "AllTiersFailedError"
     world.pass_s(11)
-    pool = world.client._lines["gold"].pool
+    pool = world.client._setup.lines["gold"].pool
     assert pool is not None
     permit = pool.take([])
     assert permit is not None

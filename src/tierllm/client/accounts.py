@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from ..cost.runs import Run
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ..cost.estimate import Estimate
     from ..cost.ledger import UsageLedger
     from ..cost.ledger_summary import UsageLine
-    from ..cost.treasury import Treasury
     from ..pipeline.provider import Provider
     from ..pipeline.ready import ReadyCall
-    from ..resilience.quotes import Quotes
     from ..types import Request
+    from .ground import Ground
+    from .setup import Setup
 
 __all__ = ["Accounts"]
 
@@ -35,10 +35,8 @@ Prompt = str | Sequence[Message]
 class Accounts:
     """The part of a client that answers for its money."""
 
-    _treasury: Treasury
-    _quotes: Quotes
-    _wall: Callable[[], float]
-    _numbers: Iterator[int]
+    _ground: Ground
+    _setup: Setup
 
     def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
         raise NotImplementedError
@@ -52,7 +50,7 @@ class Accounts:
         ``exact=False`` does not count tokens but tells them from the text's length, in microseconds.
         Raises ``ConfigError`` for calls that make no sense.
         """
-        return self._quotes.of(self.ready(ask(prompt, options)).call, exact=exact)
+        return self._setup.quotes.of(self.ready(ask(prompt, options)).call, exact=exact)
 
     def estimate_many(
         self, prompts: Iterable[Prompt], *, exact: bool | None = None, **options: Unpack[CallOptions]
@@ -68,8 +66,8 @@ class Accounts:
         ``limits`` are those of a ``Budget``, which all calls made inside draw on together. Without any
         it only keeps the account. Raises ``ConfigError``.
         """
-        name = f"run-{next(self._numbers):x}" if name is None else name
-        return Run(self, name, wall=self._wall, budgets=self._treasury.run_budgets, **limits)
+        name = f"run-{next(self._ground.numbers):x}" if name is None else name
+        return Run(self, name, wall=self._ground.wall, budgets=self._setup.treasury.run_budgets, **limits)
 
     def remaining(self, **who: Any) -> list[Remaining]:
         """What is left of every budget for ``who`` (``user=``, ``tenant=``, ``plan=``, …), or for whom
@@ -77,7 +75,7 @@ class Accounts:
 
         Asks the store, which may take as long as its timeout. Raises ``StoreUnavailableError``.
         """
-        return self._treasury.remaining(**{**scoped(WHO), **who})
+        return self._setup.treasury.remaining(**{**scoped(WHO), **who})
 
     @overload
     def usage(
@@ -120,7 +118,7 @@ class Accounts:
     @property
     def ledger(self) -> UsageLedger:
         """The client's ledger. Raises ``ConfigError`` where it keeps none."""
-        ledger = self._treasury.ledger
+        ledger = self._setup.treasury.ledger
         if ledger is None:
             raise ConfigError("this client keeps no ledger: give it ledger=UsageLedger(...)")
         return ledger
@@ -133,4 +131,4 @@ class Accounts:
         """
         from ..cost.advice import advice_on
 
-        return advice_on(self.ledger, since, until, budgets=self._treasury.uses())
+        return advice_on(self.ledger, since, until, budgets=self._setup.treasury.uses())

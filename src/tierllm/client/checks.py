@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import random
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..admission.shared_limit import store_of
 from ..cost.budget_checks import PLACES
 from ..errors import ConfigError
+from ..resilience.retry import RetryBudget
 from ..routing.tier import Tier
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ..events import Event
 
 __all__ = [
+    "check_ground",
     "check_money",
     "check_options",
     "check_treasury",
@@ -197,9 +200,19 @@ def listed(option: str, given: Iterable[T]) -> tuple[T, ...]:
     return tuple(given)
 
 
-def check_options(
-    fallback: object, deadline_s: object, stale: object, listeners: Sequence[object], clock: object
-) -> None:
+def check_ground(listeners: Sequence[object], clock: object, rng: object, retry_budget: object) -> None:
+    """What a client has for life."""
+    if not all(callable(each) for each in listeners):
+        raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
+    if not callable(clock):
+        raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")
+    if rng is not None and not isinstance(rng, random.Random):
+        raise ConfigError(f"TieredClient(rng={rng!r}): give a random.Random")
+    if retry_budget is not None and not isinstance(retry_budget, RetryBudget):
+        raise ConfigError(f"TieredClient(retry_budget={retry_budget!r}): give a RetryBudget")
+
+
+def check_options(fallback: object, deadline_s: object, stale: object) -> None:
     if fallback is not None and not hasattr(fallback, "bound"):
         raise ConfigError(
             f"TieredClient(fallback={fallback!r}): give a FallbackChain; "
@@ -210,7 +223,3 @@ def check_options(
         raise ConfigError(f"TieredClient(deadline_s={deadline_s!r}): give seconds above 0, or leave it out")
     if stale is not None and (not callable(stale) or inspect.iscoroutinefunction(stale)):
         raise ConfigError(f"TieredClient(stale={stale!r}): give a plain function of the request")
-    if not all(callable(each) for each in listeners):
-        raise ConfigError(f"TieredClient(listeners={listeners!r}): give a list of functions of an event")
-    if not callable(clock):
-        raise ConfigError(f"TieredClient(clock={clock!r}): give a function that tells the seconds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -13,7 +13,6 @@ from ..types import Candidate
 if TYPE_CHECKING:
     from ..admission.plans import Plans
     from ..cost.treasury import Treasury
-    from ..events import Event
     from ..pipeline.clock import Clock
     from ..pipeline.provider import Provider
     from ..resilience.tier_line import TierLine
@@ -26,22 +25,21 @@ PLANS_KEPT = 1024
 
 
 class Planned:
-    """The part of a client that plans a call."""
+    """The part of a setup that plans a call."""
 
     clock: Clock
     tiers: tuple[Tier, ...]
-    _emit: Callable[[Event], None] | None
-    _lines: Mapping[str, TierLine]
+    lines: Mapping[str, TierLine]
+    service: Plans | None
+    treasury: Treasury
     _plans: dict[Any, Plan]
-    _service: Plans | None
-    _treasury: Treasury
 
-    def _providers(self) -> list[Provider]:
+    def providers(self) -> list[Provider]:
         raise NotImplementedError
 
     def _rank(self, call: Call, trace: Trace) -> None:
         """The priority that its plan grants it, and its weight."""
-        service, request = self._service, call.request
+        service, request = self.service, call.request
         assert service is not None
         call.turn.weight = service.weight_of(request.plan)
         if call.turn.priority != request.priority:
@@ -57,7 +55,7 @@ class Planned:
         """It really comes, and no cache has an answer: the tiers it was sent down from have that load too."""
         names, call.turn.shed_from = call.turn.shed_from, ()
         for name in names:
-            admission = self._lines[name].admission
+            admission = self.lines[name].admission
             if admission is not None:
                 admission.shed()
 
@@ -66,7 +64,7 @@ class Planned:
         before = call.plan
         assert before is not None
         for number, name in enumerate(before.tiers):
-            admission = self._lines[name].admission
+            admission = self.lines[name].admission
             if admission is None or not admission.sheds(call.turn.priority):
                 if number and not before.raised:
                     tiers = (*before.tiers[number:], *before.tiers[:number])
@@ -80,7 +78,7 @@ class Planned:
         """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
         before = call.plan
         assert before is not None
-        tiers = self._treasury.steered(call.request, before.tiers, call.caps)
+        tiers = self.treasury.steered(call.request, before.tiers, call.caps)
         if tiers is not before.tiers:
             raised = before.tiers.index(tiers[0])
             call.plan = Plan(tiers[0], tiers, before.excluded, raised)
@@ -88,7 +86,7 @@ class Planned:
             trace.candidates.append(Candidate(before.granted, "*", "budget"))
 
     def _check_extra(self, request: Request) -> None:
-        vendors = {provider.name for provider in self._providers()}
+        vendors = {provider.name for provider in self.providers()}
         for name in request.extra:
             if name not in vendors:
                 close = difflib.get_close_matches(name, vendors, 1)

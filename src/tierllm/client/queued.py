@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from ..errors import ClientClosedError, ConfigError
@@ -15,16 +15,11 @@ if TYPE_CHECKING:
 
     from ..admission.emergency import Emergencies
     from ..admission.load import Load
-    from ..cost.treasury import Treasury
-    from ..events import Event
-    from ..pipeline.clock import Clock
-    from ..pipeline.host import Host
     from ..pipeline.provider import Provider
     from ..pipeline.ready import ReadyCall
-    from ..resilience.ladder import StaleEntry
-    from ..resilience.tier_line import TierLine
-    from ..routing.tier import Tier
     from ..types import Request
+    from .ground import Ground
+    from .setup import Setup
 
 __all__ = ["Queued"]
 
@@ -32,14 +27,8 @@ __all__ = ["Queued"]
 class Queued:
     """The part of a client that knows who waits, and how busy it is."""
 
-    tiers: tuple[Tier, ...]
-    clock: Clock
-    _emergencies: Emergencies | None
-    _emit: Callable[[Event], None] | None
-    _host: Host
-    _lines: Mapping[str, TierLine]
-    _treasury: Treasury
-    _wall: Callable[[], float]
+    _ground: Ground
+    _setup: Setup
 
     def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
         raise NotImplementedError
@@ -51,14 +40,14 @@ class Queued:
         """
         ready = self.ready(ask(prompt, options))
         handle = CallHandle(ready)
-        self._host.thread(handle.run, "call")
+        self._ground.host.thread(handle.run, "call")
         return handle
 
     def queued(self, tier: str | None = None) -> list[QueuedCall]:
         """The calls that wait for a place now, deferred ones too, longest first; of one tier or of all."""
-        lines = [line for name, line in self._lines.items() if tier in (None, name)]
+        lines = [line for name, line in self._setup.lines.items() if tier in (None, name)]
         if not lines:
-            raise ConfigError(f"there is no tier {tier!r}: the tiers are {', '.join(self._lines)}")
+            raise ConfigError(f"there is no tier {tier!r}: the tiers are {', '.join(self._setup.lines)}")
         places = [place for line in lines if line.pool is not None for place in line.pool.waiters()]
         places.sort(key=lambda place: place.arrived_at)
         return [QueuedCall(place.call) for place in places if place.call is not None]
@@ -72,7 +61,7 @@ class Queued:
         """
         from ..admission.load import overall
 
-        lines = self._lines.values() if tier is None else [self._lines.get(tier)]
+        lines = self._setup.lines.values() if tier is None else [self._setup.lines.get(tier)]
         found = [line.admission for line in lines if line is not None and line.admission is not None]
         if not found:
             raise ConfigError(f"there is no load of {tier!r}: name a tier with max_concurrency or limits")
@@ -116,42 +105,19 @@ class Queued:
         await asyncio.to_thread(self.emergency, name, until=until, for_s=for_s, on=on)
 
     def _known_emergency(self, name: str) -> Emergencies:
-        if self._host.closed:
+        if self._ground.host.closed:
             raise ClientClosedError("this client is closed: build a new one")
-        if self._emergencies is None:
+        if self._setup.emergencies is None:
             raise ConfigError(
                 "this client knows no emergencies: give a tier sampling=AdaptiveSampling(emergencies=...)"
             )
-        known = sorted({each for tier in self.tiers if tier.sampling for each in tier.sampling.emergencies})
+        known = sorted(
+            {each for tier in self._setup.tiers if tier.sampling for each in tier.sampling.emergencies}
+        )
         if name not in known:
             raise ConfigError(f"there is no emergency {name!r}: known are {', '.join(known)}")
-        return self._emergencies
+        return self._setup.emergencies
 
     def emergencies(self) -> frozenset[str]:
         """The emergencies that hold now. May ask the store, where nobody has for a while."""
-        return frozenset() if self._emergencies is None else self._emergencies.active()
-
-    def _declare_emergencies(self, stale: StaleEntry | None) -> None:
-        self._emergencies = None
-        if not any(tier.sampling is not None for tier in self.tiers):
-            return
-        from ..admission.emergency import Emergencies
-
-        if any(tier.sampling is not None and tier.sampling.emergencies for tier in self.tiers):
-            self._emergencies = Emergencies(
-                self._treasury.store,
-                clock=self.clock,
-                wall=self._wall,
-                emit=self._emit,
-                soon=self._host.soon,
-            )
-        caching = None if stale is None else stale.caching
-        old = None if caching is None else caching.old
-        for line in self._lines.values():
-            line.samples(stale=old, emergencies=self._emergencies)
-        if caching is not None:
-            caching.consents = {
-                name: line.sampling.granted
-                for name, line in self._lines.items()
-                if line.sampling is not None and line.sampling.mode == "enforce"
-            }
+        return frozenset() if self._setup.emergencies is None else self._setup.emergencies.active()

@@ -1,0 +1,238 @@
+"""All of a client that depends on its configuration, and the way of a call through it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..cost.confirm import Confirm
+from ..cost.estimator import CostEstimator
+from ..cost.prices import PriceBook
+from ..cost.runs import active_runs
+from ..cost.treasury import Treasury
+from ..errors import CacheMissError
+from ..pipeline.compose import compose
+from ..pipeline.ready import ReadyCall
+from ..pipeline.scope import Scope
+from ..resilience.assembly import Assembly
+from ..resilience.fallback import FallbackChain
+from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer, StaleEntry
+from ..resilience.quotes import Quotes
+from ..resilience.sized import Sized
+from ..resilience.window import may_be_large
+from ..routing.ask import FOREVER_S, check_dollars
+from ..routing.tier import Tier, check_rules
+from ..types import Call, Candidate, Request, Response, Timeouts, Trace, length_of
+from .checks import (
+    check_money,
+    check_options,
+    check_treasury,
+    checked_budgets,
+    checked_limits,
+    checked_tiers,
+    ledger_of,
+    listed,
+    service_of,
+)
+from .kept import kept_by
+from .outermost import Outermost
+from .planned import Planned
+from .sampled import sampled
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from ..admission.emergency import Emergencies
+    from ..admission.plans import ServicePlan
+    from ..admission.rate_limit import RateLimit
+    from ..caching import ResultCache
+    from ..cost.budget import Budget
+    from ..cost.estimate import Estimate
+    from ..cost.ledger import UsageLedger
+    from ..pipeline.effects import Flow, Policy
+    from ..pipeline.provider import Provider
+    from ..resilience.breaker import CircuitBreaker
+    from ..resilience.retry import Retry
+    from ..routing.plan import Plan
+    from ..stores import Store
+    from .ground import Ground
+
+__all__ = ["Setup"]
+
+
+class Setup(Planned, Outermost):
+    """A configuration at work. A client may come to have another one; calls end with the one they began with.
+
+    ``owner`` is the client, by which runs and the cache know it. Raises ``ConfigError`` for settings that
+    make no sense.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        owner: object,
+        tiers: Sequence[Tier],
+        *,
+        fallback: FallbackChain | None = None,
+        retry: Retry | Literal[False] | None = None,
+        breaker: CircuitBreaker | Literal[False] | None = None,
+        timeouts: Timeouts | None = None,
+        deadline_s: float | None = None,
+        stale: Callable[[Request], Response | str | None] | None = None,
+        simple_reply: Any = None,
+        cache: ResultCache | None = None,
+        budgets: Sequence[Budget] = (),
+        limits: Sequence[RateLimit] = (),
+        plans: Sequence[ServicePlan] = (),
+        store: Store | None = None,
+        ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
+        prices: PriceBook | None = None,
+        estimator: CostEstimator | None = None,
+        confirm: Callable[[Estimate], object] | None = None,
+        confirm_over_usd: Decimal | float | str | None = None,
+        policies: Sequence[Policy] = (),
+    ) -> None:
+        self.ground = ground
+        self.owner = owner
+        self.clock, self.wall, self.emit, self.host = ground.clock, ground.wall, ground.emit, ground.host
+        self.tiers = checked_tiers(tiers)
+        policies = listed("policies", policies)
+        check_rules("TieredClient(tiers", timeouts, breaker, retry, policies)
+        check_options(fallback, deadline_s, stale)
+        check_money(store, prices, estimator, confirm)
+        limits = checked_limits(listed("limits", limits), self.tiers, store)
+        over_usd = None if confirm_over_usd is None else check_dollars("confirm_over_usd", confirm_over_usd)
+        self.deadline_s = None if deadline_s is None else min(deadline_s, FOREVER_S)
+        self._plans: dict[Any, Plan] = {}
+        prices = prices or PriceBook.bundled()
+        self.estimator = estimator or CostEstimator(prices=prices)
+        self.treasury = Treasury(
+            checked_budgets(listed("budgets", budgets)),
+            store=store,
+            ledger=ledger_of(ledger, budgets, self.wall),
+            estimator=self.estimator,
+            wall=self.wall,
+            emit=self.emit,
+            soon=self.host.soon,
+        )
+        self.fallback = (fallback or FallbackChain()).bound(
+            rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
+            emit=self.emit,
+        )
+        self.lines = Assembly(
+            clock=self.clock,
+            rng=ground.rng,
+            emit=self.emit,
+            budget=ground.retry_budget,
+            rule=self.fallback,
+            retry=retry,
+            breaker=breaker,
+            timeouts=timeouts,
+            treasury=self.treasury,
+            prices=prices,
+            limits=limits,
+        ).lines(self.tiers)
+        for line in self.lines.values():
+            self.treasury.keep(line.stores())
+        self.service = service_of(listed("plans", plans), emit=self.emit)
+        admissions = [line.admission for line in self.lines.values() if line.admission is not None]
+        self._sheds = any(admission.shed_at is not None for admission in admissions)
+        self.caching = kept_by(cache, self)
+        self.emergencies: Emergencies | None = sampled(self)
+        self.quotes = Quotes(self.lines, self.estimator)
+        self._confirms = confirm is not None or confirm_over_usd is not None
+        outer = self._outer(stale, simple_reply, policies)
+        asking = Confirm(self.quotes.of, self.quotes.dearest_usd, confirm, over_usd)
+        self._sized = Sized(self.lines)
+        self._handler = compose([*outer, self.fallback], self._enter)
+        self._careful = compose([*outer, self._sized, asking, self.fallback], self._enter)
+        check_treasury(self.treasury, ledger)
+
+    def _outer(self, stale: Any, simple_reply: Any, policies: Sequence[Policy]) -> list[Policy]:
+        """What stands around the tiers."""
+        rungs: list[Rung] = [] if self.caching is None else [StaleEntry(self.caching)]
+        if stale is not None:
+            rungs.append(StaleAnswer(stale))
+        if simple_reply is not None:
+            rungs.append(SimpleReply(simple_reply))
+        outer: list[Policy] = [Ladder(rungs)] if rungs else []
+        outer += policies
+        if self.caching is not None:
+            outer.append(self.caching)
+        return outer
+
+    # -- calls -----------------------------------------------------------------
+
+    def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
+        """A call that has its plan and its deadline, to be driven in any kind of time.
+
+        ``target`` stands in for the deployments' own providers: a wrapped function.
+        """
+        clock = self.clock
+        now = clock()
+        deadline_s = request.deadline_s or self.deadline_s
+        scope = Scope(clock, None if deadline_s is None else now + deadline_s)
+        admissible = self._plan(request)
+        trace = Trace(self.ground.trace_id(), request.sla, admissible.granted)
+        if admissible.excluded:
+            trace.candidates += [Candidate(tier, "*", reason) for tier, reason in admissible.excluded]
+        if request.extra:
+            self._check_extra(request)
+        call = Call(request, trace=trace, scope=scope, target=target)
+        call.plan = admissible
+        call.begun_at = now
+        treasury = self.treasury
+        if treasury.active or request.max_cost_usd is not None or active_runs():
+            call.caps = treasury.caps_of(request, self.owner)
+            if treasury.steers(call.caps):
+                self._steer(call, trace)
+        if self.caching is not None:
+            call.lookup = self.caching.lookup(request)
+        elif request.cache == "only":
+            raise CacheMissError('cache="only": this client has no cache')
+        if may_be_large(length_of(request.messages), request.params):
+            call.sizes = {}
+        return ReadyCall(call, self.observed, scope, self.host)
+
+    def _places(self, call: Call, trace: Trace) -> None:
+        if self.service is not None:
+            self._rank(call, trace)
+        if self._sheds:
+            self._shed(call, trace)
+
+    def _handled(self, call: Call) -> Flow[Response]:
+        request = call.request
+        asks = self._confirms or request.confirm or request.confirm_over_usd is not None
+        careful = asks or (call.sizes is not None and self._sized.heavy(call))
+        return (self._careful if careful else self._handler)(call)
+
+    def _enter(self, call: Call, /) -> Flow[Response]:
+        if call.turn.shed_from:
+            self._shed_now(call)
+        handler = self.lines[call.tier].handler
+        return handler(call) if call.lookup is None else self.caching.enter(call, handler)  # type: ignore[union-attr]
+
+    # -- life ------------------------------------------------------------------
+
+    def providers(self) -> list[Provider]:
+        """Those that calls go to, each once."""
+        found: dict[int, Provider] = {}
+        for tier in self.tiers:
+            for deployment in tier.deployments:
+                found[id(deployment.provider)] = deployment.provider
+        return list(found.values())
+
+    def renew(self) -> None:
+        """After a fork: locks, flows and connections of the parent are no use here."""
+        self.treasury.renew()
+        if self.caching is not None:
+            self.caching.renew()
+        if self.service is not None:
+            self.service.renew()
+        for line in reversed([*self.lines.values()]):  # who lends before who borrows
+            line.renew()
+        for provider in self.providers():
+            renew = getattr(provider, "renew", None)
+            if renew is not None:
+                renew()
