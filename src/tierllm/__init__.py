@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from .admission.load import (
         Load,
     )
-    from .admission.plans import (
-        ServicePlan,
-    )
     from .admission.rate_limit import (
         RateLimit,
     )
@@ -44,6 +41,9 @@ if TYPE_CHECKING:
     from .admission.schedule import (
         Hours,
         Schedule,
+    )
+    from .admission.service_plan import (
+        ServicePlan,
     )
     from .admission.settings import (
         Admission,
@@ -134,11 +134,45 @@ if TYPE_CHECKING:
     from .routing.ask import (
         scope,
     )
+    from .routing.cascade import (
+        Cascade,
+    )
+    from .routing.decision_log import (
+        DecisionLog,
+    )
     from .routing.deployment import (
         Deployment,
     )
+    from .routing.judges import (
+        Agreement,
+        FormatCheck,
+    )
+    from .routing.learned_scorer import (
+        LearnedScorer,
+    )
+    from .routing.router import (
+        Router,
+    )
+    from .routing.rule_scorer import (
+        RuleScorer,
+    )
+    from .routing.rules import (
+        Rule,
+    )
+    from .routing.shadow import (
+        Shadow,
+    )
+    from .routing.sticky import (
+        StickySessions,
+    )
     from .routing.tier import (
         Tier,
+    )
+    from .sla.contract import (
+        Contract,
+    )
+    from .sla.shift import (
+        Shift,
     )
     from .stores import (
         DiskStore,
@@ -162,6 +196,7 @@ _HOMES = {
     "AdaptiveConcurrency": "admission.adaptive",
     "AdaptiveSampling": "admission.sampling",
     "Admission": "admission.settings",
+    "Agreement": "routing.judges",
     "AllTiersFailedError": "errors",
     "Attempt": "types",
     "AuthenticationError": "errors",
@@ -171,6 +206,7 @@ _HOMES = {
     "Call": "types",
     "CallCancelledError": "errors",
     "CallHandle": "client.handle",
+    "Cascade": "routing.cascade",
     "Chunk": "types",
     "CircuitBreaker": "resilience.breaker",
     "CircuitOpenError": "errors",
@@ -181,16 +217,20 @@ _HOMES = {
     "Consent": "admission.consent",
     "ContentFilteredError": "errors",
     "ContextWindowExceededError": "errors",
+    "Contract": "sla.contract",
     "CostEstimator": "cost.estimator",
     "DeadlineExceededError": "errors",
+    "DecisionLog": "routing.decision_log",
     "Deployment": "routing.deployment",
     "DiskLayer": "caching",
     "DiskStore": "stores",
     "Estimate": "cost.estimate",
     "FallbackChain": "resilience.fallback",
+    "FormatCheck": "routing.judges",
     "Hedge": "resilience.hedge",
     "Hours": "admission.schedule",
     "InvalidRequestError": "errors",
+    "LearnedScorer": "routing.learned_scorer",
     "Load": "admission.load",
     "MalformedResponseError": "errors",
     "MemoryLayer": "caching",
@@ -215,9 +255,15 @@ _HOMES = {
     "Retry": "resilience.retry",
     "RetryBudget": "resilience.retry",
     "Route": "decorator",
+    "Router": "routing.router",
+    "Rule": "routing.rules",
+    "RuleScorer": "routing.rule_scorer",
     "Schedule": "admission.schedule",
-    "ServicePlan": "admission.plans",
+    "ServicePlan": "admission.service_plan",
+    "Shadow": "routing.shadow",
+    "Shift": "sla.shift",
     "Step": "admission.steps",
+    "StickySessions": "routing.sticky",
     "StoreUnavailableError": "errors",
     "StreamInterruptedError": "errors",
     "ThrottledError": "errors",
@@ -240,6 +286,7 @@ __all__ = [
     "AdaptiveConcurrency",
     "AdaptiveSampling",
     "Admission",
+    "Agreement",
     "AllTiersFailedError",
     "Attempt",
     "AuthenticationError",
@@ -249,6 +296,7 @@ __all__ = [
     "Call",
     "CallCancelledError",
     "CallHandle",
+    "Cascade",
     "Chunk",
     "CircuitBreaker",
     "CircuitOpenError",
@@ -259,16 +307,20 @@ __all__ = [
     "Consent",
     "ContentFilteredError",
     "ContextWindowExceededError",
+    "Contract",
     "CostEstimator",
     "DeadlineExceededError",
+    "DecisionLog",
     "Deployment",
     "DiskLayer",
     "DiskStore",
     "Estimate",
     "FallbackChain",
+    "FormatCheck",
     "Hedge",
     "Hours",
     "InvalidRequestError",
+    "LearnedScorer",
     "Load",
     "MalformedResponseError",
     "MemoryLayer",
@@ -293,9 +345,15 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "Route",
+    "Router",
+    "Rule",
+    "RuleScorer",
     "Schedule",
     "ServicePlan",
+    "Shadow",
+    "Shift",
     "Step",
+    "StickySessions",
     "StoreUnavailableError",
     "StreamInterruptedError",
     "ThrottledError",

@@ -6,15 +6,20 @@ import gc
 import sys
 import threading
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tierllm.admission.consent import Consent
 from tierllm.admission.plans import Plans, ServicePlan
 from tierllm.errors import ConfigError
 from tierllm.events import Event, PriorityLowered
+from tierllm.types import Request
+
+TODAY = date(2026, 11, 2)
 
 
 def quota(most: int, window_s: float = 60.0, **more: Any) -> Plans:
@@ -290,3 +295,168 @@ def test_a_plan_is_frozen_and_equal_by_what_it_says() -> None:
     assert plan == ServicePlan("free", max_priority=3)
     with pytest.raises(AttributeError):
         plan.max_priority = 9  # type: ignore[misc]
+
+
+# -- bounds, limits, consent --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"min_tier": ""}, "min_tier=''"),
+        ({"max_tier": 3}, "max_tier=3"),
+        ({"rpm": 0}, "rpm=0"),
+        ({"tpd": 1.5}, "tpd=1.5"),
+        ({"max_concurrency": True}, "max_concurrency=True"),
+        ({"limit_per": "planet"}, "limit_per='planet'): one or several of user, tenant, plan, contract"),
+        ({"limit_per": "account"}, "limit_per='account'"),
+        ({"limit_per": []}, "limit_per=[]"),
+        ({"limit_per": ["user", "user"]}, "limit_per="),
+        ({"objective": 4.0}, "objective=4.0"),
+        ({"consent": Consent("all", since=TODAY)}, "consent="),
+        ({"consent": "all"}, "consent='all'"),
+        ({"consent": [Consent("all", since=TODAY, plan="pro")]}, "leave plan, tenant and contract out"),
+        ({"shifts": None}, "shifts=None"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_promises_that_make_no_sense_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ServicePlan("free", **given)
+    assert said in str(refused.value)
+
+
+def test_a_plan_s_limit_is_for_each_user_of_each_tenant_and_made_once() -> None:
+    plans = Plans([ServicePlan("free", rpm=2, max_concurrency=1), ServicePlan("pro")])
+    (limit,) = plans.rate_limits()
+    assert plans.rate_limits()[0] is limit
+    assert (limit.name, limit.rpm, limit.max_concurrency) == ("plan free", 2, 1)
+    request = Request(messages=(), plan="free", tenant="acme", user="u1")
+    assert limit.holds_for(request)
+    assert not limit.holds_for(Request(messages=(), plan="pro"))
+    assert limit.buckets(request, "gold", "m") == ["tenant=acme,user=u1"]
+
+
+def test_a_limit_may_be_for_the_whole_plan_and_only_observe() -> None:
+    (limit,) = Plans([ServicePlan("a|b%", tpm=9, limit_per="plan", mode="observe")]).rate_limits()
+    assert (limit.name, limit.mode, limit.per) == ("plan a%7Cb%25", "observe", ("plan",))
+
+
+def test_consent_is_that_of_the_plan_where_it_does_not_only_observe() -> None:
+    consent = Consent(["short"], since=TODAY)
+    plans = Plans(
+        [ServicePlan("free", consent=[consent]), ServicePlan("pro", consent=[consent], mode="observe")]
+    )
+    assert plans.consents() == [Consent(["short"], since=TODAY, plan="free")]
+
+
+def test_plans_are_found_by_name() -> None:
+    plans = Plans([ServicePlan("free", shifts=False)])
+    assert [plan.name for plan in plans] == ["free"]
+    assert plans.get("free") is not None
+    assert plans.get("fre") is None
+    assert plans.get(None) is None
+
+
+# -- a change of the configuration ------------------------------------------------------------
+
+
+def test_what_was_claimed_stays_claimed() -> None:
+    older = quota(3)
+    assert [granted(older, 9, 0.0) for _ in range(2)] == [9, 9]
+    newer = quota(3)
+    newer.inherit(older)
+    assert [granted(newer, 9, 1.0) for _ in range(2)] == [9, 4]
+    assert granted(newer, 9, 60.0) == 9
+    assert newer.status()["team"]["claimed"] == {9: 5}
+
+
+def test_calls_that_began_under_the_older_plans_count_in_the_newer_ones() -> None:
+    older, newer = quota(2), quota(2)
+    newer.inherit(older)
+    assert granted(older, 9, 0.0) == 9
+    assert [granted(newer, 9, 1.0), granted(older, 9, 1.0), granted(newer, 9, 1.0)] == [9, 4, 4]
+
+
+@pytest.mark.parametrize(("most", "rest"), [(1, []), (2, []), (5, [9, 9])], ids=str)
+def test_a_quota_that_is_changed_counts_what_was_claimed_before(most: int, rest: list[int]) -> None:
+    older, newer = quota(3), quota(most)
+    for at in range(3):
+        granted(older, 9, float(at))
+    newer.inherit(older)
+    assert newer.status(3.0)["team"]["quota_left"] == max(0, most - 3)
+    assert [granted(newer, 9, 3.0) for _ in range(len(rest) + 1)] == [*rest, 4]
+
+
+def test_a_quota_that_was_lowered_waits_for_as_many_as_it_takes() -> None:
+    older, newer = quota(3), quota(1)
+    for at in (0.0, 10.0, 20.0):
+        granted(older, 9, at)
+    newer.inherit(older)
+    warning = newer.priority_of("team", 9, 30.0)[1]
+    assert warning is not None
+    assert warning.endswith("the next comes in 50 s")
+    assert granted(newer, 9, 79.9) == 4
+    assert granted(newer, 9, 80.0) == 9
+
+
+@pytest.mark.parametrize("window_s", [30.0, 120.0])
+def test_another_window_starts_from_what_is_known(window_s: float) -> None:
+    older, newer = quota(2), quota(2, window_s)
+    granted(older, 9, 0.0)
+    newer.inherit(older)
+    assert [granted(newer, 9, 10.0) for _ in range(2)] == [9, 4]
+    assert granted(newer, 9, window_s) == 9
+    assert granted(older, 9, 10.0) == 9  # it goes on by itself
+
+
+def test_a_plan_that_is_new_or_has_no_quota_any_more_starts_afresh() -> None:
+    older = quota(1)
+    granted(older, 9, 0.0)
+    newer = Plans([ServicePlan("team"), ServicePlan("new", high_priority=5, high_priority_quota=1)])
+    newer.inherit(older)
+    assert granted(newer, 9, 0.0) == 9
+    assert granted(newer, 9, 0.0, plan="new") == 9
+
+
+def test_a_limit_that_is_the_same_goes_on_and_another_one_begins() -> None:
+    older = Plans([ServicePlan("a", rpm=5), ServicePlan("b", rpm=5), ServicePlan("c", rpm=5)])
+    newer = Plans([ServicePlan("a", rpm=5, weight=2), ServicePlan("b", rpm=6), ServicePlan("d", rpm=5)])
+    newer.inherit(older)
+    before, after = older.rate_limits(), newer.rate_limits()
+    assert after[0] is before[0]
+    assert all(limit not in before for limit in after[1:])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["claim", "change"])), max_size=60),
+    st.integers(0, 5),
+)
+def test_no_change_lets_more_through_than_its_quota(steps: list[tuple[float, str]], most: int) -> None:
+    plans, now = quota(most), 0.0
+    times: list[float] = []
+    for later, step in steps:
+        now += later
+        if step == "change":
+            older, plans = plans, quota(most)
+            plans.inherit(older)
+        elif granted(plans, 9, now) == 9:
+            times.append(now)
+    for at in times:
+        assert sum(at - 60.0 < other <= at for other in times) <= most
+
+
+def test_threads_of_both_count_together() -> None:
+    older, newer = quota(500), quota(500)
+    newer.inherit(older)
+    high = []
+
+    def work(plans: Plans) -> None:
+        high.append(sum(granted(plans, 9, 0.0) == 9 for _ in range(200)))
+
+    threads = [threading.Thread(target=work, args=(plans,)) for plans in (older, newer) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(high) == 500

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import product
 from typing import Any, Literal
 
 from ..errors import ConfigError
@@ -15,15 +16,18 @@ __all__ = ["Consent", "Consents", "day_of"]
 DAY_S = 86_400.0
 FIRST_DAY = date(1970, 1, 1).toordinal()
 KEPT = 4096
-"""So many plans and tenants are remembered with what they have agreed to, for a day."""
+"""So many plans, tenants and contracts are remembered with what they have agreed to, for a day."""
+
+Whom = tuple[str | None, str | None, str | None]
+"""Plan, tenant and contract."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Consent:
     """Consent to ``steps`` (their names, or ``"all"``) from ``since`` to ``until``, both days included (UTC).
 
-    It is that of a ``plan``, of a ``tenant``, of a tenant within a plan where both are given, and of
-    everybody where neither is. Raises ``ConfigError``.
+    It is that of a ``plan``, of a ``tenant``, of a ``contract``, of those that are all of it where several
+    are given, and of everybody where none is. Raises ``ConfigError``.
     """
 
     steps: tuple[str, ...] | Literal["all"]
@@ -31,6 +35,7 @@ class Consent:
     until: date | None
     plan: str | None
     tenant: str | None
+    contract: str | None
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class Consent:
         until: date | None = None,
         plan: str | None = None,
         tenant: str | None = None,
+        contract: str | None = None,
     ) -> None:
         names: Any = steps
         if names != "all":
@@ -55,7 +61,7 @@ class Consent:
                 raise ConfigError(f"Consent({option}={day!r}): give a date, such as date(2026, 11, 1)")
         if until is not None and until < since:
             raise ConfigError(f"Consent(since={since}, until={until}): it ends before it begins")
-        for option, name in (("plan", plan), ("tenant", tenant)):
+        for option, name in (("plan", plan), ("tenant", tenant), ("contract", contract)):
             if name is not None and (not isinstance(name, str) or not name):
                 raise ConfigError(f"Consent({option}={name!r}): give a name, or leave it out")
         for field, value in (
@@ -64,53 +70,69 @@ class Consent:
             ("until", until),
             ("plan", plan),
             ("tenant", tenant),
+            ("contract", contract),
         ):
             object.__setattr__(self, field, value)
 
-    def covers(self, step: str, *, plan: str | None, tenant: str | None, on: date) -> bool:
-        """Whether ``step`` may be applied to a call of this plan and tenant on that day."""
+    def of(self, *, plan: str | None = None, contract: str | None = None) -> Consent:
+        """The same, of that plan or contract."""
+        return Consent(self.steps, since=self.since, until=self.until, plan=plan, contract=contract)
+
+    def covers(
+        self, step: str, *, plan: str | None, tenant: str | None, contract: str | None = None, on: date
+    ) -> bool:
+        """Whether ``step`` may be applied to a call of this plan, tenant and contract on that day."""
         return (
             (self.steps == "all" or step in self.steps)
             and (self.plan is None or self.plan == plan)
             and (self.tenant is None or self.tenant == tenant)
+            and (self.contract is None or self.contract == contract)
             and self.since <= on
             and (self.until is None or on <= self.until)
         )
 
 
 class Consents:
-    """Many consents, found by plan and tenant: as quick with ten thousand of them as with ten.
+    """Many consents, found by plan, tenant and contract: as quick with ten thousand of them as with ten.
 
     Thread-safe: what is remembered is only ever replaced.
     """
 
     def __init__(self, consents: Sequence[Consent], steps: Sequence[str]) -> None:
         self._all = frozenset(steps)
-        self._by_whom: dict[tuple[str | None, str | None], list[Consent]] = {}
+        self._by_whom: dict[Whom, list[Consent]] = {}
         for consent in consents:
-            self._by_whom.setdefault((consent.plan, consent.tenant), []).append(consent)
-        self._known: tuple[float, dict[tuple[str | None, str | None], frozenset[str]]] = (-math.inf, {})
+            whom = consent.plan, consent.tenant, consent.contract
+            self._by_whom.setdefault(whom, []).append(consent)
+        self._known: tuple[float, dict[Whom, frozenset[str]]] = (-math.inf, {})
 
-    def granted(self, plan: str | None, tenant: str | None, wall_s: float) -> frozenset[str]:
-        """The steps that may be applied to a call of this plan and tenant at this time."""
+    def granted(
+        self, plan: str | None, tenant: str | None, wall_s: float, contract: str | None = None
+    ) -> frozenset[str]:
+        """The steps that may be applied to a call of this plan, tenant and contract at this time."""
         day = wall_s // DAY_S
         known_day, known = self._known
         if day != known_day:
             known = {}
             self._known = day, known
-        found = known.get((plan, tenant))
+        found = known.get((plan, tenant, contract))
         if found is None:
-            found = self._granted(plan, tenant, day_of(wall_s))
+            found = self._granted((plan, tenant, contract), day_of(wall_s))
             if len(known) >= KEPT:
                 known.clear()
-            known[plan, tenant] = found
+            known[plan, tenant, contract] = found
         return found
 
-    def _granted(self, plan: str | None, tenant: str | None, today: date) -> frozenset[str]:
+    def _granted(self, whom: Whom, today: date) -> frozenset[str]:
+        plan, tenant, contract = whom
         steps: set[str] = set()
-        for whose in {(plan, tenant), (plan, None), (None, tenant), (None, None)}:
+        for whose in set(product((plan, None), (tenant, None), (contract, None))):
             for consent in self._by_whom.get(whose, ()):
-                steps.update(s for s in self._all if consent.covers(s, plan=plan, tenant=tenant, on=today))
+                steps.update(
+                    step
+                    for step in self._all
+                    if consent.covers(step, plan=plan, tenant=tenant, contract=contract, on=today)
+                )
         return frozenset(steps)
 
 

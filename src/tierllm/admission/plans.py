@@ -1,16 +1,19 @@
-"""What each plan of the application's customers may claim."""
+"""The plans of the application's customers, and what has been claimed of them."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from ..errors import ConfigError
 from ..events import Event, PriorityLowered, emitter
+from .consent import Consent
+from .promised import limit_of, same_limit
+from .rate_limit import RateLimit
+from .service_plan import ServicePlan
 
 __all__ = ["Plans", "ServicePlan"]
 
@@ -19,75 +22,6 @@ EXACT_UP_TO = 10_000
 
 KINDS = 64
 """So many different priorities are counted one by one; callers may claim any number."""
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class ServicePlan:
-    """What calls with ``plan=name`` may claim, and what their tenants weigh.
-
-    A ``priority`` above ``max_priority`` is lowered to it. Priorities of ``high_priority`` and above are
-    scarce: at most ``high_priority_quota`` calls of all callers on the plan together have one in any
-    ``quota_window_s`` seconds; what comes on top of that is lowered to ``high_priority - 1``.
-    ``weight`` is the share that each tenant on the plan has in a tier's queue, relative to other tenants.
-
-    ``mode="observe"`` lowers nothing, and tells what it would have lowered. Frozen; raises ``ConfigError``
-    for settings that make no sense.
-    """
-
-    name: str
-    max_priority: int | None
-    high_priority: int | None
-    high_priority_quota: int | None
-    quota_window_s: float
-    weight: float
-    mode: Literal["enforce", "observe"]
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        max_priority: int | None = None,
-        high_priority: int | None = None,
-        high_priority_quota: int | None = None,
-        quota_window_s: float = 3600.0,
-        weight: float = 1.0,
-        mode: Literal["enforce", "observe"] = "enforce",
-    ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ConfigError("ServicePlan(name): give the plan's name, such as 'free'")
-        where = f"ServicePlan({name!r}"
-        _check_whole(where, "max_priority", max_priority)
-        _check_whole(where, "high_priority", high_priority)
-        _check_whole(where, "high_priority_quota", high_priority_quota, least=0)
-        _check_above_0(where, "quota_window_s", quota_window_s, "seconds")
-        _check_above_0(where, "weight", weight, "a weight")
-        if mode not in ("enforce", "observe"):
-            raise ConfigError(f"{where}, mode={mode!r}): 'enforce' or 'observe'")
-        if high_priority_quota is not None and high_priority is None:
-            raise ConfigError(
-                f"{where}, high_priority_quota={high_priority_quota}): say which priorities count against "
-                "it, such as high_priority=5"
-            )
-        if high_priority is not None and high_priority_quota is None:
-            raise ConfigError(
-                f"{where}, high_priority={high_priority}): without high_priority_quota it says nothing; "
-                "give both, or max_priority"
-            )
-        if max_priority is not None and high_priority is not None and high_priority > max_priority:
-            raise ConfigError(
-                f"{where}, high_priority={high_priority}): no call is granted more than "
-                f"max_priority={max_priority}; give {max_priority} or less"
-            )
-        for field, value in (
-            ("name", name),
-            ("max_priority", max_priority),
-            ("high_priority", high_priority),
-            ("high_priority_quota", high_priority_quota),
-            ("quota_window_s", float(quota_window_s)),
-            ("weight", float(weight)),
-            ("mode", mode),
-        ):
-            object.__setattr__(self, field, value)
 
 
 class Plans:
@@ -107,11 +41,48 @@ class Plans:
             if plan.name in self._books:
                 raise ConfigError(f"plans=[...]: two are called {plan.name!r}; take one of them out")
             self._books[plan.name] = _Book(plan)
+        limits = ((name, limit_of("plan", book.plan)) for name, book in self._books.items())
+        self._limits = {name: limit for name, limit in limits if limit is not None}
         self._emit = emitter(() if emit is None else (emit,))
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._books)
+
+    def __iter__(self) -> Iterator[ServicePlan]:
+        return iter([book.plan for book in self._books.values()])
+
+    def get(self, name: str | None) -> ServicePlan | None:
+        """The plan of that name; ``None`` where it is not listed."""
+        book = None if name is None else self._books.get(name)
+        return None if book is None else book.plan
+
+    def rate_limits(self) -> list[RateLimit]:
+        """What the plans limit: the same objects each time."""
+        return list(self._limits.values())
+
+    def consents(self) -> list[Consent]:
+        """What those on the plans have agreed to; nothing where a plan only observes."""
+        return [
+            each.of(plan=book.plan.name)
+            for book in self._books.values()
+            if book.plan.mode == "enforce"
+            for each in book.plan.consent
+        ]
+
+    def inherit(self, older: Plans) -> None:
+        """Take over from the plans before a change what was claimed: it stays claimed, and both count on
+        together. A limit that is still the same goes on as it is. Before anybody else has these."""
+        with older._lock:
+            for name, book in self._books.items():
+                before = older._books.get(name)
+                if before is not None:
+                    book.inherit(before)
+        self._lock = older._lock
+        for name, limit in self._limits.items():
+            earlier = older._limits.get(name)
+            if earlier is not None and same_limit(earlier, limit):
+                self._limits[name] = earlier
 
     def priority_of(
         self, request_plan: str | None, priority: int, now: float, *, trace_id: str = ""
@@ -157,50 +128,66 @@ class Plans:
         self._lock = threading.Lock()
 
 
-class _Book:
-    """One plan's log and counts. Its owner holds the lock."""
+class _Claims:
+    """How many calls claimed and were granted which priority."""
 
-    def __init__(self, plan: ServicePlan) -> None:
-        self.plan = plan
-        self.log = None
-        if plan.high_priority_quota is not None:
-            self.log = _SlidingLog(plan.high_priority_quota, plan.quota_window_s)
+    __slots__ = ("above_max", "claimed", "granted", "over_quota")
+
+    def __init__(self) -> None:
         self.claimed: dict[int | str, int] = {}
         self.granted: dict[int | str, int] = {}
         self.above_max = 0
         self.over_quota = 0
 
+
+class _Book:
+    """One plan's log and counts. Its owner holds the lock."""
+
+    def __init__(self, plan: ServicePlan) -> None:
+        self.plan = plan
+        self.quota = plan.high_priority_quota
+        self.log = None if self.quota is None else _SlidingLog(self.quota, plan.quota_window_s)
+        self.claims = _Claims()
+
+    def inherit(self, older: _Book) -> None:
+        self.claims = older.claims
+        if self.log is not None and older.log is not None:
+            self.log = self.log.after(older.log)
+
     def grant(self, claimed: int, now: float) -> tuple[int, str]:
-        plan, granted, why = self.plan, claimed, ""
+        plan, claims, granted, why = self.plan, self.claims, claimed, ""
         if plan.max_priority is not None and claimed > plan.max_priority:
             granted = plan.max_priority
             why = "the highest it allows"
-        high, log = plan.high_priority, self.log
-        if high is not None and log is not None and granted >= high and not log.take(now):
-            granted = high - 1
-            why = (
-                f"its {log.quota} of priority {high} and above in {plan.quota_window_s:g} s are used up; "
-                f"the next comes in {log.wait_s(now):.0f} s"
-                if log.quota
-                else f"it has none of priority {high} and above"
-            )
-            self.over_quota += 1
+        high, log, quota = plan.high_priority, self.log, self.quota
+        if high is not None and log is not None and quota is not None and granted >= high:
+            if not log.take(now, quota):
+                granted = high - 1
+                why = (
+                    f"its {quota} of priority {high} and above in {plan.quota_window_s:g} s are used up; "
+                    f"the next comes in {log.wait_s(now, quota):.0f} s"
+                    if quota
+                    else f"it has none of priority {high} and above"
+                )
+                claims.over_quota += 1
+            elif granted != claimed:
+                claims.above_max += 1
         elif granted != claimed:
-            self.above_max += 1
-        _count(self.claimed, claimed)
-        _count(self.granted, granted)
+            claims.above_max += 1
+        _count(claims.claimed, claimed)
+        _count(claims.granted, granted)
         return granted, why
 
     def status(self, now: float | None) -> dict[str, Any]:
-        log = self.log
+        claims, log, quota = self.claims, self.log, self.quota
         return {
             "mode": self.plan.mode,
-            "calls": sum(self.claimed.values()),
-            "claimed": dict(self.claimed),
-            "granted": dict(self.granted),
-            "above_max_priority": self.above_max,
-            "over_quota": self.over_quota,
-            "quota_left": None if log is None else log.left(now),
+            "calls": sum(claims.claimed.values()),
+            "claimed": dict(claims.claimed),
+            "granted": dict(claims.granted),
+            "above_max_priority": claims.above_max,
+            "over_quota": claims.over_quota,
+            "quota_left": None if log is None or quota is None else log.left(now, quota),
         }
 
 
@@ -212,16 +199,23 @@ class _SlidingLog:
     """
 
     def __init__(self, quota: int, window_s: float) -> None:
-        self.quota = quota
         self.window_s = window_s
         self._cell_s = window_s / EXACT_UP_TO if quota > EXACT_UP_TO else 0.0
         self._cells: deque[list[float]] = deque()  # begun, latest, takes
         self._taken = 0
         self._now = -math.inf
 
-    def take(self, now: float) -> bool:
+    def after(self, older: _SlidingLog) -> _SlidingLog:
+        """The log that goes on from ``older``: that very one, where it counts over the same window."""
+        if older.window_s == self.window_s and older._cell_s == self._cell_s:
+            return older
+        self._cells = deque([*cell] for cell in older._cells)
+        self._taken, self._now = older._taken, older._now
+        return self
+
+    def take(self, now: float, quota: int) -> bool:
         now = self._forget(now)
-        if self._taken >= self.quota:
+        if self._taken >= quota:
             return False
         cells = self._cells
         if cells and now - cells[-1][0] < self._cell_s:
@@ -232,14 +226,19 @@ class _SlidingLog:
         self._taken += 1
         return True
 
-    def left(self, now: float | None) -> int:
+    def left(self, now: float | None, quota: int) -> int:
         if now is not None:
             self._forget(now)
-        return self.quota - self._taken
+        return max(0, quota - self._taken)
 
-    def wait_s(self, now: float) -> float:
+    def wait_s(self, now: float, quota: int) -> float:
         """Until there is room again, where there is none."""
-        return max(0.0, self._cells[0][1] + self.window_s - now) if self._cells else 0.0
+        over = self._taken - quota
+        for cell in self._cells:  # a quota that was lowered may have to wait for more than the first
+            over -= int(cell[2])
+            if over < 0:
+                return max(0.0, cell[1] + self.window_s - now)
+        return 0.0
 
     def _forget(self, now: float) -> float:
         """Let go of what is a window old. Threads may come in another order than they read the clock."""
@@ -253,16 +252,3 @@ class _SlidingLog:
 def _count(counts: dict[int | str, int], priority: int) -> None:
     kind: int | str = priority if priority in counts or len(counts) < KINDS else "other"
     counts[kind] = counts.get(kind, 0) + 1
-
-
-def _check_whole(where: str, option: str, value: object, least: int | None = None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        what = "a whole number" if least is None else f"a whole number of at least {least}"
-        raise ConfigError(f"{where}, {option}={value!r}): give {what}, or leave it out")
-
-
-def _check_above_0(where: str, option: str, value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{where}, {option}={value!r}): give {what} above 0")

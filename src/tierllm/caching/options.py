@@ -12,7 +12,7 @@ from .contents import LONGEST_TTL_S, hash_of
 __all__ = ["NAMES", "NOT_LISTS", "checked", "names_of"]
 
 CACHE_MODES = ("auto", "always", "refresh", "only", "off")
-NAMES = frozenset({"sla", "user", "tenant", "plan", "session", "min_tier", "route", "language"})
+NAMES = frozenset({"sla", "user", "tenant", "plan", "contract", "session", "min_tier", "route", "language"})
 NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping)
 
 

@@ -1,4 +1,4 @@
-"""The command line: one module for each command, from ``tierllm demo`` to ``tierllm emergency``.
+"""The command line: one module for each command, from ``tierllm demo`` to ``tierllm train-router``.
 
 Each command is a module with ``add(commands)``, which describes its arguments, and a function that
 runs it and gives the exit code. What goes wrong is told on stderr, without a traceback.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..errors import TierLLMError
-from . import cache, check, complete, demo, drill, emergency, estimate, prices, usage
+from . import cache, check, complete, demo, drill, emergency, estimate, explain, prices, train_router, usage
 
 __all__ = ["main"]
 
@@ -60,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tierllm {version('tierllm')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, complete, estimate, check, drill, prices, usage, cache, emergency):
+    for command in (
+        demo,
+        complete,
+        estimate,
+        check,
+        drill,
+        prices,
+        usage,
+        cache,
+        emergency,
+        explain,
+        train_router,
+    ):
         command.add(commands)
     return parser

@@ -16,12 +16,14 @@ from ..resilience.retry import RetryBudget
 from ..routing.tier import Tier
 
 if TYPE_CHECKING:
-    from ..admission.plans import Plans, ServicePlan
+    from ..admission.plans import ServicePlan
     from ..admission.rate_limit import RateLimit
     from ..cost.budget import Budget
     from ..cost.ledger import UsageLedger
     from ..cost.treasury import Treasury
     from ..events import Event
+    from ..sla.contract import Contract
+    from ..sla.terms import ServiceTerms
 
 __all__ = [
     "check_ground",
@@ -114,16 +116,22 @@ def _check_limit(
         )
 
 
-def service_of(plans: tuple[ServicePlan, ...], *, emit: Callable[[Event], None] | None) -> Plans | None:
-    """The service plans, looked up by name; ``None`` where there are none."""
-    if not plans:
+def service_of(
+    plans: tuple[ServicePlan, ...],
+    contracts: tuple[Contract, ...],
+    tiers: Sequence[str],
+    *,
+    emit: Callable[[Event], None] | None,
+) -> ServiceTerms | None:
+    """The service plans and contracts, looked up by name; ``None`` where there are none."""
+    if not plans and not contracts:
         return None
-    from ..admission.plans import Plans
+    from ..sla.terms import ServiceTerms
 
     for plan in plans:
         if not hasattr(plan, "max_priority"):
             raise ConfigError(f"TieredClient(plans): {type(plan).__name__} is not a ServicePlan")
-    return Plans(plans, emit=emit)
+    return ServiceTerms(plans, contracts, tiers=tiers, emit=emit)
 
 
 def check_money(store: object, prices: object, estimator: object, confirm: object) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..caching.policy import Caching
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow
+    from ..resilience.shadowing import Shadowing
     from ..types import Call, Trace
 
 __all__ = ["Outermost"]
@@ -26,6 +27,7 @@ class Outermost:
     wall: Callable[[], float]
     emit: Callable[[Event], None] | None
     caching: Caching | None
+    shadowing: Shadowing | None
 
     def _places(self, call: Call, trace: Trace) -> None:
         """Settle what depends on the very moment at which the call begins."""
@@ -66,6 +68,8 @@ class Outermost:
                 response = copy.copy(response)
             _told(response, trace)
             answer = response
+            if self.shadowing is not None and self.shadowing.wants(call, response):
+                await self.shadowing.compare(call, response)
             return response
         finally:
             try:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..routing.plan import Plan, plan
+from ..routing.course import Course, key_of
+from ..routing.plan import UNBOUND, Bounds, Plan, plan
 from ..types import Candidate
 
 if TYPE_CHECKING:
-    from ..admission.plans import Plans
     from ..cost.treasury import Treasury
     from ..pipeline.clock import Clock
     from ..pipeline.provider import Provider
     from ..resilience.tier_line import TierLine
+    from ..routing.routing_table import Decision, RoutingTable
     from ..routing.tier import Tier
+    from ..sla.terms import ServiceTerms, Terms
     from ..types import Call, Request, Trace
 
 __all__ = ["Planned"]
@@ -30,60 +32,86 @@ class Planned:
     clock: Clock
     tiers: tuple[Tier, ...]
     lines: Mapping[str, TierLine]
-    service: Plans | None
+    service: ServiceTerms | None
+    table: RoutingTable | None
     treasury: Treasury
+    _observes: bool
     _plans: dict[Any, Plan]
+    _ranks: Mapping[str, int]
+    _shifting: Sequence[TierLine]
 
     def providers(self) -> list[Provider]:
         raise NotImplementedError
 
-    def _rank(self, call: Call, trace: Trace) -> None:
-        """The priority that its plan grants it, and its weight."""
-        service, request = self.service, call.request
-        assert service is not None
-        call.turn.weight = service.weight_of(request.plan)
-        if call.turn.priority != request.priority:
-            return  # its handle has said how urgent it is
-        granted, warning = service.priority_of(
-            request.plan, request.priority, self.clock(), trace_id=trace.id
-        )
-        call.turn.priority = granted
-        if warning is not None:
-            trace.warnings = (*trace.warnings, warning)
+    # -- before it is sent off -----------------------------------------------------
 
-    def _shed_now(self, call: Call) -> None:
-        """It really comes, and no cache has an answer: the tiers it was sent down from have that load too."""
-        names, call.turn.shed_from = call.turn.shed_from, ()
-        for name in names:
-            admission = self.lines[name].admission
-            if admission is not None:
-                admission.shed()
+    def _routed(self, request: Request) -> tuple[Request, Plan, Course, Terms | None]:
+        """The request with its contract, where it may go, and what plan, contract and rules say of it."""
+        service, table = self.service, self.table
+        terms: Terms | None = None
+        if service is not None:
+            request = service.filled(request)
+            terms = service.terms_of(request)
+        course = Course(key_of(request), fixed=request.sla is not None)
+        decision: Decision | None = None
+        if terms is not None:
+            course.shifts = terms.shifts
+        if table is not None:
+            decision = table.decide(request, terms)
+            course.rule, course.request_class = decision.rule, decision.request_class
+            course.important = decision.floor
+            if not self._observes:
+                course.balance = decision.balance
+                course.fixed = course.fixed or decision.tier is not None
+        else:
+            course.request_class = request.request_class
+            course.important = request.importance == "high"
+        bounds = self._bounds(terms, None if self._observes else decision)
+        return request, self._plan(request, bounds), course, terms
 
-    def _shed(self, call: Call, trace: Trace) -> None:
-        """Where the tier it would start in is about to be full, it starts at the next that is not."""
-        before = call.plan
-        assert before is not None
-        for number, name in enumerate(before.tiers):
-            admission = self.lines[name].admission
-            if admission is None or not admission.sheds(call.turn.priority):
-                if number and not before.raised:
-                    tiers = (*before.tiers[number:], *before.tiers[:number])
-                    call.plan = Plan(tiers[0], tiers, before.excluded, number)
-                    trace.granted = tiers[0]
-                    trace.candidates += [Candidate(tier, "*", "load") for tier in before.tiers[:number]]
-                    call.turn.shed_from = before.tiers[:number]
-                return
+    def _written(self, trace: Trace, request: Request, course: Course, terms: Terms | None) -> None:
+        """What was decided, and what would have been by those who only observe."""
+        trace.plan, trace.contract = request.plan, request.contract
+        trace.rule, trace.request_class = course.rule, course.request_class
+        observed = None if terms is None else terms.observed
+        if not (self._observes and self.table is not None) and observed is None:
+            return
+        decision = None if self.table is None else self.table.decide(request, terms)
+        would = self._plan(request, self._bounds(observed or terms, decision))
+        if would.granted != trace.granted:
+            trace.candidates.append(Candidate(would.granted, "*", "observed: rule"))
 
-    def _steer(self, call: Call, trace: Trace) -> None:
-        """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
-        before = call.plan
-        assert before is not None
-        tiers = self.treasury.steered(call.request, before.tiers, call.caps)
-        if tiers is not before.tiers:
-            raised = before.tiers.index(tiers[0])
-            call.plan = Plan(tiers[0], tiers, before.excluded, raised)
-            trace.granted = tiers[0]
-            trace.candidates.append(Candidate(before.granted, "*", "budget"))
+    def _bounds(self, terms: Terms | None, decision: Decision | None) -> Bounds:
+        """The higher floor and the lower cap of what plan, contract and rule say."""
+        if decision is None:
+            tier = floor = cap = None
+        else:
+            tier, floor, cap = decision.tier, decision.min_tier, decision.max_tier
+        floor_by = cap_by = "rule"
+        if terms is not None:
+            by = "plan" if terms.contract is None else "contract"
+            if terms.min_tier is not None and (floor is None or self._above(terms.min_tier, floor)):
+                floor, floor_by = terms.min_tier, by
+            if terms.max_tier is not None and (cap is None or self._above(cap, terms.max_tier)):
+                cap, cap_by = terms.max_tier, by
+        if tier is None and floor is None and cap is None:
+            return UNBOUND
+        return Bounds(tier, floor, floor_by, cap, cap_by)
+
+    def _above(self, one: str, other: str) -> bool:
+        return self._ranks[one] < self._ranks[other]
+
+    def _plan(self, request: Request, bounds: Bounds = UNBOUND) -> Plan:
+        if request.min_tier is None and request.fallback and not request.require:
+            key: Any = (request.sla, bounds)
+        else:
+            key = (request.sla, request.min_tier, request.fallback, request.require, bounds)
+        found = self._plans.get(key)
+        if found is None:
+            found = plan(request, self.tiers, bounds)
+            if len(self._plans) < PLANS_KEPT:
+                self._plans[key] = found
+        return found
 
     def _check_extra(self, request: Request) -> None:
         vendors = {provider.name for provider in self.providers()}
@@ -97,14 +125,70 @@ class Planned:
                 )
                 raise ConfigError(f"extra[{name!r}]: no deployment has such a provider; {hint}")
 
-    def _plan(self, request: Request) -> Plan:
-        if request.min_tier is None and request.fallback and not request.require:
-            key: Any = request.sla
-        else:
-            key = (request.sla, request.min_tier, request.fallback, request.require)
-        found = self._plans.get(key)
-        if found is None:
-            found = plan(request, self.tiers)
-            if len(self._plans) < PLANS_KEPT:
-                self._plans[key] = found
-        return found
+    def _steer(self, call: Call, trace: Trace) -> None:
+        """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
+        before = call.plan
+        assert before is not None
+        tiers = self.treasury.steered(call.request, before.tiers, call.caps)
+        if tiers is not before.tiers:
+            call.plan = before.starting_at(tiers[0])
+            trace.granted = tiers[0]
+            trace.candidates.append(Candidate(before.granted, "*", "budget"))
+
+    # -- as it begins ----------------------------------------------------------------
+
+    def _rank(self, call: Call, trace: Trace) -> None:
+        """The priority that it is granted, and its weight."""
+        service, request = self.service, call.request
+        assert service is not None
+        call.turn.weight = service.weight_of(request)
+        if call.turn.priority != request.priority:
+            return  # its handle has said how urgent it is
+        granted, warnings = service.priority_of(request, request.priority, self.clock(), trace_id=trace.id)
+        call.turn.priority = granted
+        if warnings:
+            trace.warnings = (*trace.warnings, *warnings)
+
+    def _leave(self, call: Call, trace: Trace) -> None:
+        """The places that calls go past at present, and the tier that sheds this one."""
+        course, before = call.course, call.plan
+        assert course is not None
+        assert before is not None
+        now, avoid = self.clock(), []
+        for line in self._shifting:
+            shifting = line.shifting
+            assert shifting is not None
+            avoid += [(line.tier.name, name) for name in shifting.avoided(course.key, now)]
+        course.avoid = avoid
+        number, plan = 0, before
+        while course.shifts and plan.leads_down(0):
+            shifting = self.lines[plan.tiers[0]].shifting
+            if shifting is None or not shifting.leaves_tier(course.key, now):
+                break
+            trace.candidates.append(Candidate(plan.tiers[0], "*", "shift"))
+            plan = before.starting_at(before.tiers[number := number + 1])
+        if plan is not before:
+            call.plan = plan
+            trace.granted = plan.granted
+
+    def _shed(self, call: Call, trace: Trace) -> None:
+        """Where the tier it would start in is about to be full, it starts at the next that is not."""
+        before = call.plan
+        assert before is not None
+        for number, name in enumerate(before.tiers):
+            admission = self.lines[name].admission
+            if admission is None or not admission.sheds(call.turn.priority):
+                if number and not before.raised:
+                    call.plan = before.starting_at(name)
+                    trace.granted = name
+                    trace.candidates += [Candidate(tier, "*", "load") for tier in before.tiers[:number]]
+                    call.turn.shed_from = before.tiers[:number]
+                return
+
+    def _shed_now(self, call: Call) -> None:
+        """It really comes, and no cache has an answer: the tiers it was sent down from have that load too."""
+        names, call.turn.shed_from = call.turn.shed_from, ()
+        for name in names:
+            admission = self.lines[name].admission
+            if admission is not None:
+                admission.shed()

@@ -12,6 +12,7 @@ from ..cost.prices import PriceBook
 from ..cost.runs import active_runs
 from ..cost.treasury import Treasury
 from ..errors import CacheMissError
+from ..events import FeedbackReceived
 from ..pipeline.compose import compose
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
@@ -39,6 +40,17 @@ from .kept import kept_by
 from .outermost import Outermost
 from .planned import Planned
 from .sampled import sampled
+from .steered import (
+    cascading_of,
+    check_router,
+    decisions_of,
+    difficulty_of,
+    levels_of,
+    scored_of,
+    shadowing_of,
+    sticking_of,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -54,7 +66,13 @@ if TYPE_CHECKING:
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
+    from ..routing.cascade import Cascade
+    from ..routing.decision_log import DecisionLog
     from ..routing.plan import Plan
+    from ..routing.router import Router
+    from ..routing.shadow import Shadow
+    from ..routing.sticky import StickySessions
+    from ..sla.contract import Contract
     from ..stores import Store
     from .ground import Ground
 
@@ -85,6 +103,13 @@ class Setup(Planned, Outermost):
         budgets: Sequence[Budget] = (),
         limits: Sequence[RateLimit] = (),
         plans: Sequence[ServicePlan] = (),
+        contracts: Sequence[Contract] = (),
+        router: Router | None = None,
+        sessions: StickySessions | None = None,
+        cascade: Cascade | None = None,
+        shadow: Shadow | None = None,
+        decisions: DecisionLog | str | os.PathLike[str] | None = None,
+        tenant_attainment: bool = False,
         store: Store | None = None,
         ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
         prices: PriceBook | None = None,
@@ -101,7 +126,13 @@ class Setup(Planned, Outermost):
         check_rules("TieredClient(tiers", timeouts, breaker, retry, policies)
         check_options(fallback, deadline_s, stale)
         check_money(store, prices, estimator, confirm)
+        names = [tier.name for tier in self.tiers]
+        self._ranks = {name: rank for rank, name in enumerate(names)}
+        plans, contracts = listed("plans", plans), listed("contracts", contracts)
+        self.service = service_of(plans, contracts, names, emit=self.emit)
         limits = checked_limits(listed("limits", limits), self.tiers, store)
+        if self.service is not None:
+            limits = (*limits, *self.service.rate_limits())
         over_usd = None if confirm_over_usd is None else check_dollars("confirm_over_usd", confirm_over_usd)
         self.deadline_s = None if deadline_s is None else min(deadline_s, FOREVER_S)
         self._plans: dict[Any, Plan] = {}
@@ -135,18 +166,34 @@ class Setup(Planned, Outermost):
         ).lines(self.tiers)
         for line in self.lines.values():
             self.treasury.keep(line.stores())
-        self.service = service_of(listed("plans", plans), emit=self.emit)
         admissions = [line.admission for line in self.lines.values() if line.admission is not None]
         self._sheds = any(admission.shed_at is not None for admission in admissions)
+        self._shifting = [line for line in self.lines.values() if line.shifting is not None]
+        check_router(router)
+        self._observes = router is not None and router.mode == "observe"
+        self.difficulty = difficulty_of(router, self)
+        self.table = table_of(router, self)
+        self.sticking = sticking_of(sessions, self)
+        self.cascading = cascading_of(cascade, self)
+        self.shadowing = shadowing_of(shadow, self)
+        self.levels = levels_of(self, tenants=tenant_attainment)
+        self.decisions = decisions_of(decisions, self)
+        self._routes = self._is_routed()
         self.caching = kept_by(cache, self)
         self.emergencies: Emergencies | None = sampled(self)
-        self.quotes = Quotes(self.lines, self.estimator)
+        self.quotes = Quotes(self.lines, self.estimator, self.cascading)
         self._confirms = confirm is not None or confirm_over_usd is not None
         outer = self._outer(stale, simple_reply, policies)
+        scored = scored_of(router, self)
+        if scored is not None:
+            outer.append(scored)
+        chain: list[Policy] = [self.fallback]
+        if self.cascading is not None:
+            chain = [self.cascading, self.fallback, self.cascading.step]
         asking = Confirm(self.quotes.of, self.quotes.dearest_usd, confirm, over_usd)
         self._sized = Sized(self.lines)
-        self._handler = compose([*outer, self.fallback], self._enter)
-        self._careful = compose([*outer, self._sized, asking, self.fallback], self._enter)
+        self._handler = compose([*outer, *chain], self._enter)
+        self._careful = compose([*outer, self._sized, asking, *chain], self._enter)
         check_treasury(self.treasury, ledger)
 
     def _outer(self, stale: Any, simple_reply: Any, policies: Sequence[Policy]) -> list[Policy]:
@@ -158,9 +205,16 @@ class Setup(Planned, Outermost):
             rungs.append(SimpleReply(simple_reply))
         outer: list[Policy] = [Ladder(rungs)] if rungs else []
         outer += policies
+        if self.sticking is not None:
+            outer.append(self.sticking)
         if self.caching is not None:
             outer.append(self.caching)
         return outer
+
+    def _is_routed(self) -> bool:
+        """Whether anything beside what a call says for itself decides where it goes."""
+        parts = (self.table, self.difficulty, self.sticking, self.cascading, self.decisions)
+        return bool(self._shifting) or self.service is not None or any(part is not None for part in parts)
 
     # -- calls -----------------------------------------------------------------
 
@@ -173,7 +227,11 @@ class Setup(Planned, Outermost):
         now = clock()
         deadline_s = request.deadline_s or self.deadline_s
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
-        admissible = self._plan(request)
+        course = terms = None
+        if self._routes:
+            request, admissible, course, terms = self._routed(request)
+        else:
+            admissible = self._plan(request)
         trace = Trace(self.ground.trace_id(), request.sla, admissible.granted)
         if admissible.excluded:
             trace.candidates += [Candidate(tier, "*", reason) for tier, reason in admissible.excluded]
@@ -182,6 +240,9 @@ class Setup(Planned, Outermost):
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
         call.begun_at = now
+        if course is not None:
+            call.course = course
+            self._written(trace, request, course, terms)
         treasury = self.treasury
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self.owner)
@@ -198,6 +259,8 @@ class Setup(Planned, Outermost):
     def _places(self, call: Call, trace: Trace) -> None:
         if self.service is not None:
             self._rank(call, trace)
+        if self._shifting:
+            self._leave(call, trace)
         if self._sheds:
             self._shed(call, trace)
 
@@ -212,6 +275,24 @@ class Setup(Planned, Outermost):
             self._shed_now(call)
         handler = self.lines[call.tier].handler
         return handler(call) if call.lookup is None else self.caching.enter(call, handler)  # type: ignore[union-attr]
+
+    def _ended(self, call: Call, response: Response | None, error: BaseException | None) -> None:
+        trace = call.trace
+        assert trace is not None
+        if self.levels is not None:
+            self.levels.count(trace, call.request, response, error)
+        if self.decisions is not None:
+            self.decisions.note(trace, call.request, call.course, response)
+
+    def heard(self, trace_id: str, score: float, source: str) -> bool:
+        """How good the answer to a call was; whether the router has learned from it."""
+        difficulty = self.difficulty
+        learned = difficulty is not None and difficulty.feedback(trace_id, score, source=source)
+        if self.decisions is not None:
+            self.decisions.feedback(trace_id, score, source)
+        if self.emit is not None:
+            self.emit(FeedbackReceived(trace_id=trace_id, score=score, source=source, learned=learned))
+        return learned
 
     # -- life ------------------------------------------------------------------
 
@@ -228,8 +309,9 @@ class Setup(Planned, Outermost):
         self.treasury.renew()
         if self.caching is not None:
             self.caching.renew()
-        if self.service is not None:
-            self.service.renew()
+        for part in (self.service, self.cascading, self.shadowing, self.levels):
+            if part is not None:
+                part.renew()
         for line in reversed([*self.lines.values()]):  # who lends before who borrows
             line.renew()
         for provider in self.providers():

@@ -21,6 +21,7 @@ from .cached import Cached
 from .checks import check_ground, close_made, listed
 from .ground import Ground
 from .queued import Queued
+from .routed import Routed
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.fallback import FallbackChain
     from ..resilience.retry import Retry
+    from ..routing.cascade import Cascade
+    from ..routing.decision_log import DecisionLog
+    from ..routing.router import Router
+    from ..routing.shadow import Shadow
+    from ..routing.sticky import StickySessions
     from ..routing.tier import Tier
+    from ..sla.contract import Contract
     from ..stores import Store
 
 __all__ = ["TieredClient"]
@@ -50,7 +57,7 @@ __all__ = ["TieredClient"]
 Prompt = str | Sequence[Message]
 
 
-class TieredClient(Accounts, Cached, Queued):
+class TieredClient(Accounts, Cached, Queued, Routed):
     """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
 
     ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
@@ -63,7 +70,13 @@ class TieredClient(Accounts, Cached, Queued):
     that name none. ``cache`` keeps answers; clients may share one, and the last to close closes it.
 
     ``limits`` are ``RateLimit``s that hold at every deployment (per user, tenant, plan, …), ``plans`` the
-    service plans that calls name, with their priorities. Where the store is shared, so are the limits.
+    service plans that calls name, ``contracts`` what was promised to customers. Where the store is shared,
+    so are the limits.
+
+    ``router`` says which calls go to which tier, by rules and by their difficulty; ``sessions`` keep each
+    session where it was, ``cascade`` asks a cheap tier first, ``shadow`` a second model behind the caller's
+    back. ``decisions`` (a ``DecisionLog`` or a path) keeps a line for each call; ``tenant_attainment`` keeps
+    how far promises are kept by tenant, too.
 
     ``budgets`` limit what is spent, on accounts in ``store`` (in memory unless given). ``ledger`` keeps
     a row for every call: a ``UsageLedger``, a path, or ``False`` for none; left out, a client with
@@ -90,6 +103,13 @@ class TieredClient(Accounts, Cached, Queued):
         budgets: Sequence[Budget] = (),
         limits: Sequence[RateLimit] = (),
         plans: Sequence[ServicePlan] = (),
+        contracts: Sequence[Contract] = (),
+        router: Router | None = None,
+        sessions: StickySessions | None = None,
+        cascade: Cascade | None = None,
+        shadow: Shadow | None = None,
+        decisions: DecisionLog | str | os.PathLike[str] | None = None,
+        tenant_attainment: bool = False,
         store: Store | None = None,
         ledger: UsageLedger | str | os.PathLike[str] | Literal[False] | None = None,
         prices: PriceBook | None = None,
@@ -119,6 +139,13 @@ class TieredClient(Accounts, Cached, Queued):
             budgets=budgets,
             limits=limits,
             plans=plans,
+            contracts=contracts,
+            router=router,
+            sessions=sessions,
+            cascade=cascade,
+            shadow=shadow,
+            decisions=decisions,
+            tenant_attainment=tenant_attainment,
             store=store,
             ledger=ledger,
             prices=prices,
@@ -214,7 +241,14 @@ class TieredClient(Accounts, Cached, Queued):
             "budgets": setup.treasury.status(),
             "cache": None if setup.caching is None else setup.caching.cache.status(),
             "plans": None if setup.service is None else setup.service.status(self.clock()),
+            "contracts": None if setup.service is None else setup.service.contracts_status(),
             "emergencies": sorted(self.emergencies()),
+            "objectives": None if setup.levels is None else setup.levels.status(),
+            "router": None if setup.difficulty is None else setup.difficulty.status(),
+            "sessions": None if setup.sticking is None else setup.sticking.status(),
+            "shadow": None if setup.shadowing is None else setup.shadowing.status(),
+            "cascade": None if setup.cascading is None else setup.cascading.status(),
+            "decisions": None if setup.decisions is None else setup.decisions.status(),
             "tiers": {name: line.status() for name, line in setup.lines.items()},
         }
 

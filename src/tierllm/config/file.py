@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,21 +11,20 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import ConfigError
 from ..types import Timeouts
-from .addresses import without_address
 from .admission import PlanTable
+from .building import built
 from .cache import CacheTable
+from .changes import digest_of
 from .contradictions import contradictions
-from .finding import Finding, Loc, did_you_mean, dotted, told
+from .finding import Finding, Loc, dotted, told
 from .finding import error as wrong
 from .limits import AccountTable, LimitTable
 from .money import BudgetTable, LedgerTable, PricesTable, StoreTable
 from .places import misplaced
 from .problems import problems
-from .providers import KINDS, ProviderTable, Source, spoken_of
+from .providers import KINDS, ProviderTable, Source
 from .reading import read
-from .rules_of_money import unpriced
 from .sections import (
-    LAYERED,
     BreakerTable,
     ClientTable,
     DeploymentTable,
@@ -39,13 +37,12 @@ from .sections import (
 from .table import Name, OrOff, Table, layered
 
 if TYPE_CHECKING:
-    from ..admission.rate_limit import RateLimit
     from ..cost.prices import PriceBook
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
-    from ..routing.tier import Deployment, Tier
     from ..stores import Store
+    from .kept import Kept
 
 __all__ = ["Config"]
 
@@ -77,6 +74,7 @@ class Config(Table):
 
     _source: str = PrivateAttr("the configuration")
     _base: Path = PrivateAttr(Path())
+    _path: Path | None = PrivateAttr(None)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -101,7 +99,8 @@ class Config(Table):
             config = cls.model_validate(data)
         except ValidationError as error:
             return None, problems(error, data, cls)
-        config._source, config._base = str(path), Path(path).absolute().parent
+        config._source, config._path = str(path), Path(path).absolute()
+        config._base = config._path.parent
         return config, []
 
     @classmethod
@@ -111,6 +110,24 @@ class Config(Table):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigError(told("the configuration", problems(error, data, cls))) from None
+
+    @property
+    def source(self) -> str:
+        """What it is called in messages: the path it was loaded from."""
+        return self._source
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was loaded from."""
+        return self._path
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits that are the same for files that say the same, whatever their layout.
+
+        The beginning of the SHA-256 of what stands in it, as JSON with its keys in order.
+        """
+        return digest_of(self)
 
     @property
     def base(self) -> Path:
@@ -166,109 +183,22 @@ class Config(Table):
     # -- building --------------------------------------------------------------
 
     def arguments(
-        self, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
+        self,
+        *,
+        providers: Mapping[str, Provider] | None = None,
+        kept: Kept | None = None,
+        **overrides: Any,
     ) -> dict[str, Any]:
         """What ``TieredClient`` is to be made with. ``providers`` stand in for those of these names.
 
         ``overrides`` are keywords of the client that replace what the file says; what they replace is
-        not built. Makes the directories of store and cache and the ledger's file, where there are to be some.
+        not built. ``kept`` has what was made of another configuration, and is used where tables are the
+        same. Makes the directories of store and cache and the ledger's file, where there are to be some.
 
         Raises ``ConfigError`` for a name that the file does not have, and for every environment
         variable that is not set.
         """
-        given = dict(providers or {})
-        wrong = [*self._not_here(given), *self._missing(given), *without_address(self, overrides)]
-        if not wrong and not {"tiers", "budgets", "prices"} & overrides.keys():
-            wrong += unpriced(self, given)
-        if wrong:
-            raise ConfigError(told(self._source, wrong))
-        made: dict[tuple[str, str | None], Provider] = {}
-
-        def provider(name: str, source: Source, variable: str | None) -> Provider:
-            if name in given:
-                return given[name]
-            if (name, variable) not in made:
-                made[name, variable] = source.build(name, os.environ[variable] if variable else None)
-            return made[name, variable]
-
-        settings: dict[str, Any] = {**self.client.given(), **overrides}
-        self._put(settings, "prices", lambda table: table.build(self._base))
-        self._put(settings, "store", lambda table: table.build(self._base, os.environ))
-        store: Store | None = settings.get("store")
-        if "tiers" not in settings:
-            accounts = {name: table.build(name) for name, table in self.accounts.items()}
-            settings["tiers"] = [self._tier(tier, provider, store, accounts) for tier in self.tiers]
-        self._put(settings, "breaker", lambda table: table.build(store))
-        for name in ("retry", "retry_budget", "timeouts", "fallback"):
-            self._put(settings, name, lambda table: table.build())
-        if self.budgets:
-            settings.setdefault("budgets", [table.build() for table in self.budgets])
-        if self.limits:
-            settings.setdefault("limits", [table.build() for table in self.limits])
-        if self.plans:
-            settings.setdefault("plans", [table.build(name) for name, table in self.plans.items()])
-        clock = settings.get("clock", time.monotonic)
-        wall = time.time if clock is time.monotonic else clock  # as the client has it
-        opened: dict[str, Callable[[Any], object]] = {
-            "cache": lambda table: table.opened(self._base, os.environ, clock=clock, wall=wall),
-            "ledger": lambda table: table.build(self._base, wall),  # last: it opens a file
-        }
-        try:
-            for name, build in opened.items():
-                self._put(settings, name, build)
-        except BaseException:
-            for name in {"store", "cache"} & settings.keys() - overrides.keys():
-                if settings[name] is not None:
-                    settings[name].close()
-            raise
-        return settings
-
-    def _put(self, settings: dict[str, Any], name: str, build: Callable[[Any], object]) -> None:
-        """What the table of this name stands for, unless something else is given in its place."""
-        table = getattr(self, name)
-        if table is None or name in settings:
-            return
-        try:
-            settings[name] = build(table) if isinstance(table, Table) else table
-        except ConfigError as error:
-            raise ConfigError(told(self._source, [wrong(name, str(error))])) from error
-
-    def _tier(
-        self, tier: TierTable, provider: Any, store: Store | None, accounts: Mapping[str, RateLimit]
-    ) -> Tier:
-        made = (self._deployments(tier, table, provider, store, accounts) for table in tier.deployments)
-        return tier.build([deployment for several in made for deployment in several])
-
-    def _deployments(
-        self,
-        tier: TierTable,
-        table: DeploymentTable,
-        provider: Any,
-        store: Store | None,
-        accounts: Mapping[str, RateLimit],
-    ) -> Iterator[Deployment]:
-        """One for each key of the account, with rules of its own."""
-        name, source = self.provider_of(table)
-        for variable in source.variables or (None,):
-            rules: dict[str, Any] = {"account": accounts[table.account]} if table.account else {}
-            for rule in LAYERED:
-                if getattr(tier, rule) is not None or getattr(table, rule) is not None:
-                    where = (store,) if rule == "breaker" else ()
-                    rules[rule] = getattr(self, f"{rule}_of")(tier, table, *where)
-            yield table.build(provider(name, source, variable), **rules)
-
-    def _not_here(self, given: Mapping[str, Provider]) -> Iterator[Finding]:
-        known = sorted({*self.providers, *self.used()})
-        for name in given.keys() - known:
-            problem = "the file has no provider of this name"
-            yield wrong(f"providers={{{name!r}: …}}", problem, did_you_mean(name, known))
-
-    def _missing(self, given: Mapping[str, Provider]) -> Iterator[Finding]:
-        for name, source in self.used().items():
-            for variable in source.variables:
-                if name not in given and not os.environ.get(variable):
-                    problem = f"{spoken_of(variable)} is not set"
-                    yield wrong(f"providers.{name}.api_key_env", problem, "put the key in there")
+        return built(self, providers=providers, kept=kept, **overrides)
 
     # -- what the tables cannot see by themselves ------------------------------
 

@@ -45,6 +45,7 @@ __all__ = [
     "secret_in",
     "switch",
     "variable",
+    "written",
 ]
 
 
@@ -148,6 +149,11 @@ def named(loc: Loc, problem: str, remedy: str) -> InitErrorDetails:
         loc=loc,
         input=None,
     )
+
+
+def written(value: object) -> object:
+    """What the file says there, as plain data; other values as they are."""
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Table) else value
 
 
 def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:

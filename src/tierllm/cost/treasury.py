@@ -181,6 +181,21 @@ class Treasury:
         standing, slot = self._known.get(draw.account, (NEVER_SEEN, 0))
         return standing if slot >= draw.span.oldest else NEVER_SEEN  # all of that is over by now
 
+    def left_share(self, request: Request) -> float | None:
+        """What is left of the tightest budget that holds for ``request`` wherever it goes, as a share, as far
+        as is known without asking a shared store; ``None``: there is none."""
+        now, least = self.wall(), None
+        for budget in self.budgets:
+            if "tier" in budget.per or "deployment" in budget.per or not budget.holds_for(request):
+                continue
+            for draw in budget.draws(request, "", "", now, self.store_of(budget)):
+                most = draw.limit.hard if draw.limit.hard is not None else draw.limit.soft
+                if most:
+                    standing = self.last_seen(draw)
+                    left = max(0.0, 1.0 - (standing.settled + standing.reserved) / most)
+                    least = left if least is None else min(least, left)
+        return least
+
     def steers(self, caps: Sequence[Cap]) -> bool:
         """Whether some soft limit on the call sends it to a lower tier once it is passed."""
         return bool(self._steering) or any(c.budget is not None and _steers(c.budget) for c in caps)

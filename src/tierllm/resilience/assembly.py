@@ -62,6 +62,7 @@ class Assembly:
             wall=self.treasury.wall,
             rng=self.rng,
             emit=self.emit,
+            estimator=self.treasury.books.estimator,
         )
 
     def lines(self, tiers: Sequence[Tier]) -> dict[str, TierLine]:

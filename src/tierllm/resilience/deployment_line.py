@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..pipeline.effects import Handler, Policy
     from ..pipeline.provider import Provider
     from ..routing.tier import Deployment, Tier
+    from ..sla.shifting import Shifting
     from ..types import Call, Timeouts
     from .breaker import CircuitBreaker
     from .retry import Retry
@@ -101,6 +102,7 @@ class DeploymentLine:
         """Whether estimates are asked for, so that answers of unmetered calls teach them too."""
         self.served = 0
         self.failed = 0
+        self.shifting: Shifting | None = None
         provider = deployment.provider
         self.place = Place(
             tier.name,
@@ -278,6 +280,8 @@ class DeploymentLine:
         attempt = Attempt(self.tier.name, self.name, call.model, began - call.begun_at)
         if call.trace is not None:
             call.trace.attempts.append(attempt)
+        shifting = self.shifting
+        number = 0 if shifting is None else shifting.begun(self.name, began)
         try:
             guarded = self._metered if call.caps or self._always_metered else self._guarded
             response = await guarded(call)
@@ -290,11 +294,17 @@ class DeploymentLine:
                 raise unusable from error  # found out at a fallback: loud, and on to the next place
             self._ended_badly(attempt, call, error)
             raise
-        self._timed(attempt, call, began)
-        attempt.outcome = "ok"
-        self._answered(response, call, attempt.latency_s)
-        attempt.cost_usd = response.cost_usd
-        return response
+        else:
+            self._timed(attempt, call, began)
+            attempt.outcome = "ok"
+            self._answered(response, call, attempt.latency_s)
+            attempt.cost_usd = response.cost_usd
+            return response
+        finally:
+            if shifting is not None:
+                shifting.ended(
+                    self.name, number, self.clock(), attempt.outcome, attempt.latency_s, attempt.first_token_s
+                )
 
     def _timed(self, attempt: Attempt, call: Call, began: float) -> None:
         progress = call.progress

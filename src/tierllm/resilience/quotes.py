@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import RequestTooLargeError
+from .either import either_cost, either_latency
 
 if TYPE_CHECKING:
     from ..cost.estimate import Estimate
     from ..cost.estimator import CostEstimator
+    from ..routing.cascade import Way
     from ..types import Call
+    from .cascading import Cascading
     from .deployment_line import DeploymentLine
     from .tier_line import TierLine
 
@@ -22,18 +25,26 @@ __all__ = ["Quotes"]
 class Quotes:
     """Estimates for calls through a client's lines. Sends nothing and reserves nothing.
 
-    From the first one on, every answer teaches the estimator.
+    From the first one on, every answer teaches the estimator. That of a call which ``cascading`` begins in
+    a cheap tier is of both its steps.
     """
 
-    def __init__(self, lines: Mapping[str, TierLine], estimator: CostEstimator) -> None:
+    def __init__(
+        self,
+        lines: Mapping[str, TierLine],
+        estimator: CostEstimator,
+        cascading: Cascading | None = None,
+    ) -> None:
         self.lines = lines
         self.estimator = estimator
+        self.cascading = cascading
         self._taught = False
 
     def of(self, call: Call, *, exact: bool | None = None) -> Estimate:
         """The estimate for the first admissible tier, with those of all admissible ones in ``tiers``.
 
-        Each is made at the place that would be asked first now.
+        Each is made at the place that would be asked first now. A cascaded call's is that of its cheap tier,
+        with the cost and the time of going up, as often as that happens.
         """
         assert call.plan is not None
         if not self._taught:
@@ -46,14 +57,42 @@ class Quotes:
             step = call.copy()
             step.tier = tier
             found[tier] = self._at(self.lines[tier], step, exact)
-        first = found[call.plan.tiers[0]]
-        return replace(first, tiers=found)
+        way, cascading = self._way(call), self.cascading
+        if way is None or cascading is None:
+            return replace(found[call.plan.tiers[0]], tiers=found)
+        cheap, strong = found[way.cheap], found[way.strong]
+        rate = cascading.verdicts.rate()
+        return replace(
+            cheap,
+            cost_usd=either_cost(cheap.cost_usd, strong.cost_usd, rate),
+            latency_s=either_latency(cheap.latency_s, strong.latency_s, rate, cascading.judge_s()),
+            tiers=found,
+        )
+
+    def _way(self, call: Call) -> Way | None:
+        """How the call is cascaded, if it is."""
+        cascading = self.cascading
+        if cascading is None or cascading.settings.mode == "observe":
+            return None
+        way = cascading.way(call)
+        return way if way is not None and cascading.in_time(call, way) else None
 
     def dearest_usd(self, call: Call) -> Decimal | None:
-        """The worst case of one attempt at any place that the call may come to; ``None``: not known."""
+        """The worst case of one attempt at any place that the call may come to; ``None``: not known.
+
+        Of a cascaded call that is the dearest place's, and the cheap tier's before it.
+        """
         assert call.plan is not None
+        dearest = self._dearest(call, call.plan.tiers)
+        way = self._way(call)
+        if dearest is None or way is None:
+            return dearest
+        first = self._dearest(call, (way.cheap,))
+        return None if first is None else dearest + first
+
+    def _dearest(self, call: Call, tiers: Sequence[str]) -> Decimal | None:
         dearest = Decimal(0)
-        for tier in call.plan.tiers:
+        for tier in tiers:
             step = call.copy()
             step.tier = tier
             for line in self.lines[tier].lines:

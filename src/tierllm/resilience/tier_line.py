@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from ..admission.policy import TierAdmission
     from ..admission.pool import Pool
     from ..admission.sampler import Sampler
+    from ..cost.estimator import CostEstimator
     from ..events import Event
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow, Handler, Policy
     from ..routing.tier import Tier
+    from ..sla.shifting import Shifting
     from ..stores import Store
     from ..types import Call, Response
+    from .choice import Cheapest
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
     from .hedging import Hedging
@@ -63,6 +66,7 @@ class TierLine:
         wall: Clock,
         rng: random.Random,
         emit: Callable[[Event], None] | None,
+        estimator: CostEstimator,
     ) -> None:
         self.tier = tier
         self.lines = tuple(lines)
@@ -73,7 +77,10 @@ class TierLine:
         self.emit = emit
         self.admission = self._admission()
         self.sampling: Sampler | None = None
+        self.judging: Policy | None = None
         self.hedge = self._hedging()
+        self.shifting = self._shifting()
+        self.cheapest = self._cheapest(estimator)
         self._build()
 
     @property
@@ -117,6 +124,37 @@ class TierLine:
             emit=self.emit,
         )
 
+    def _cheapest(self, estimator: CostEstimator) -> Cheapest | None:
+        if self.tier.choose != "cheapest":
+            return None
+        from .choice import Cheapest
+
+        return Cheapest(
+            estimator=estimator,
+            objective=self.tier.objective,
+            clock=self.clock,
+            rng=self.rng,
+            min_quality=self.tier.min_quality,
+        )
+
+    def _shifting(self) -> Shifting | None:
+        given = self.tier.shift
+        if not given:
+            return None
+        from ..sla.shift import Shift
+
+        shifting = (Shift() if given is True else given).bound(
+            tier=self.tier.name,
+            places=[line.name for line in self.lines],
+            objective=self.tier.objective,
+            load=None if self.admission is None else self.admission.reading,
+            clock=self.clock,
+            emit=self.emit,
+        )
+        for line in self.lines:
+            line.shifting = shifting
+        return shifting
+
     def samples(
         self, *, stale: Callable[[Call], Response | None] | None, emergencies: Emergencies | None
     ) -> None:
@@ -134,8 +172,14 @@ class TierLine:
             )
             self._build()
 
+    def judges(self, judging: Policy) -> None:
+        """Judge the tier's answers before anybody sees them."""
+        self.judging = judging
+        self._build()
+
     def _build(self) -> None:
-        policies: list[Policy] = [each for each in (self.sampling, self.admission) if each is not None]
+        outermost = (self.judging, self.sampling, self.admission)
+        policies: list[Policy] = [each for each in outermost if each is not None]
         policies += self.tier.policies
         if self.hedge is not None:
             policies.append(self.hedge)
@@ -220,6 +264,8 @@ class TierLine:
         failure: ProviderError | RejectedError | None = None
         refusal: RejectedError | None = None
         degrade, drawn = call.degrade, self._drawn()
+        if call.course is not None:
+            self._moved(call, drawn)
         for line in self._ordered(call, drawn):
             obstacle: Obstacle | None = None
             if line is call.ahead:
@@ -257,6 +303,8 @@ class TierLine:
                 finally:
                     if degrade is not None and fit.degrade is not None:
                         degrade.took(fit.degrade, answered=answered)
+                if self.cheapest is not None:
+                    self.cheapest.served(fit, response)
                 if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
                     degrade.spared()
                 self._passed_over(call, line, None)
@@ -288,10 +336,17 @@ class TierLine:
         return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
 
     def _ordered(self, call: Call, drawn: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
-        """``drawn``, the cheapest first where the call is to be served so."""
+        """``drawn``, the cheapest first where the call is to be served so; where its session is at home
+        comes before all others, what is left alone now after them."""
         if call.degrade is not None and call.degrade.cheaper:
             return call.degrade.cheapest_first(drawn, _dearness)
-        return drawn
+        if self.cheapest is not None:
+            drawn = self.cheapest.order(call, drawn)
+        course = call.course
+        if course is None or not (course.prefer or course.avoid):
+            return drawn
+        tier, prefer, avoid = self.tier.name, course.prefer, course.avoid
+        return sorted(drawn, key=lambda line: ((tier, line.name) in avoid, (tier, line.name) != prefer))
 
     def _spares(self, call: Call, line: DeploymentLine, drawn: Sequence[DeploymentLine]) -> bool:
         """Whether a dearer place, which was not asked, would have come before the ``line`` that answered."""
@@ -302,11 +357,27 @@ class TierLine:
         )
 
     def _drawn(self) -> Sequence[DeploymentLine]:
-        if self.tier.choose == "ordered" or len(self.lines) == 1:
+        if self.tier.choose != "weighted" or len(self.lines) == 1:
             return self.lines
         # a weighted draw without replacement: Efraimidis and Spirakis, 2006
         draw = self.rng.random
         return sorted(self.lines, key=lambda line: -(draw() ** (1.0 / line.deployment.weight)))
+
+    def _moved(self, call: Call, drawn: Sequence[DeploymentLine]) -> None:
+        """Write down which places are not asked in their turn, since calls avoid them or its session is at
+        home elsewhere."""
+        course, tier = call.course, self.tier.name
+        assert course is not None
+        home = None if course.prefer is None or course.prefer[0] != tier else course.prefer[1]
+        if home is None and not course.avoid:
+            return
+        for line in drawn:
+            if (tier, line.name) in course.avoid:
+                self._passed_over(call, line, "shift")
+            elif line.name == home:
+                home = None  # those after it are in their turn
+            elif home is not None:
+                self._passed_over(call, line, "session")
 
     def _passed_over(self, call: Call, line: DeploymentLine, reason: str | None) -> None:
         if call.trace is not None:
@@ -324,7 +395,7 @@ class TierLine:
 
     def renew(self) -> None:
         """After a fork."""
-        for part in (self.admission, self.sampling, self.hedge, *self.lines):
+        for part in (self.admission, self.sampling, self.hedge, self.shifting, self.cheapest, *self.lines):
             if part is not None:
                 part.renew()
 
@@ -339,6 +410,8 @@ class TierLine:
             "load": None if load is None else load._asdict(),
             "sampling": None if self.sampling is None else self.sampling.status(),
             "hedge": None if self.hedge is None else self.hedge.status(),
+            "choice": None if self.cheapest is None else self.cheapest.status(),
+            "shift": None if self.shifting is None else self.shifting.status(),
         }
 
 

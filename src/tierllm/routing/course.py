@@ -26,7 +26,8 @@ class Course:
 
     The place in ``prefer`` is asked first in its tier, those in ``avoid`` last. The answer of the tier
     ``judged`` is judged before anybody sees it; ``spare`` is one that was not good enough, kept in case
-    nothing better comes. ``important``: when in doubt, it goes to the stronger model.
+    nothing better comes. ``important``: when in doubt, it goes to the stronger model. ``shifts``: it may go
+    to a lower tier where its own sheds.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Course:
         "prefer",
         "request_class",
         "rule",
+        "shifts",
         "spare",
     )
 
@@ -47,6 +49,7 @@ class Course:
         self.key = key
         self.fixed = fixed
         self.important = False
+        self.shifts = True
         self.rule: str | None = None
         self.balance: float | None = None
         self.request_class: str | None = None

@@ -12,7 +12,7 @@ from ..admission.rate_limit import RateLimit
 from ..errors import ConfigError
 from ..providers.wrapped import Unprovided
 from ..types import Timeouts
-from .settings import check_params_of, check_rules, check_whole
+from .settings import check_params_of, check_purpose, check_rules, check_share, check_whole
 
 if TYPE_CHECKING:
     from ..cost.price import Price
@@ -34,6 +34,7 @@ class Deployment:
     ``max_output_tokens`` are the model's own limits; requests that do not fit are not sent.
     ``params`` fill in what a call leaves out, ``drop`` names parameters this model cannot take,
     ``labels`` are matched by a call's ``require``. ``weight`` counts where the tier chooses by weight.
+    ``quality`` (0 to 1) is how good its answers are known to be, ``purpose`` what it is for, in a few words.
     ``breaker``, ``retry`` and ``timeouts`` replace the tier's; ``breaker=False`` means none.
 
     ``rpm``, ``tpm``, ``input_tpm``, ``output_tpm``, ``rpd`` and ``max_concurrency`` are its own limits
@@ -57,6 +58,8 @@ class Deployment:
         "policies",
         "price",
         "provider",
+        "purpose",
+        "quality",
         "retry",
         "throttle",
         "timeouts",
@@ -76,6 +79,8 @@ class Deployment:
         drop: Sequence[str] | frozenset[str] | set[str] = (),
         labels: Sequence[str] | frozenset[str] | set[str] = (),
         weight: float = 1.0,
+        quality: float | None = None,
+        purpose: str | None = None,
         rpm: int | None = None,
         tpm: int | None = None,
         input_tpm: int | None = None,
@@ -107,6 +112,8 @@ class Deployment:
         check_whole(where, context_window=context_window, max_output_tokens=max_output_tokens)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ConfigError(f"{where}, weight={weight!r}): give a weight above 0")
+        check_share(where, "quality", quality)
+        check_purpose(where, purpose)
         for option, names in (("drop", drop), ("labels", labels)):
             if isinstance(names, str):
                 raise ConfigError(f"{where}, {option}={names!r}): give a set, {{{names!r}}}")
@@ -142,6 +149,8 @@ class Deployment:
         self.drop = frozenset(drop)
         self.labels = frozenset(labels)
         self.weight = weight
+        self.quality = quality
+        self.purpose = purpose
         self.timeouts = timeouts
         self.breaker = breaker
         self.retry = retry

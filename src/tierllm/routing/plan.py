@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..types import Request
     from .tier import Tier
 
-__all__ = ["Plan", "plan", "unknown_tier"]
+__all__ = ["UNBOUND", "Bounds", "Plan", "plan", "unknown_tier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Plan:
     """The admissible tiers, best first, and where the call starts.
 
     So many of the last ones as ``raised`` says are higher than the others: a soft limit sent the call
-    down, and it goes there only if all else fails. ``excluded`` names those beneath it that it may not
-    go to, each with why: ``"min_tier"``, ``"no fallback"`` or ``"labels"``.
+    down, and it goes there only if all else fails. ``excluded`` names those that it may not go to, each with
+    why: ``"min_tier"``, ``"no fallback"``, ``"labels"``, or whose bounds it is out of.
     """
 
     granted: str
@@ -62,38 +62,63 @@ def unknown_tier(option: str, name: object, known: Sequence[str]) -> ConfigError
     return ConfigError(f"{option}={name!r}: there is no such tier; {hint}")
 
 
-def plan(request: Request, tiers: Sequence[Tier]) -> Plan:
-    """From the tier asked for (the first, where none is) down to the floor.
+class Bounds(NamedTuple):
+    """What plan, contract and rules allow a call: where it starts, its floor and its cap, each with whose
+    word that is (``"plan"``, ``"contract"``, ``"rule"``)."""
 
-    A tier that is asked for below ``min_tier`` is lifted to it. Nothing leads below the floor, nor
-    past a tier that never falls back. Raises ``ConfigError`` for a tier that does not exist, and
-    where no tier has a deployment with the labels in ``require``.
+    tier: str | None = None
+    floor: str | None = None
+    floor_by: str = "min_tier"
+    cap: str | None = None
+    cap_by: str = "max_tier"
+
+
+UNBOUND = Bounds()
+
+
+def plan(request: Request, tiers: Sequence[Tier], bounds: Bounds = UNBOUND) -> Plan:
+    """From the tier asked for down to the floor. Where none is asked for, from the one in ``bounds``, or the
+    first.
+
+    What is asked for above the cap is lowered to it, and what is below the floor is lifted to that; a floor
+    above the cap holds. Nothing leads below the floor, nor past a tier that never falls back. Raises
+    ``ConfigError`` for a tier that does not exist, and where no tier has a deployment with the labels in
+    ``require``.
     """
     names = [tier.name for tier in tiers]
-    start, floor = 0, len(names) - 1
+    wanted, floor, below = 0, len(names) - 1, "min_tier"
     if request.sla is not None:
-        if request.sla not in names:
-            raise unknown_tier("sla", request.sla, names)
-        start = names.index(request.sla)
+        wanted = _rank("sla", request.sla, names)
+    elif bounds.tier is not None:
+        wanted = names.index(bounds.tier)
+    if bounds.floor is not None:
+        floor, below = names.index(bounds.floor), bounds.floor_by
     if request.min_tier is not None:
-        if request.min_tier not in names:
-            raise unknown_tier("min_tier", request.min_tier, names)
-        floor = names.index(request.min_tier)
-        start = min(start, floor)
-    reason = "min_tier"
+        own = _rank("min_tier", request.min_tier, names)
+        if own <= floor:
+            floor, below = own, "min_tier"
+    cap = 0 if bounds.cap is None else min(names.index(bounds.cap), floor)
+    start = min(max(wanted, cap), floor)
     if not request.fallback:
-        floor, reason = start, "no fallback"
+        floor, below = start, "no fallback"
     admissible: list[str] = []
     without: list[str] = []
     for tier in tiers[start : floor + 1]:
         able = any(request.require <= deployment.labels for deployment in tier.deployments)
         (admissible if able else without).append(tier.name)
         if tier.fallback is False:
-            floor, reason = names.index(tier.name), "no fallback"
+            floor, below = names.index(tier.name), "no fallback"
             break
-    excluded = [(name, "labels") for name in without]
-    excluded += [(name, reason) for name in names[floor + 1 :]]
+    excluded = [(name, bounds.cap_by) for name in names[wanted:start]]
+    excluded += [(name, "labels") for name in without]
+    excluded += [(name, below) for name in names[floor + 1 :]]
     if not admissible:
         labels = ", ".join(sorted(request.require))
         raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(without)} has these labels")
     return Plan(admissible[0], tuple(admissible), tuple(excluded))
+
+
+def _rank(option: str, name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise unknown_tier(option, name, names)
+    return names.index(name)

@@ -8,7 +8,7 @@ from ..errors import ConfigError
 from ..types import Timeouts
 from .ask import check_params
 
-__all__ = ["check_params_of", "check_rules", "check_whole"]
+__all__ = ["check_params_of", "check_purpose", "check_rules", "check_share", "check_whole"]
 
 OWNED = frozenset({"model", "messages", "stream", "stream_options", "timeout", "max_retries", "http_client"})
 OWNED |= {"api_key", "api_base", "api_version", "base_url", "organization"}
@@ -21,6 +21,17 @@ def check_whole(where: str, least: int = 1, **options: object) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{where}, {option}={value!r}): give a whole number of at least {least}")
+
+
+def check_share(where: str, option: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value <= 1):  # type: ignore[operator]
+        raise ConfigError(f"{where}, {option}={value!r}): give a number from 0 to 1, or leave it out")
+
+
+def check_purpose(where: str, purpose: object) -> None:
+    if purpose is not None and not isinstance(purpose, str):
+        raise ConfigError(f"{where}, purpose={purpose!r}): say in a few words what it is for")
 
 
 def check_params_of(where: str, option: str, params: object) -> None:

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..types import Message, Objective, Timeouts
 from .ask import read_messages
 from .deployment import Deployment
-from .settings import check_params_of, check_rules, check_whole
+from .settings import check_params_of, check_purpose, check_rules, check_share, check_whole
 
 if TYPE_CHECKING:
     from ..pipeline.effects import Policy
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from ..resilience.fallback import FallbackChain
     from ..resilience.hedge import Hedge
     from ..resilience.retry import Retry
+    from ..sla.shift import Shift
 
 __all__ = ["Deployment", "Tier", "check_rules"]
 
+CHOICES = ("ordered", "weighted", "cheapest")
 Prompt = str | Callable[[Sequence[Message]], "Sequence[Message] | str"]
 
 
@@ -55,13 +57,16 @@ class Tier:
 
     Tiers are listed best first; a call that a tier cannot serve steps down to the next.
 
-    ``deployments`` are tried in order, or begun with a weighted draw (``choose="weighted"``).
+    ``deployments`` are tried in order, begun with a weighted draw (``choose="weighted"``), or the cheapest
+    first among those that are expected to be good enough (``min_quality``) and quick enough
+    (``choose="cheapest"``). ``purpose`` says in a few words what the tier is for.
     ``prompt`` is a system text set before the caller's messages, or a function from messages to
     messages (or to a system text). ``defaults`` fill in parameters a call leaves out;
     ``max_tokens``, ``temperature`` and ``reasoning_effort`` are ceilings. ``max_concurrency`` is
     the size of the tier's pool, ``max_waiting`` of its queue, ``max_wait_s`` the longest wait in it;
     ``admission`` says the rest about it. ``sampling`` takes something away from calls under load,
-    ``hedge`` asks a second deployment where the first is late.
+    ``hedge`` asks a second deployment where the first is late, ``shift`` sends calls past a deployment
+    that does not keep the ``objective``, and to the next tier where none does.
     ``fallback=False`` means that calls never step down from here; a ``FallbackChain`` sets the rule.
     """
 
@@ -77,12 +82,15 @@ class Tier:
         "max_concurrency",
         "max_wait_s",
         "max_waiting",
+        "min_quality",
         "name",
         "objective",
         "policies",
         "prompt",
+        "purpose",
         "retry",
         "sampling",
+        "shift",
         "timeouts",
     )
 
@@ -97,13 +105,16 @@ class Tier:
         max_tokens: int | None = None,
         temperature: float | None = None,
         reasoning_effort: str | None = None,
-        choose: Literal["ordered", "weighted"] = "ordered",
+        choose: Literal["ordered", "weighted", "cheapest"] = "ordered",
+        min_quality: float | None = None,
+        purpose: str | None = None,
         max_concurrency: int | None = None,
         max_waiting: int | None = None,
         max_wait_s: float | None = None,
         admission: Admission | None = None,
         sampling: AdaptiveSampling | None = None,
         hedge: Hedge | bool = False,
+        shift: Shift | bool = False,
         timeouts: Timeouts | None = None,
         breaker: CircuitBreaker | Literal[False] | None = None,
         retry: Retry | Literal[False] | None = None,
@@ -127,8 +138,10 @@ class Tier:
             raise ConfigError(f"{where}, temperature={temperature!r}): give 0 or more")
         if reasoning_effort is not None and reasoning_effort not in EFFORTS:
             raise ConfigError(f"{where}, reasoning_effort={reasoning_effort!r}): one of {', '.join(EFFORTS)}")
-        if choose not in ("ordered", "weighted"):
-            raise ConfigError(f"{where}, choose={choose!r}): 'ordered' or 'weighted'")
+        if choose not in CHOICES:
+            raise ConfigError(f"{where}, choose={choose!r}): one of {', '.join(CHOICES)}")
+        check_share(where, "min_quality", min_quality)
+        check_purpose(where, purpose)
         if max_wait_s is not None and not (_number(max_wait_s) and max_wait_s >= 0):
             raise ConfigError(f"{where}, max_wait_s={max_wait_s!r}): give 0 or more seconds")
         if prompt is not None and not isinstance(prompt, str) and not callable(prompt):
@@ -147,6 +160,8 @@ class Tier:
             admission.check_size(f"{where}, admission=...): ", max_concurrency)
         if not isinstance(hedge, bool) and not hasattr(hedge, "bound"):
             raise ConfigError(f"{where}, hedge={hedge!r}): give True, or Hedge(...)")
+        if not isinstance(shift, bool) and not hasattr(shift, "bound"):
+            raise ConfigError(f"{where}, shift={shift!r}): give True, or Shift(...)")
         check_params_of(where, "defaults", defaults)
         check_rules(where, timeouts, breaker, retry, policies)
         self.name = name
@@ -156,6 +171,8 @@ class Tier:
         self.defaults = dict(defaults or {})
         self.ceilings = Ceilings(max_tokens, temperature, reasoning_effort)
         self.choose = choose
+        self.min_quality = min_quality
+        self.purpose = purpose
         self.max_concurrency = max_concurrency
         self.max_waiting = max_waiting
         self.max_wait_s = max_wait_s
@@ -167,6 +184,7 @@ class Tier:
         self.admission = admission
         self.sampling = sampling
         self.hedge = hedge
+        self.shift = shift
 
     def __repr__(self) -> str:
         return f"Tier({self.name!r}, {list(self.deployments)!r})"

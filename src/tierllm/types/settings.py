@@ -32,12 +32,19 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a tier promises: latency percentiles in seconds, availability in 0…1, dollars a call."""
+    """What a tier or a contract promises; what is left out is not promised.
+
+    ``latency_pNN_s``: so many percent of the calls are answered within these seconds, ``first_token_pNN_s``:
+    so many percent of the streams begin within these. ``availability``: the share of calls that get an
+    answer, in 0…1. ``cost_usd``: the mean cost of a call, in dollars.
+    """
 
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     latency_p99_s: float | None = None
+    first_token_p50_s: float | None = None
     first_token_p95_s: float | None = None
+    first_token_p99_s: float | None = None
     availability: float | None = None
     cost_usd: Decimal | float | None = None
 

@@ -1,0 +1,53 @@
+"""``tierllm explain``: where a call went and why, from the decision log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .arguments import Commands
+
+__all__ = ["add", "plain"]
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="say where a call went and why, from the decision log",
+        description="The id is that of the call's trace, response.trace.id. Exit code 1 where the log does "
+        "not have it.",
+    )
+    parser.add_argument("id", help="the id of a call")
+    parser.add_argument(
+        "--log", required=True, metavar="FILE", help="the decision log; older files beside it count"
+    )
+    parser.add_argument("--json", action="store_true", help="all that the log has of the call")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..routing.decision_rows import find_decision
+    from ..routing.explanation import explained
+
+    row = find_decision(arguments.log, arguments.id)
+    if row is None:
+        told = f"tierllm explain: {arguments.log} has no call {arguments.id!r}: "
+        hint = "give a response.trace.id; older calls may have been rotated away"
+        print(plain(told + hint), file=sys.stderr)
+        return 1
+    told = explained(row)
+    if arguments.json:
+        print(plain(json.dumps({**row.to_dict(), "explained": told}, indent=2, ensure_ascii=False)))
+        return 0
+    print(plain(told))
+    if row.quality is not None:
+        print(f"feedback: {row.quality:g} ({plain(row.quality_source or '')})")
+    return 0
+
+
+def plain(text: str) -> str:
+    """Names come from users: what a terminal would obey is escaped, all else can be read as it is."""
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)

@@ -1,0 +1,284 @@
+"""A cascade at work in one client: which calls begin cheap, and what becomes of poor answers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AllTiersFailedError, DeadlineExceededError, ProviderError, RejectedError
+from ..events import CascadeEscalated, Event
+from ..pipeline.effects import Handler, Spawn
+from ..routing.cascade import best_first
+from ..routing.course import Course
+from ..routing.judges import Agreement
+from ..types import Candidate, Response
+from .judging import Judging, PoorAnswer, judging_now, note_score
+from .verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+    from ..routing.cascade import Cascade, Way
+    from ..types import Call
+    from .tier_line import TierLine
+
+__all__ = ["NOT_ESCALATED", "Cascading"]
+
+NOT_ESCALATED = "not_escalated"
+"""What ``degraded`` says of an answer that was not good enough, and is served since nothing better came."""
+
+LED_AWAY = frozenset({"budget", "load", "shift"})
+"""Reasons for which a call was led away from a tier: it is not led back there by its answer."""
+
+FAILED = (ProviderError, RejectedError, AllTiersFailedError, DeadlineExceededError)
+
+
+class Cascading:
+    """``Cascade`` at work. Thread-safe.
+
+    A policy around the chain of tiers, which says where calls begin; its ``step`` is another, between that
+    chain and each tier, outside of the flights that calls share; ``judging`` is the cheap tier's own.
+    """
+
+    def __init__(
+        self,
+        settings: Cascade,
+        *,
+        lines: Mapping[str, TierLine],
+        clock: Clock,
+        emit: Callable[[Event], None] | None,
+        verdicts: Verdicts | None = None,
+    ) -> None:
+        settings.check_tiers(list(lines))
+        self.settings = settings
+        self.verdicts = verdicts or Verdicts()
+        self.judging = Judging(settings, lines=lines, verdicts=self.verdicts, clock=clock)
+        self._lines = lines
+        self._emit = emit
+
+    # -- which way -----------------------------------------------------------------
+
+    def way(self, call: Call) -> Way | None:
+        """How the call is cascaded; ``None``: it is not. Its deadline is not looked at."""
+        course, plan, request = call.course, call.plan, call.request
+        if plan is None or len(plan.tiers) < 2 or not request.repeatable or judging_now():
+            return None
+        if request.sla is not None or getattr(call.target, "streams", False):
+            return None  # what a function streams is its caller's own affair
+        choice, at_home = None, False
+        if course is not None:
+            choice, at_home = course.choice, course.prefer is not None
+            if course.important or (course.fixed and not at_home):
+                return None
+            if choice is not None and choice.arm == "strong":
+                return None
+        spared: set[str] = set()
+        if call.trace is not None:
+            noted = call.trace.candidates
+            spared = {each.tier for each in noted if each.deployment == "*" and each.reason in LED_AWAY}
+        if plan.raised and choice is None and not at_home:
+            spared.update(plan.tiers[-plan.raised :])
+        way = self.settings.way(plan, spared)
+        if at_home and way is not None and way.cheap != plan.tiers[0]:
+            return None  # its session stays where it is
+        return way
+
+    def in_time(self, call: Call, way: Way) -> bool:
+        """Whether the deadline leaves room for both answers: as far as is known, at the usual pace."""
+        left_s = None if call.scope is None else call.scope.remaining_s()
+        if left_s is None:
+            return True
+        first_s = self._pace_s(call, way.cheap, 0.9)
+        judge = self.settings.judge
+        if isinstance(judge, Agreement):
+            first_s = max(first_s, self._pace_s(call, judge.place[0], 0.9))
+            judge_s = 0.0
+        else:
+            judge_s = self.judge_s()
+        return first_s + judge_s + self._pace_s(call, way.strong, 0.5) <= left_s
+
+    def judge_s(self) -> float:
+        """How long the judge takes, as far as one has to reckon with it."""
+        most_s = self.settings.max_judge_s
+        return self.verdicts.judge_s() if most_s is None else most_s
+
+    def _pace_s(self, call: Call, tier: str, quantile: float) -> float:
+        """How long the tier's first place takes that may serve the call; 0 as long as nothing is known."""
+        for line in self._lines[tier].lines:
+            if call.request.require <= line.deployment.labels:
+                return line.pace.history.quantile(quantile) or 0.0
+        return 0.0
+
+    # -- a call --------------------------------------------------------------------
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        way = self.way(call)
+        if way is None:
+            return await call_next(call)
+        if self.settings.mode == "observe":
+            return await self._watched(call, call_next, way)
+        own = call.copy()
+        course = own.course
+        if course is None:
+            course = own.course = Course()
+        assert call.plan is not None
+        if not self.in_time(call, way):
+            self.verdicts.count("late")
+            own.plan = call.plan.starting_at(way.strong)
+            _passed_over(call, way.cheap, "deadline")
+            return await call_next(own)
+        self.verdicts.count("begun")
+        own.plan = way.plan
+        if call.plan.tiers[0] != way.cheap:
+            _passed_over(call, call.plan.tiers[0], "cascade")
+        _turn(course, way.cheap)
+        try:
+            response = await call_next(own)
+            self._account(way, course.spare, response)
+            return response
+        except FAILED as error:
+            if course.spare is None or getattr(error, "partial", None) is not None:
+                raise
+            return self._served_anyway(course.spare, f"no better tier answered ({type(error).__name__})")
+        finally:
+            _turn(course, None)
+
+    async def step(self, call: Call, call_next: Handler) -> Response:
+        """A call comes to one of its tiers."""
+        course = call.course
+        if course is None or course.judged is None:
+            return await call_next(call)
+        if call.tier != course.judged:
+            if course.spare is not None and self._beneath(call, course.judged):
+                return self._served_anyway(course.spare, "no better tier answered")
+            return await call_next(call)
+        try:
+            response = await call_next(call)
+            if _from_cache(call, response):
+                response = await self._known(call, response)
+            return response
+        except PoorAnswer as poor:
+            note_score(call, poor.score)
+            course.spare = _own(poor.response, call)
+            self._escalated(call, poor.score, "enforce")
+            raise
+
+    async def _known(self, call: Call, response: Response) -> Response:
+        """A cached answer of this tier may have been made for a call that was not to be judged."""
+        look = call.lookup
+        if look is not None and self.verdicts.knows(look.slot, response.text):
+            return response
+        return self.judging.passed(call, response, await self.judging.score(call, response))
+
+    def _beneath(self, call: Call, judged: str) -> bool:
+        assert call.plan is not None
+        order = best_first(call.plan)
+        return order.index(call.tier) > order.index(judged)
+
+    def _served_anyway(self, spare: Response, why: str) -> Response:
+        self.verdicts.count("spared")
+        answer = copy.copy(spare)
+        answer.degraded = (*answer.degraded, NOT_ESCALATED)
+        answer.warnings = (*answer.warnings, f"{spare.tier}: not judged to be good enough; {why}")
+        return answer
+
+    def _escalated(self, call: Call, score: float | None, mode: str) -> None:
+        if mode == "enforce":
+            self.verdicts.count("escalated")
+        if self._emit is not None:
+            tiers = call.plan.tiers if call.plan is not None else ()
+            at = tiers.index(call.tier) + 1 if call.tier in tiers else 1
+            self._emit(
+                CascadeEscalated(
+                    trace_id="" if call.trace is None else call.trace.id,
+                    from_tier=call.tier,
+                    to_tier=tiers[at] if at < len(tiers) else None,
+                    score=score,
+                    mode=mode,
+                )
+            )
+
+    def _account(self, way: Way, spare: Response | None, response: Response) -> None:
+        """What that saved: the strong tier's price for as many tokens, less what was paid on the way."""
+        if spare is not None:
+            self.verdicts.saved(-(spare.cost_usd or Decimal(0)))
+        elif response.tier == way.cheap and response.cost_usd is not None and not response.cached:
+            price = self._lines[way.strong].lines[0].place.price
+            if price is not None and response.usage is not None:
+                self.verdicts.saved(price.cost_usd(response.usage) - response.cost_usd)
+
+    # -- observing -----------------------------------------------------------------
+
+    async def _watched(self, call: Call, call_next: Handler, way: Way) -> Response:
+        """The call goes its way; where that was the cheap tier's, its answer is judged."""
+        assert call.plan is not None
+        if call.plan.tiers[0] != way.cheap:
+            _passed_over(call, way.cheap, "observed: cascade would begin here")
+        response = await call_next(call)
+        judge = self.settings.judge
+        if response.tier != way.cheap or response.cached or isinstance(judge, Agreement):
+            return response  # a second model is asked by nobody who only looks on
+        own = call.copy()
+        own.tier, own.plan = way.cheap, way.plan
+        if getattr(judge, "blocking", False) or _is_async(judge):
+            try:
+                await Spawn(self._looked_at(own, response))
+            except RuntimeError:  # no thread is to be had: one answer fewer is looked at
+                pass
+        else:
+            await self._looked_at(own, response)
+        return response
+
+    async def _looked_at(self, call: Call, response: Response) -> Response:
+        score = await self.judging.score(call, response)
+        good = score is not None and score >= self.settings.at_least
+        self.verdicts.judged(score, good=good)
+        note_score(call, score)
+        if not good:
+            self._escalated(call, score, "observe")
+        return response
+
+    # -- watching ------------------------------------------------------------------
+
+    def renew(self) -> None:
+        """After a fork."""
+        self.verdicts.renew()
+
+    def status(self) -> dict[str, Any]:
+        """As plain data: counts, the share of the last 200 verdicts that sent calls up, dollars saved."""
+        settings = self.settings
+        return {"mode": settings.mode, "cheap": settings.cheap, "strong": settings.strong} | (
+            self.verdicts.status()
+        )
+
+
+def _turn(course: Course, judged: str | None) -> None:
+    course.judged, course.spare = judged, None
+
+
+def _passed_over(call: Call, tier: str, reason: str) -> None:
+    if call.trace is not None:
+        call.trace.candidates.append(Candidate(tier, "*", reason))
+
+
+def _from_cache(call: Call, response: Response) -> bool:
+    """Whether it was kept, rather than made now by a flight that this call led or joined."""
+    return response.cached and call.trace is not None and call.trace.cache in ("hit", "stale")
+
+
+def _own(response: Response | None, call: Call) -> Response | None:
+    """The poor answer as this call may be served it: who joined another's flight pays nothing for it."""
+    joined = call.trace is not None and call.trace.cache == "joined"
+    if response is None or (joined and call.target is not None):
+        return None  # what a wrapped function returned to one is not another's
+    own = copy.copy(response)
+    own.trace = None
+    if joined:
+        own.raw, own.cached, own.cost_usd, own.warnings = None, True, Decimal(0), ()
+    return own
+
+
+def _is_async(judge: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(type(judge).__call__)

@@ -1,0 +1,279 @@
+"""The cheapest place of a tier that is good enough and quick enough, by what this very call will cost."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..cost.history import MOST_TOKENS
+from ..cost.place import cap_of
+from ..pipeline.fork import renew_after_fork
+from ..types import length_of
+from .expected import Expected
+
+if TYPE_CHECKING:
+    from ..cost.estimator import CostEstimator
+    from ..pipeline.clock import Clock
+    from ..types import Call, Objective, Response
+    from .deployment_line import DeploymentLine
+
+__all__ = ["Cheapest"]
+
+ALIKE: Final = 1.01
+"""Costs that differ by no more than this factor are alike: weights decide."""
+
+MOST_SESSIONS: Final = 10_000
+"""So many sessions are remembered, with the place that served each last."""
+
+UNKNOWN_TOKENS: Final = 400
+"""What an answer is taken for where nothing is known of any place, and no ``max_tokens`` bounds it."""
+
+
+class Option(NamedTuple):
+    """One place for one call. ``off``: by what part it misses what is asked of it (0: by nothing).
+
+    ``known``: whether that rests on what was seen. ``again``: it may have become better since.
+    """
+
+    line: DeploymentLine
+    cost_usd: float
+    off: float
+    known: bool
+    again: bool
+
+
+class Cheapest:
+    """Puts a tier's places in order for a call: ``Tier(choose="cheapest")``. Thread-safe.
+
+    **Cost** is the expected total of this call: its input by length (tokens a character, as reported by the
+    place before), the part of it that the vendor has probably cached, at its price, and the place's mean
+    answer. The vendor has cached what the session sent there in its last call, if that is less than
+    ``cache_ttl_s`` ago, as far as such calls were reported to be cached there.
+
+    First come the places that are expected to meet everything asked of them, the cheapest first:
+
+    - quality: ``quality(tier, deployment)`` (measured, 0 to 1) or else the deployment's own, at least
+      ``min_quality``;
+    - latency: the percentiles of the ``objective``, as far as it names any of the whole answer;
+    - the call's deadline: what is left of it, at the place's P95.
+
+    Then those of which too little is known, then those that miss something, the nearest miss first. None is
+    left out. A place without a price comes last among those like it. Of costs within 1 % the weights of the
+    deployments decide, by a draw.
+
+    A place of which too little is known is tried first, where it is cheaper than the best known one, by a
+    tenth of the calls at most; one that was too slow, by a hundredth. Calls that are important are not used
+    for trying.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: CostEstimator,
+        objective: Objective | None,
+        clock: Clock,
+        rng: random.Random,
+        min_quality: float | None = None,
+        quality: Callable[[str, str], float | None] | None = None,
+        cache_ttl_s: float = 300.0,
+    ) -> None:
+        self.min_quality = min_quality
+        self.quality = quality
+        self.cache_ttl_s = cache_ttl_s
+        self.tried = 0
+        self._histories = getattr(estimator, "histories", None)
+        goals = (
+            ()
+            if objective is None
+            else (
+                (0.5, objective.latency_p50_s),
+                (0.95, objective.latency_p95_s),
+                (0.99, objective.latency_p99_s),
+            )
+        )
+        self._goals = tuple((q, limit_s) for q, limit_s in goals if limit_s is not None)
+        self._clock = clock
+        self._rng = rng
+        self._expected: dict[str, Expected] = {}
+        self._sessions: OrderedDict[int, tuple[str, float, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    # -- before ------------------------------------------------------------------
+
+    def order(self, call: Call, lines: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
+        """``lines`` for this call, the one to be asked first in front. All of them, each once."""
+        if len(lines) < 2:
+            return lines
+        now = self._clock()
+        options = self._options(call, lines, now)
+        meet = [option for option in options if not option.off and option.known]
+        unknown = [option for option in options if not option.off and not option.known]
+        off = [option for option in options if option.off]
+        off.sort(key=_by_distance)
+        first: Option | None = None
+        if meet:
+            meet = self._cheapest_first(meet)
+            if unknown or off:
+                first = self._on_trial(call, meet[0], unknown, off)
+        if unknown:
+            unknown = self._cheapest_first(unknown)
+        ordered = [option.line for option in (*meet, *unknown, *off)]
+        if first is not None:
+            ordered.remove(first.line)
+            ordered.insert(0, first.line)
+        return ordered
+
+    def _options(self, call: Call, lines: Sequence[DeploymentLine], now: float) -> list[Option]:
+        characters = length_of(call.messages)
+        deadline_at = None if call.scope is None else call.scope.deadline_at
+        left_s = None if deadline_at is None else max(1e-9, deadline_at - now)
+        warm = self._warm(call, now)
+        answers = self._answers(call, lines)
+        found: list[Option] = []
+        for line, answer in zip(lines, answers, strict=True):
+            expected = self._of(line)
+            sent_before = warm[2] if warm is not None and warm[0] == line.name else 0
+            cost = expected.cost_usd(line, characters, answer, sent_before)
+            off, known, again = 0.0, True, True
+            if self.min_quality is not None:
+                quality = self._quality_of(line)
+                if quality is None:
+                    known = False
+                elif quality < self.min_quality:
+                    off, again = 1.0 - quality / self.min_quality, False
+            if self._goals or left_s is not None:
+                speed = expected.speed(line.pace.history, self._goals, now)
+                if speed is None:
+                    known = False
+                else:
+                    p95_s, missed = speed
+                    off = max(off, missed)
+                    if left_s is not None and p95_s > left_s:
+                        off, again = max(off, p95_s / left_s - 1.0), False
+            found.append(Option(line, cost, off, known, again))
+        return found
+
+    def _answers(self, call: Call, lines: Sequence[DeploymentLine]) -> list[float]:
+        """How long the answer of each place will be; where nothing is known, as of the others."""
+        cap = cap_of(call.request.params) or MOST_TOKENS
+        ceiling = lines[0].tier.ceilings.max_tokens
+        if ceiling is not None and ceiling < cap:
+            cap = ceiling
+        histories, route = self._histories, call.request.route
+        found: list[float | None] = []
+        for line in lines:
+            told = None if histories is None else histories.predict(line.place.name, route, cap, cap)
+            found.append(None if told is None else told.mean)
+        known = [mean for mean in found if mean is not None]
+        usual = sum(known) / len(known) if known else float(min(cap, UNKNOWN_TOKENS))
+        return [usual if mean is None else mean for mean in found]
+
+    def _quality_of(self, line: DeploymentLine) -> float | None:
+        if self.quality is not None:
+            measured = self.quality(line.tier.name, line.name)
+            if measured is not None and not math.isnan(measured):
+                return measured
+        return line.deployment.quality
+
+    def _warm(self, call: Call, now: float) -> tuple[str, float, int] | None:
+        """The place that served this session last, when, and how much was sent; unless that is long ago."""
+        course = call.course
+        if course is None or not course.key:
+            return None
+        found = self._sessions.get(hash(course.key))
+        return None if found is None or now - found[1] >= self.cache_ttl_s else found
+
+    def _on_trial(
+        self, call: Call, best: Option, unknown: Sequence[Option], off: Sequence[Option]
+    ) -> Option | None:
+        """A cheaper place that is asked first, to learn more about it: now and then only."""
+        important = call.course is not None and call.course.important
+        for option in (*unknown, *(each for each in off if each.again and each.known)):
+            if option.cost_usd * ALIKE >= best.cost_usd:
+                continue
+            expected = self._of(option.line)
+            bank = expected.again if option.off else expected.trials
+            bank.pay_in()
+            if not important and bank.withdraw():
+                self.tried += 1
+                return option
+        return None
+
+    def _cheapest_first(self, options: list[Option]) -> list[Option]:
+        options.sort(key=_by_cost)
+        at = 0
+        while at < len(options) - 1:
+            bound = options[at].cost_usd * ALIKE
+            after = at + 1
+            while after < len(options) and options[after].cost_usd <= bound:
+                after += 1
+            if after - at > 1:
+                # a weighted draw without replacement: Efraimidis and Spirakis, 2006
+                draw = self._rng.random
+                weighed = [
+                    (draw() ** (1.0 / option.line.deployment.weight), option) for option in options[at:after]
+                ]
+                weighed.sort(key=_by_draw)
+                options[at:after] = [option for _, option in weighed]
+            at = after
+        return options
+
+    # -- after -------------------------------------------------------------------
+
+    def served(self, call: Call, response: Response) -> None:
+        """Learn from an answer of one of the places: how its input was counted, and what was cached of it."""
+        usage, name = response.usage, response.deployment
+        if usage is None or usage.estimated or usage.input_tokens <= 0 or response.cached or name is None:
+            return
+        expected = self._expected.get(name)
+        if expected is None:
+            return  # it has never been in question
+        now = self._clock()
+        warm = self._warm(call, now)
+        sent_before = warm[2] if warm is not None and warm[0] == name else 0
+        with self._lock:
+            expected.learn(length_of(call.messages), usage, sent_before)
+            course = call.course
+            if course is not None and course.key:
+                sessions, number = self._sessions, hash(course.key)
+                sessions[number] = (name, now, usage.input_tokens)
+                sessions.move_to_end(number)
+                if len(sessions) > MOST_SESSIONS:
+                    sessions.popitem(last=False)
+
+    def _of(self, line: DeploymentLine) -> Expected:
+        expected = self._expected.get(line.name)
+        if expected is None:
+            expected = self._expected.setdefault(line.name, Expected(line.place, line.deployment))
+            line.learns = True  # how long its answers are
+        return expected
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "tried": self.tried,
+            "sessions": len(self._sessions),
+            "places": {name: expected.status() for name, expected in self._expected.items()},
+        }
+
+    def renew(self) -> None:
+        """After a fork: the parent's lock may be held for good."""
+        self._lock = threading.Lock()
+        for expected in self._expected.values():
+            expected.renew()
+
+
+def _by_cost(option: Option) -> float:
+    return option.cost_usd
+
+
+def _by_distance(option: Option) -> tuple[float, float]:
+    return (option.off, option.cost_usd)
+
+
+def _by_draw(weighed: tuple[float, Option]) -> float:
+    return -weighed[0]

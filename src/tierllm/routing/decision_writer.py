@@ -1,0 +1,185 @@
+"""Lines on their way into the decision log's file: kept in memory until a flush has written them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ..events import Event, StoreTrouble, log
+from ..pipeline.fork import renew_after_fork
+from ..stores.disk_fork import close_before_fork
+from .decision_file import DecisionFile
+from .decision_line import Line, encoded
+
+__all__ = ["DecisionWriter"]
+
+RETRY_S = 1.0
+"""After a failure, the next try is no sooner."""
+
+TELL_EVERY_S = 60.0
+
+LINES_A_TIME = 1_000
+"""Other processes may write between so many lines and the next."""
+
+PATIENCE_S = 0.25
+LAST_PATIENCE_S = 5.0
+"""How long a flush waits for another process's writing; and the last one."""
+
+FORK_S = 10.0
+"""How long a fork waits for a flush that is under way."""
+
+
+class DecisionWriter:
+    """A queue in front of a ``DecisionFile``. Thread-safe; ``post`` never raises.
+
+    ``soon`` runs a flush off the call's path; without it, whoever posts a line writes it.
+    """
+
+    def __init__(self, file: DecisionFile, *, max_waiting: int, clock: Callable[[], float]) -> None:
+        self.file = file
+        self.max_waiting = max_waiting
+        self.clock = clock
+        self.emit: Callable[[Event], None] | None = None
+        self.soon: Callable[[Callable[[], object]], None] | None = None
+        self.written = 0
+        self.lost = 0
+        self.unfit = 0
+        self.trouble = ""
+        self._losses = itertools.count(1)
+        self._queue: deque[Line] = deque()
+        self._asked = False  # for a flush
+        self._failed_at: float | None = None
+        self._told_at: float | None = None
+        self._told_lost = 0
+        self._patience_s = PATIENCE_S
+        self._lock = threading.RLock()  # reentrant: garbage collection may end a call right here
+        self._flushing = False
+        self._held = False  # the lock, over a fork
+        close_before_fork(self)
+        renew_after_fork(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many lines are not written yet."""
+        return len(self._queue)
+
+    def post(self, line: Line) -> None:
+        """Have ``line`` written soon; or lose it, where too many wait already."""
+        if len(self._queue) >= self.max_waiting:
+            self.lost = max(self.lost, next(self._losses))  # one step, that no other thread can split
+        else:
+            self._queue.append(line)
+        if self._asked:
+            return
+        if self._failed_at is not None and abs(self.clock() - self._failed_at) < RETRY_S:
+            return
+        self._asked = True
+        if self.soon is not None:
+            try:
+                self.soon(self.flush)
+                return
+            except Exception:  # no thread can be started any more: the interpreter is on its way out
+                pass
+        self.flush()
+
+    def left_out(self, error: Exception) -> None:
+        """A line could not even be made."""
+        self.unfit += 1
+        notes: list[tuple[bool, str]] = []
+        self._note(notes, f"a line is left out, since it cannot be made: {type(error).__name__}")
+        self._tell(notes)
+
+    def flush(self) -> bool:
+        """Write what waits. False where it has to wait for better times; it is then kept, in order."""
+        notes: list[tuple[bool, str]] = []
+        try:
+            with self._lock:
+                if self._flushing:
+                    return True  # the one under way goes on until nothing waits
+                self._flushing = True
+                try:
+                    return self._drain(notes)
+                finally:
+                    self._flushing = False
+        finally:
+            self._tell(notes)
+
+    def _drain(self, notes: list[tuple[bool, str]]) -> bool:
+        queue = self._queue
+        self._asked = False  # first: what comes from here on may ask again
+        while queue:
+            # Lines leave the queue once they are written: an interrupt in between writes some twice, which
+            # counts once.
+            lines = [self._encoded(number, notes) for number in range(min(len(queue), LINES_A_TIME))]
+            done, error = self.file.append(lines, patience_s=self._patience_s)
+            for line in lines[:done]:
+                queue.popleft()
+                self.written += bool(line)
+            if error is not None:
+                self._failed_at = self.clock()
+                self.trouble = error.strerror or str(error)
+                self._note(
+                    notes,
+                    f"{self.file.path!r} cannot be written: {self.trouble}; "
+                    f"{len(queue)} lines wait in memory, {self.lost} are lost",
+                )
+                return False
+        if self._failed_at is not None:
+            self._failed_at, self._told_at, self.trouble = None, None, ""
+            self._told_lost = self.lost
+            notes.append((True, f"lines are written again; lost so far: {self.lost}"))
+        elif self.lost > self._told_lost:
+            self._told_lost = self.lost
+            self._note(notes, f"lines lost so far: {self.lost}, since {self.max_waiting} were waiting")
+        return True
+
+    def _encoded(self, number: int, notes: list[tuple[bool, str]]) -> bytes:
+        """One of the lines that wait, as it is written; empty where it cannot be."""
+        line = self._queue[number]
+        try:
+            return encoded(line) if line else b""
+        except Exception as error:  # what callers put into tags may be anything
+            self._queue[number] = {}
+            self.unfit += 1
+            self._note(notes, f"a line is left out, since it is no plain data: {type(error).__name__}")
+            return b""
+
+    def _note(self, notes: list[tuple[bool, str]], text: str) -> None:
+        now = self.clock()
+        if self._told_at is None or not 0 <= now - self._told_at < TELL_EVERY_S:
+            self._told_at = now
+            notes.append((False, text))
+
+    def _tell(self, notes: list[tuple[bool, str]]) -> None:
+        for ok, text in notes:
+            if self.emit is not None:
+                self.emit(StoreTrouble(store="decisions", ok=ok, text=text))
+            else:
+                (log.info if ok else log.warning)("decision log: %s", text)
+
+    def close(self) -> None:
+        """Flush, with more patience than usual; what cannot be written even then stays in memory."""
+        self._patience_s = LAST_PATIENCE_S
+        try:
+            if not self.flush():
+                self._tell([(False, f"closed with lines that could not be written: {len(self._queue)}")])
+        finally:
+            self._patience_s = PATIENCE_S
+
+    def before_fork(self) -> None:
+        """No thread is at work in the file while the process forks."""
+        self._held = self._lock.acquire(timeout=FORK_S)
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        if self._held:
+            self._lock.release()
+
+    def renew(self) -> None:
+        """In the child: the lock and the lines that wait are the parent's."""
+        self._lock = threading.RLock()
+        self._flushing = False
+        self._asked = False
+        self._queue = deque()

@@ -1,0 +1,316 @@
+"""Strong or weak: which calls are worth a stronger model, and what becomes of what one hears of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ConfigError
+from ..pipeline.fork import renew_after_fork
+from .feedback import Pending, Voices, Waiting
+from .scorers import DifficultyScorer, Teachable, check_outcome, finite, scorer_of
+from .share import Share
+
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+
+__all__ = ["Arm", "Choice", "Difficulty"]
+
+log = logging.getLogger("tierllm")
+
+Arm = Literal["weak", "strong"]
+RequestClass = Literal["low", "medium", "high"]
+
+MOST_RULES = 64
+"""So many rules have a share of their own; of more, the one that was not used for the longest starts over."""
+
+ENOUGH = 100
+"""Before a scorer has learned from so many prompts, it calls nothing easy and nothing difficult."""
+
+CLASSES = 0.05, 0.25
+"""A strong model that gains less than this is not needed; one that gains more than that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for a call, by its difficulty.
+
+    ``score`` is NaN where the scorer failed. ``propensity`` is the probability, over all draws, that this
+    arm was chosen (what learning from a log needs), ``explored`` whether it was drawn for the sake of
+    learning. ``share`` is the share of strong calls that was asked for, ``threshold`` the score at which a call was
+    strong (both ``None`` where there was none). ``floor``: it had to be strong. ``buckets`` is what was
+    read from the text, for learning.
+    """
+
+    arm: Arm
+    score: float
+    propensity: float
+    explored: bool = False
+    share: float | None = None
+    threshold: float | None = None
+    floor: bool = False
+    request_class: RequestClass = "medium"
+    buckets: array[int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Choice {self.arm} score={self.score:.3f} propensity={self.propensity:.3f}>"
+
+
+class Difficulty:
+    """Chooses between a weak and a strong model by what a scorer says, and learns from outcomes; thread-safe.
+
+    ``share`` is the part of the calls that is to be strong, 0…1: those with the highest scores get it, and
+    it is kept within a point over 2,000 calls, each rule having its own. ``pace()`` moves it: 2.0 means that
+    money goes twice as fast as it may, and halves it. Without a share (``None``) all but calls of class
+    "low" are strong. ``classes`` are the scores at which "medium" and "high" begin.
+
+    With the probability ``explore`` a call is drawn at random, strong or weak in the proportion of the share:
+    otherwise the weak model would never be tried where it is thought to be bad, nor the strong one where it is
+    not thought to be needed. Never where a call has a floor; 0 turns it off.
+
+    A call of which the scorer says nothing (an error, no number) is strong. ``mode="observe"`` is for whoever
+    asks to heed: choices are made and counted all the same.
+
+    Raises ``ConfigError`` for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        scorer: DifficultyScorer | Callable[[str], float],
+        *,
+        share: float | None = None,
+        explore: float = 0.05,
+        classes: tuple[float, float] | None = None,
+        rng: random.Random | None = None,
+        mode: Literal["enforce", "observe"] = "enforce",
+        pace: Callable[[], float] | None = None,
+        clock: Clock = time.monotonic,
+        max_pending: int = 10_000,
+        pending_s: float = 86_400.0,
+    ) -> None:
+        self.scorer = scorer_of(scorer)
+        self.share = None if share is None else _part("share", share)
+        self.explore = _part("explore", explore)
+        self.classes = _classes(classes, self.scorer)
+        if mode not in ("enforce", "observe"):
+            raise ConfigError(f"Difficulty(mode={mode!r}): 'enforce' or 'observe'")
+        self.mode = mode
+        if isinstance(max_pending, bool) or not isinstance(max_pending, int) or max_pending < 0:
+            raise ConfigError(f"Difficulty(max_pending={max_pending!r}): give a whole number, 0 or more")
+        if isinstance(pending_s, bool) or not isinstance(pending_s, int | float) or not pending_s > 0:
+            raise ConfigError(f"Difficulty(pending_s={pending_s!r}): give seconds above 0")
+        self.pace = pace
+        self._teach = self.scorer if isinstance(self.scorer, Teachable) else None
+        self._rng = rng if rng is not None else random.Random()
+        self._clock = clock
+        self._shares: OrderedDict[str, Share] = OrderedDict()
+        self._pending = Pending(most=max_pending, ttl_s=pending_s)
+        self._voices = Voices()
+        self._scorer_failures = 0
+        self._floors = 0
+        self._explored = 0
+        self._heard: dict[str, int] = {"learned": 0, "held back": 0, "no scorer to teach": 0, "unknown": 0}
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock: in a forked child it may belong to the parent."""
+        self._lock = threading.Lock()
+
+    # -- before a call ---------------------------------------------------------
+
+    def classify(self, text: str) -> tuple[RequestClass, float]:
+        """How difficult a text is, with its score; "medium" where the scorer does not know enough yet."""
+        score, _ = self._score(text)
+        return self._class_of(score), score
+
+    def choose(self, text: str, *, share: float | None = None, rule: str = "", floor: bool = False) -> Choice:
+        """Strong or weak for one call. ``share`` is its rule's own; with a ``floor`` it is strong in any case.
+
+        Calls with a floor do not count towards the share: that is about calls that difficulty decides on.
+        """
+        score, buckets = self._score(text)
+        request_class = self._class_of(score)
+        asked = self.share if share is None else _part("share", share)
+        if floor:
+            with self._lock:
+                self._floors += 1
+            return Choice(
+                "strong", score, 1.0, share=asked, floor=True, request_class=request_class, buckets=buckets
+            )
+        if asked is None:
+            return self._by_class(score, request_class, buckets)
+        asked = self._at_pace(asked)
+        with self._lock:
+            kept = self._share_of(rule)
+            wanted = kept.wanted(asked)
+            threshold = kept.threshold(asked)
+            chance = kept.chance(score, wanted) if score == score else 1.0
+            overall = (1.0 - self.explore) * chance + self.explore * wanted
+            explored = self._rng.random() < self.explore
+            strong = self._rng.random() < (wanted if explored else chance)
+            self._explored += explored
+            kept.took(score if score == score else None, asked, strong)
+        return Choice(
+            "strong" if strong else "weak",
+            score,
+            overall if strong else 1.0 - overall,
+            explored,
+            asked,
+            threshold,
+            False,
+            request_class,
+            buckets,
+        )
+
+    def _by_class(self, score: float, request_class: RequestClass, buckets: array[int] | None) -> Choice:
+        """Without a share: what is easy is weak; exploring tries the other one."""
+        strong = request_class != "low"
+        explored = False
+        if self.explore:
+            with self._lock:
+                explored = self._rng.random() < self.explore
+                strong = self._rng.random() < 0.5 if explored else strong
+                self._explored += explored
+        usual = (request_class != "low") == strong
+        return Choice(
+            "strong" if strong else "weak",
+            score,
+            1.0 - self.explore / 2 if usual else self.explore / 2,
+            explored,
+            request_class=request_class,
+            buckets=buckets,
+        )
+
+    def _score(self, text: str) -> tuple[float, array[int] | None]:
+        teach = self._teach
+        try:
+            if teach is not None:
+                buckets = teach.buckets_of(text)
+                return finite(teach.score_of(buckets)), buckets
+            return finite(self.scorer.score(text)), None
+        except Exception as error:
+            # a scorer is the application's own code: it may not fail a call, nor have its words in the log,
+            # which may quote the prompt
+            with self._lock:
+                self._scorer_failures += 1
+                first = self._scorer_failures == 1
+            if first:
+                log.error(
+                    "the difficulty scorer failed: %s; such calls go to the strong model",
+                    type(error).__name__,
+                )
+            return math.nan, None
+
+    def _class_of(self, score: float) -> RequestClass:
+        if score != score or getattr(self.scorer, "samples", ENOUGH) < ENOUGH:
+            return "medium"
+        low, high = self.classes
+        return "low" if score < low else "high" if score >= high else "medium"
+
+    def _at_pace(self, share: float) -> float:
+        pace = self.pace
+        if pace is None:
+            return share
+        fast = finite(pace())
+        return share / fast if 1.0 < fast < math.inf else share
+
+    def _share_of(self, rule: str) -> Share:
+        shares = self._shares
+        found = shares.get(rule)
+        if found is None:
+            found = shares[rule] = Share()
+            if len(shares) > MOST_RULES:
+                shares.popitem(last=False)
+        else:
+            shares.move_to_end(rule)
+        return found
+
+    # -- after it --------------------------------------------------------------
+
+    def remember(self, trace_id: str, choice: Choice, who: str = "", *, answered: Arm | None = None) -> None:
+        """The answer came; keep what its outcome will teach, for a day at most.
+
+        ``who`` is the one whose voice its feedback will be, ``answered`` the model that did answer, where that
+        was not the chosen one.
+        """
+        waiting = Waiting((answered or choice.arm) == "strong", choice.buckets, who, self._clock())
+        with self._lock:
+            self._pending.add(trace_id, waiting)
+
+    def feedback(self, trace_id: str, score: float, *, source: str = "explicit") -> bool:
+        """How good the answer to a call was, from 0 to 1; whether anything was learned from it.
+
+        ``False`` for a call that nobody remembers or that has had its feedback, and where the scorer does not
+        learn. Raises ``ConfigError`` for what is no number from 0 to 1.
+        """
+        outcome = check_outcome("score", score)
+        with self._lock:
+            now = self._clock()
+            waiting = self._pending.take(trace_id, now)
+            weight = 0.0 if waiting is None else self._voices.weight(waiting.who, now)
+            kind = "unknown"
+            if waiting is not None:
+                taught = self._teach is not None and waiting.buckets is not None
+                kind = "no scorer to teach" if not taught else "learned" if weight == 1.0 else "held back"
+            self._heard[kind] += 1
+        if waiting is None or waiting.buckets is None or self._teach is None:
+            return False
+        if waiting.strong:
+            self._teach.learn_from(waiting.buckets, strong=outcome, weight=weight)
+        else:
+            self._teach.learn_from(waiting.buckets, weak=outcome, weight=weight)
+        return True
+
+    # -- what it says ----------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """Plain data: the share asked for, kept and its threshold by rule, exploration, feedback, the scorer."""
+        with self._lock:
+            return {
+                "mode": self.mode,
+                "share": self.share,
+                "explore": self.explore,
+                "explored": self._explored,
+                "floors": self._floors,
+                "scorer_failures": self._scorer_failures,
+                "samples": getattr(self.scorer, "samples", None),
+                "pending": len(self._pending),
+                "voices": len(self._voices),
+                "feedback": dict(self._heard),
+                "rules": {
+                    rule: {"calls": share.calls, "strong": share.strong, "realised": share.realised}
+                    for rule, share in self._shares.items()
+                },
+            }
+
+    def __repr__(self) -> str:
+        return f"<Difficulty {self.scorer!r} share={self.share}>"
+
+
+def _part(option: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ConfigError(f"Difficulty({option}={value!r}): give a number from 0 to 1")
+    return float(value)
+
+
+def _classes(given: tuple[float, float] | None, scorer: DifficultyScorer) -> tuple[float, float]:
+    classes = given if given is not None else getattr(scorer, "classes", CLASSES)
+    if (
+        not isinstance(classes, tuple | list)
+        or len(classes) != 2
+        or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in classes)
+        or not classes[0] <= classes[1]
+    ):
+        raise ConfigError(
+            f"Difficulty(classes={classes!r}): give the scores at which 'medium' and 'high' begin, such as {CLASSES}"
+        )
+    return float(classes[0]), float(classes[1])

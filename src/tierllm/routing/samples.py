@@ -1,0 +1,206 @@
+"""From rows of the decision log to samples: of which calls it is known how a model did."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import ConfigError
+from .decision_rows import DecisionRow
+from .features import cut
+
+__all__ = ["Sample", "Samples", "samples_of"]
+
+GROUPS_LEAST = 20
+
+CERTAIN = 0.9999
+"""A choice with such a chance was none: nothing is known of the other model on calls like it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sample:
+    """A call of which it is known how at least one of the models did, from 0 to 1.
+
+    ``propensity`` is the chance that the model which was called had, ``None`` where chance had no part in it.
+    ``prompt`` stands for the prompt, ``group`` for whose call it was.
+    """
+
+    buckets: array[int]
+    prompt: bytes
+    group: str = ""
+    weak: float | None = None
+    strong: float | None = None
+    propensity: float | None = None
+    weak_usd: float | None = None
+    strong_usd: float | None = None
+    important: bool = False
+    score: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both outcomes are known."""
+        return self.weak is not None and self.strong is not None
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether it says something of a choice that was not made."""
+        return self.is_whole or self.propensity is not None
+
+
+@dataclass(slots=True)
+class Samples:
+    """Samples in the order of time, and what was left out of the log, with why.
+
+    ``weak`` and ``strong`` are the tiers of the two models, ``grouped_by`` says whose calls stay together.
+    """
+
+    found: list[Sample] = field(default_factory=list)
+    weak: str | None = None
+    strong: str | None = None
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    grouped_by: str = "prompt"
+
+
+def samples_of(
+    rows: Iterable[DecisionRow],
+    *,
+    buckets_of: Callable[[str], Sequence[int]],
+    weak: str | None = None,
+    strong: str | None = None,
+) -> Samples:
+    """The samples in ``rows``. ``buckets_of`` reads texts, where the log has them.
+
+    ``weak`` and ``strong`` name tiers; left out, they are those that calls were sent to by their difficulty,
+    or the two that answered, the cheaper being the weak one. Raises ``ConfigError`` where it cannot be told.
+    """
+    samples = Samples()
+    known: dict[str, DecisionRow] = {}
+    for row in rows:
+        samples.rows += 1
+        why = _unfit(row)
+        if why is None:
+            known[row.id] = row  # a line that was written twice counts once
+        else:
+            samples.left_out[why] += 1
+    fit = sorted(known.values(), key=lambda row: row.at)
+    samples.weak, samples.strong = _tiers(fit, weak, strong)
+    of: list[DecisionRow] = []
+    for row in fit:
+        sample = _sample(row, samples.weak, samples.strong, buckets_of)
+        if isinstance(sample, str):
+            samples.left_out[sample] += 1
+        else:
+            samples.found.append(sample)
+            of.append(row)
+    samples.grouped_by = _group(samples.found, of)
+    return samples
+
+
+def _unfit(row: DecisionRow) -> str | None:
+    if row.quality is None and row.weak_quality is None:
+        return "nothing is known of how good the answer was"
+    if not row.buckets and not row.text:
+        return "nothing of the prompt was kept"
+    if row.weak_quality is not None:
+        return None
+    if row.outcome != "ok":
+        return "there was no answer"
+    if row.cache in ("hit", "stale", "joined"):
+        return "the answer was made for another call"
+    return "the answer was degraded" if row.degraded else None
+
+
+def _tiers(
+    rows: Sequence[DecisionRow], weak: str | None, strong: str | None
+) -> tuple[str | None, str | None]:
+    if weak is not None and weak == strong:
+        raise ConfigError(f"weak={weak!r}, strong={strong!r}: give two different tiers")
+    seen = {
+        arm: Counter(row.served for row in rows if row.arm == arm and row.served)
+        for arm in ("weak", "strong")
+    }
+    if weak is None and seen["weak"]:
+        weak = next((t for t, _ in seen["weak"].most_common() if t != strong), None)
+    if strong is None and seen["strong"]:
+        strong = next((t for t, _ in seen["strong"].most_common() if t != weak), None)
+    if weak is not None and strong is not None:
+        return weak, strong
+    answered = sorted({row.served for row in rows if row.served and row.quality is not None})
+    if weak is None and strong is None and len(answered) == 2:
+        costs = {
+            tier: [row.cost_usd for row in rows if row.served == tier and row.cost_usd] for tier in answered
+        }
+        if all(costs.values()):
+            means = sorted((sum(each) / len(each), tier) for tier, each in costs.items())
+            return means[0][1], means[1][1]
+    if (weak is None) != (strong is None) and len(answered) == 2:
+        other = next(tier for tier in answered if tier not in (weak, strong))
+        return (other, strong) if weak is None else (weak, other)
+    if not answered or all(row.weak_quality is not None for row in rows):
+        return weak, strong
+    raise ConfigError(
+        f"it cannot be told which tier has the weak model and which the strong one: say so with weak= and "
+        f"strong= (--weak, --strong); {', '.join(answered)} answered"
+    )
+
+
+def _sample(
+    row: DecisionRow, weak: str | None, strong: str | None, buckets_of: Callable[[str], Sequence[int]]
+) -> Sample | str:
+    if row.served is not None and row.served in (weak, strong):
+        arm = "weak" if row.served == weak else "strong"
+    elif row.weak_quality is None:
+        return "a third tier answered"
+    else:
+        arm = None
+    read = row.buckets or buckets_of(row.text or "")
+    try:
+        buckets = array("I", read)
+    except OverflowError:
+        return "its buckets are none"
+    sample = Sample(
+        buckets=buckets,
+        prompt=hashlib.blake2b(
+            cut(row.text).encode("utf-8", "surrogatepass")
+            if row.text
+            else array("I", sorted(buckets)).tobytes(),
+            digest_size=16,
+        ).digest(),
+        important=row.importance == "high",
+        score=row.score,
+    )
+    usd = None if row.cost_usd is None else float(row.cost_usd)
+    if arm == "weak":
+        sample.weak, sample.weak_usd = row.quality, usd
+    elif arm == "strong":
+        sample.strong, sample.strong_usd = row.quality, usd
+    if row.weak_quality is not None:
+        sample.weak, sample.strong = row.weak_quality, row.strong_quality
+        sample.weak_usd = sample.weak_usd if row.weak_usd is None else row.weak_usd
+        sample.strong_usd = sample.strong_usd if row.strong_usd is None else row.strong_usd
+    elif arm == row.arm and row.propensity is not None and 0 < row.propensity < CERTAIN:
+        sample.propensity = row.propensity
+    return sample
+
+
+def _group(samples: Sequence[Sample], rows: Sequence[DecisionRow]) -> str:
+    """Whose call each was: the coarsest of user, session and prompt that makes enough groups."""
+    for kind in ("user", "session"):
+        for sample, row in zip(samples, rows, strict=True):
+            mine = [f"p:{sample.prompt.hex()}"]
+            if row.session is not None:
+                mine.append(f"s:{row.session}")
+            if row.user is not None and kind == "user":
+                mine.append(f"u:{row.tenant or ''}\0{row.user}")
+            sample.group = mine[-1]
+        groups = Counter(sample.group for sample in samples)
+        named = any(group[0] != "p" for group in groups)
+        if named and len(groups) >= GROUPS_LEAST and max(groups.values()) <= len(samples) / 5:
+            return kind
+    for sample in samples:
+        sample.group = f"p:{sample.prompt.hex()}"
+    return "prompt"

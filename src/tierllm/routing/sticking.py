@@ -1,0 +1,279 @@
+"""Sticky sessions at work: before a call where it is to go, after its answer where its session is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..events import Event, SessionMoved
+from ..pipeline.fork import renew_after_fork
+from ..types import Candidate
+from .bindings import Binding, Bindings
+from .course import Course, key_of
+from .shared_bindings import SharedBindings
+from .sticky_rule import GOES_HOME, IS_LIFTED, IS_SENT, STAYS, way_of
+
+if TYPE_CHECKING:
+    from ..pipeline.clock import Clock
+    from ..pipeline.effects import Handler
+    from ..stores import Store
+    from ..types import Call, Request, Response
+    from .sticky import StickySessions
+
+__all__ = ["Sticking"]
+
+Place = tuple[str, str]
+
+MISSES: Final = 3
+"""So many answers in a row from elsewhere, and the session is there."""
+
+
+class Sticking:
+    """The policy of ``StickySessions`` in one client: it stands outside the cache. Thread-safe."""
+
+    def __init__(
+        self,
+        settings: StickySessions,
+        *,
+        clock: Clock,
+        wall: Clock,
+        store: Store | None,
+        usable: Callable[[Call, str, str], bool],
+        tiers: Sequence[str],
+        emit: Callable[[Event], None] | None = None,
+        soon: Callable[[Callable[[], object]], object] | None = None,
+        before: Sticking | None = None,
+    ) -> None:
+        self.per = settings.per
+        self.mode = settings.mode
+        self.returns = settings.returns
+        self.table = Bindings(settings.max_sessions, settings.ttl_s)
+        if before is not None and (before.per, before.mode) == (self.per, self.mode):
+            self.table.take_over(before.table, clock())
+        self.level = {tier: number for number, tier in enumerate(tiers)}
+        self.shared: SharedBindings | None = None
+        if store is not None and store.shared and settings.shared and self.mode == "enforce":
+            self.shared = SharedBindings(
+                store,
+                self.table,
+                returns=self.returns,
+                level=self.level,
+                clock=clock,
+                wall=wall,
+                soon=soon,
+                salt=settings.salt,
+            )
+        self.bound = self.kept = self.elsewhere = self.left = self.returned = 0
+        self._clock = clock
+        self._usable = usable
+        self._emit = emit
+        renew_after_fork(self)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        course = call.course
+        if course is None:
+            course = call.course = Course(key_of(call.request))
+        key = course.key if self.per == "session" else self._key(call.request)
+        if not key or call.plan is None:
+            return await call_next(call)
+        now = self._clock()
+        binding = self.table.get(key, now)
+        if binding is None and self.shared is not None:
+            binding = await self.shared.fetch(key)
+        if binding is None:
+            response = await call_next(call)
+            if not response.cached and response.tier and response.deployment:
+                self._bind(key, (response.tier, response.deployment))
+            return response
+        before = binding.place
+        does = self._steer(call, course, binding, now)
+        response = await call_next(call)
+        if not response.cached and response.tier and response.deployment:
+            place = (response.tier, response.deployment)
+            if place == binding.place and not (does == GOES_HOME and self.mode == "observe"):
+                self._stayed(key, binding, does)
+            elif before is binding.place:  # else another call of this session has moved it meanwhile
+                self._strayed(key, call, binding, does, place)
+        return response
+
+    def _key(self, request: Request) -> str:
+        if self.per == "user":
+            return "" if request.user is None else f"u:{request.tenant or ''}\0{request.user}"
+        return "" if request.session is None else key_of(request)
+
+    # -- before ------------------------------------------------------------------
+
+    def _steer(self, call: Call, course: Course, binding: Binding, now: float) -> str:
+        """Send the call where its session is, or is to be; and what that is."""
+        plan = call.plan
+        assert plan is not None
+        place = binding.place
+        at_home = place is binding.home and place[0] == plan.tiers[0] and self.mode == "enforce"
+        if at_home and not course.fixed and not course.avoid and self._usable(call, *place):
+            course.fixed, course.prefer = True, place  # as nearly always
+            return STAYS
+        does, tier, deployment = way_of(
+            binding,
+            plan,
+            course,
+            usable=partial(self._usable, call),
+            returns=self.returns,
+            level=self.level,
+            now=now,
+        )
+        if self.mode == "observe":
+            return does
+        if does == IS_SENT:
+            course.prefer = place  # should it come to that tier
+            return does
+        course.fixed = True
+        if deployment:
+            course.prefer = (tier, deployment)
+        if tier and tier != plan.tiers[0]:
+            call.plan = plan.starting_at(tier)
+            if call.trace is not None:
+                skipped = plan.tiers[: plan.tiers.index(tier)]
+                call.trace.granted = tier
+                call.trace.candidates += [Candidate(each, "*", "session") for each in skipped]
+        return does
+
+    # -- after -------------------------------------------------------------------
+
+    def _bind(self, key: str, place: Place) -> None:
+        binding = self.table.bind(key, place, self._clock())
+        self.bound += 1
+        if self.shared is not None:
+            self.shared.later(key, binding)
+
+    def _stayed(self, key: str, binding: Binding, does: str) -> None:
+        """It was answered where it is."""
+        now = self._clock()
+        self.kept += 1
+        binding.misses = 0
+        binding.used_at = now
+        if does == GOES_HOME:
+            self._put_off(binding, now)
+        if self.shared is not None and self.shared.due(binding, now):
+            self.shared.later(key, binding)
+
+    def _strayed(self, key: str, call: Call, binding: Binding, does: str, place: Place) -> None:
+        """It was answered elsewhere: that is where it is now, if its own place is not well or it was sent."""
+        now = self._clock()
+        self.elsewhere += 1
+        course = call.course
+        assert course is not None
+        if self.mode == "observe" and does in (STAYS, GOES_HOME):
+            self._observed(key, call, binding, does, now)
+        elif does == IS_LIFTED or binding.home[0] not in self.level:
+            self._settle(key, call, binding, place, "floor", now)
+        elif does == IS_SENT:
+            if place == binding.home:
+                self._move(key, call, binding, place, "home", now)
+            elif self.returns.cold(binding, now):
+                self._settle(key, call, binding, place, "tier", now)
+        elif does == GOES_HOME and place != binding.home and not self._nearer(place, binding):
+            self._put_off(binding, now)
+        elif does != STAYS:
+            self._move(key, call, binding, place, self._cause(call, course, binding), now)
+        else:
+            binding.misses += 1
+            if binding.misses >= MISSES or not self._well(call, course, binding.place):
+                self._move(key, call, binding, place, self._cause(call, course, binding), now)
+
+    def _observed(self, key: str, call: Call, binding: Binding, does: str, now: float) -> None:
+        if does == GOES_HOME:
+            self._move(key, call, binding, binding.home, "home", now)
+        binding.used_at = now
+        if call.trace is not None:
+            call.trace.candidates.append(Candidate(*binding.place, "observed: session"))
+
+    def _well(self, call: Call, course: Course, place: Place) -> bool:
+        return place not in course.avoid and self._usable(call, *place)
+
+    def _put_off(self, binding: Binding, now: float) -> None:
+        """Home did not answer: look for the way back later."""
+        binding.back_at = now + self.returns.wait_s(binding.home, binding.place, self.level)
+
+    def _nearer(self, place: Place, binding: Binding) -> bool:
+        """Whether the tier of ``place`` is nearer to home than where it is now."""
+        lowest = len(self.level)
+        home, here, there = (self.level.get(each[0], lowest) for each in (binding.home, binding.place, place))
+        return abs(there - home) < abs(here - home)
+
+    def _move(self, key: str, call: Call, binding: Binding, place: Place, cause: str, now: float) -> None:
+        before = binding.place
+        cause = "home" if place == binding.home else cause
+        back_at = now + self.returns.wait_s(binding.home, place, self.level)
+        if self.table.move(binding, place, cause, now, back_at):
+            self._moved(key, call, binding, before, cause)
+
+    def _settle(self, key: str, call: Call, binding: Binding, place: Place, cause: str, now: float) -> None:
+        before = binding.place
+        if self.table.settle(binding, place, now):
+            self._moved(key, call, binding, before, cause)
+
+    def _moved(self, key: str, call: Call, binding: Binding, before: Place, cause: str) -> None:
+        if cause == "home":
+            self.returned += 1
+        else:
+            self.left += 1
+        if self.shared is not None:
+            self.shared.later(key, binding)
+        if self._emit is not None and before != binding.place:
+            self._emit(
+                SessionMoved(
+                    trace_id="" if call.trace is None else call.trace.id,
+                    from_tier=before[0],
+                    from_deployment=before[1],
+                    to_tier=binding.place[0],
+                    to_deployment=binding.place[1],
+                    cause=cause,
+                    mode=self.mode,
+                )
+            )
+
+    def _cause(self, call: Call, course: Course, binding: Binding) -> str:
+        """Why the place was left, as the trace has it."""
+        tier, deployment = binding.place
+        if binding.place in course.avoid:
+            return "shift"
+        told = [
+            candidate.reason
+            for candidate in (() if call.trace is None else call.trace.candidates)
+            if candidate.tier == tier and candidate.deployment in (deployment, "*")
+        ]
+        reasons = [reason for reason in told if reason is not None and reason != "session"]
+        return reasons[-1] if reasons else "unusable"
+
+    # -- watching ----------------------------------------------------------------
+
+    def binding(
+        self, *, session: str | None = None, user: str | None = None, tenant: str | None = None
+    ) -> Binding | None:
+        """Where that session (or user) is, as far as this process knows."""
+        from ..types import Request
+
+        request = Request(messages=(), session=session, user=user, tenant=tenant)
+        key = key_of(request) if self.per == "session" else self._key(request)
+        return self.table.get(key, self._clock()) if key else None
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "mode": self.mode,
+            "sessions": len(self.table),
+            "evicted": self.table.evicted,
+            "bound": self.bound,
+            "kept": self.kept,
+            "elsewhere": self.elsewhere,
+            "left": self.left,
+            "returned": self.returned,
+            "places": self.table.counts(self._clock()),
+            "store": None if self.shared is None else self.shared.status(),
+        }
+
+    def renew(self) -> None:
+        """After a fork."""
+        self.table.renew()
+        if self.shared is not None:
+            self.shared.renew()

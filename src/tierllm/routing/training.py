@@ -1,0 +1,307 @@
+"""Training a scorer from the decision log, and judging it on calls that it has not seen."""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from .decision_rows import DecisionRow
+from .evaluation import Evaluation, Weighed, evaluated, worth
+from .learned_scorer import LearnedScorer
+from .samples import Sample, Samples, samples_of
+
+__all__ = ["Training", "train", "train_samples"]
+
+FOLDS = 5
+BINS = 10
+GROUPS_LEAST = 20
+
+WORTH_LEAST = 50.0
+"""Where chance chose the model, the outcomes of each must say as much as so many drawn evenly."""
+
+PRIOR = 5.0
+"""How many outcomes the mean of all counts for, beside those of a bin."""
+
+MOST_WEIGHT = 1.5
+"""An outcome that chance had made rare counts so many times as much as a certain one, at most.
+
+With 3 the order of unseen calls gets worse, and with 10 much worse: see docs/training.md.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A scorer trained on all samples, and what is known of one trained so on calls it has not seen.
+
+    ``in_use`` judges the scores that the calls had at the time, where most of them had one. ``outcomes`` are
+    those of the weak and of the strong model, ``whole`` says of how many calls both are known, ``judged`` how
+    many calls the evaluation rests on. ``left_out`` says which rows were of no use, and why. ``doubts`` says
+    why nothing can be claimed; empty: the scorer is better than chance.
+    """
+
+    scorer: LearnedScorer
+    weak: str | None
+    strong: str | None
+    share: float
+    rows: int
+    samples: int
+    outcomes: tuple[int, int]
+    whole: int
+    judged: int
+    method: str
+    grouped_by: str
+    left_out: Mapping[str, int]
+    evaluation: Evaluation | None
+    in_use: Evaluation | None
+    doubts: tuple[str, ...]
+
+
+def train(
+    rows: Iterable[DecisionRow],
+    *,
+    scorer: LearnedScorer | None = None,
+    weak: str | None = None,
+    strong: str | None = None,
+    share: float = 0.3,
+    min_outcomes: int = 100,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Training:
+    """A ``LearnedScorer`` from the rows of a decision log: ``train(read_decisions("decisions.jsonl"))``.
+
+    ``scorer`` gives the settings (``buckets``, ``salt``) that the log's bucket numbers were made with; what
+    it has learned is not taken over. ``weak`` and ``strong`` name tiers, where they cannot be told from the
+    log. ``share`` of the calls are to go to the strong model. It takes about half a millisecond a row.
+
+    Held-out calls are judged by five scorers, each trained without a fifth of them. All calls of one user (or
+    session, where there are too few users; or prompt) are in the same fifth, and a prompt that is held out is
+    not learned from elsewhere. Where only the called model's outcome is known, the other's is estimated with
+    the doubly robust estimator (Dudík, Langford and Li, *Doubly Robust Policy Evaluation and Learning*, 2011)
+    from the chance that the choice had; calls without chance are learned from, and judge nothing.
+
+    Raises ``ConfigError`` where the tiers cannot be told, or the bucket numbers are not of such a scorer.
+    """
+    scorer = scorer or LearnedScorer()
+    samples = samples_of(rows, buckets_of=scorer.buckets_of, weak=weak, strong=strong)
+    return train_samples(
+        samples, scorer=scorer, share=share, min_outcomes=min_outcomes, resamples=resamples, seed=seed
+    )
+
+
+def train_samples(
+    samples: Samples,
+    *,
+    scorer: LearnedScorer | None = None,
+    share: float = 0.3,
+    min_outcomes: int = 100,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Training:
+    """``train`` for samples that are there already."""
+    if isinstance(share, bool) or not 0 <= share <= 1:
+        raise ConfigError(f"share={share!r}: give a share from 0 to 1")
+    scorer = scorer or LearnedScorer()
+    found = samples.found
+    for sample in found:
+        if sample.buckets and max(sample.buckets) >= scorer.buckets:
+            raise ConfigError(
+                f"the log's bucket numbers do not fit into {scorer.buckets} buckets: give the scorer that "
+                "they were made with, scorer=LearnedScorer(buckets=...)"
+            )
+    outcomes = sum(s.weak is not None for s in found), sum(s.strong is not None for s in found)
+    doubts = _doubts(found, outcomes, min_outcomes)
+    judging = [sample for sample in found if sample.can_judge]
+    evaluation = in_use = None
+    if judging and all(outcomes):
+        ranks, folds = _held_out(found, scorer, seed)
+        evaluation = _judged(found, ranks, folds, share, doubts, resamples, seed)
+        doubts = list(evaluation.doubts)
+        scored = [sample for sample in found if sample.score is not None]
+        if len(scored) >= 0.9 * len(found) and any(sample.can_judge for sample in scored):
+            theirs = _ranks([sample.score or 0.0 for sample in scored])
+            fold_of = dict(zip(map(id, found), folds, strict=True))
+            in_use = _judged(scored, theirs, [fold_of[id(s)] for s in scored], share, (), resamples, seed)
+    return Training(
+        scorer=_taught(scorer, found),
+        weak=samples.weak,
+        strong=samples.strong,
+        share=share,
+        rows=samples.rows,
+        samples=len(found),
+        outcomes=outcomes,
+        whole=sum(sample.is_whole for sample in found),
+        judged=len(judging),
+        method=_method(judging),
+        grouped_by=samples.grouped_by,
+        left_out=dict(samples.left_out),
+        evaluation=evaluation,
+        in_use=in_use,
+        doubts=tuple(doubts),
+    )
+
+
+def _doubts(samples: Sequence[Sample], outcomes: tuple[int, int], least: int) -> list[str]:
+    """Why so little data says nothing."""
+    doubts = [
+        f"too few outcomes of the {arm} model: {count}, and {least} are needed"
+        for arm, count in zip(("weak", "strong"), outcomes, strict=True)
+        if count < least
+    ]
+    groups = len({sample.group for sample in samples})
+    if groups < GROUPS_LEAST:
+        doubts.append(f"too few different people or prompts: {groups}, and {GROUPS_LEAST} are needed")
+    if doubts:
+        return doubts
+    if not any(sample.can_judge for sample in samples):
+        return [
+            "nothing was left to chance, and no answers were compared: switch exploration on (explore=0.05), "
+            "or compare with shadow="
+        ]
+    if sum(sample.is_whole for sample in samples) < least:
+        for arm in ("weak", "strong"):
+            chances = [s.propensity or 1.0 for s in samples if s.can_judge and getattr(s, arm) is not None]
+            if worth(chances) < WORTH_LEAST:
+                doubts.append(
+                    f"the outcomes of the {arm} model are worth {worth(chances):.0f} drawn at random, "
+                    f"and {WORTH_LEAST:.0f} are needed: go on collecting, or raise explore="
+                )
+    return doubts
+
+
+def _taught(like: LearnedScorer, samples: Iterable[Sample]) -> LearnedScorer:
+    """A new scorer that has read ``samples`` once, in their order."""
+    scorer = LearnedScorer(buckets=like.buckets, salt=like.salt)
+    for sample in samples:
+        weight = 1.0
+        if not sample.is_whole:
+            chance = sample.propensity
+            weight = min(1.0 / chance, MOST_WEIGHT) / MOST_WEIGHT if chance is not None else 1.0 / MOST_WEIGHT
+        scorer.learn_from(sample.buckets, weak=sample.weak, strong=sample.strong, weight=weight)
+    return scorer
+
+
+def _held_out(samples: Sequence[Sample], like: LearnedScorer, seed: int) -> tuple[list[float], list[int]]:
+    """For each sample the rank of its score (0…1) by a scorer that has not seen it, and its fold."""
+    sizes = Counter(sample.group for sample in samples)
+    groups = list(sizes)
+    random.Random(seed).shuffle(groups)
+    groups.sort(key=lambda group: -sizes[group])
+    filled, fold_of = [0] * FOLDS, dict[str, int]()
+    for group in groups:
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += sizes[group]
+    folds = [fold_of[sample.group] for sample in samples]
+    ranks = [0.0] * len(samples)
+    for fold in range(FOLDS):
+        mine = [at for at, each in enumerate(folds) if each == fold]
+        unseen = {samples[at].prompt for at in mine}
+        others = (
+            s for s, each in zip(samples, folds, strict=True) if each != fold and s.prompt not in unseen
+        )
+        taught = _taught(like, others)
+        scores = [taught.score_of(samples[at].buckets) for at in mine]
+        for at, rank in zip(mine, _ranks(scores), strict=True):
+            ranks[at] = rank
+    return ranks, folds
+
+
+def _ranks(scores: Sequence[float]) -> list[float]:
+    """The share of the others that each is above, those like it counting half."""
+    ordered = sorted(scores)
+    return [
+        (bisect.bisect_left(ordered, score) + bisect.bisect_right(ordered, score)) / (2 * len(ordered))
+        for score in scores
+    ]
+
+
+def _judged(
+    samples: Sequence[Sample],
+    ranks: Sequence[float],
+    folds: Sequence[int],
+    share: float,
+    doubts: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    numbers: dict[str, int] = {}
+    of = list(zip(samples, ranks, folds, strict=True))
+    judging = [each for each in of if each[0].can_judge]
+    weak = _Expected(judging, lambda s: s.weak)
+    strong = _Expected(judging, lambda s: s.strong)
+    weak_usd = _Expected(judging, lambda s: s.weak_usd)
+    strong_usd = _Expected(judging, lambda s: s.strong_usd)
+    priced = weak_usd.share > 0.9 and strong_usd.share > 0.9
+    calls = [
+        Weighed(
+            score=rank,
+            weak=weak.of(sample, rank, fold),
+            strong=strong.of(sample, rank, fold),
+            group=numbers.setdefault(sample.group, len(numbers)),
+            weak_usd=weak_usd.of(sample, rank, fold) if priced else None,
+            strong_usd=strong_usd.of(sample, rank, fold) if priced else None,
+        )
+        for sample, rank, fold in judging
+    ]
+    important = [rank for sample, rank, _ in of if sample.important]
+    return evaluated(calls, share=share, important=important, doubts=doubts, resamples=resamples, seed=seed)
+
+
+class _Expected:
+    """What one model makes of calls, whether it was asked or not: right in the mean of many calls.
+
+    An outcome is expected to be the mean of those with a like score, without the call's own fold; where the
+    model was called, it is put right by how much that was wrong, divided by the chance of the call.
+    """
+
+    def __init__(
+        self, judging: Sequence[tuple[Sample, float, int]], known: Callable[[Sample], float | None]
+    ) -> None:
+        self._known = known
+        self._sums = [[[0.0, 0.0] for _ in range(BINS)] for _ in range(FOLDS)]
+        whole = [0.0, 0.0]
+        called = told = 0
+        for sample, rank, fold in judging:
+            value = known(sample)
+            called += sample.is_whole or value is not None
+            if value is None:
+                continue
+            told += 1
+            weight = 1.0 / (sample.propensity or 1.0)
+            cell = self._sums[fold][_bin(rank)]
+            for sums in (cell, whole):
+                sums[0] += weight * value
+                sums[1] += weight
+        self._mean = whole[0] / whole[1] if whole[1] else 0.0
+        self.share = told / called if called else 0.0
+        self._cells = [[self._expected(fold, at) for at in range(BINS)] for fold in range(FOLDS)]
+
+    def _expected(self, fold: int, at: int) -> float:
+        others = [sums[at] for other, sums in enumerate(self._sums) if other != fold]
+        total, weight = sum(each[0] for each in others), sum(each[1] for each in others)
+        return (total + PRIOR * self._mean) / (weight + PRIOR)
+
+    def of(self, sample: Sample, rank: float, fold: int) -> float:
+        value = self._known(sample)
+        if value is not None and sample.is_whole:
+            return value
+        expected = self._cells[fold][_bin(rank)]
+        if value is None:
+            return expected
+        return expected + (value - expected) / (sample.propensity or 1.0)
+
+
+def _bin(rank: float) -> int:
+    return min(BINS - 1, int(rank * BINS))
+
+
+def _method(judging: Sequence[Sample]) -> str:
+    whole = sum(sample.is_whole for sample in judging)
+    if not judging:
+        return "none"
+    if whole == len(judging):
+        return "both outcomes known"
+    return "doubly robust" if whole == 0 else f"doubly robust; both outcomes known of {whole}"

@@ -1,0 +1,311 @@
+"""What a client's tiers and customers were promised, and how well that is kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..events import ObjectiveBurning, ObjectiveRecovered
+from ..types import Objective
+from .attainment import DEGRADED, ELSEWHERE, MIN_SAMPLES, Attainment
+from .counting import Kind, cost_of, first_token_of, kind_of, latency_of
+from .windows import WINDOWS_S
+
+if TYPE_CHECKING:
+    from ..events import Event
+    from ..pipeline.clock import Clock
+    from ..types import Request, Response, Trace
+    from .report import Report
+
+__all__ = ["MAX_TENANTS", "ServiceLevels"]
+
+MAX_TENANTS = 256
+"""So many tenants' attainment is kept, the ones last seen: 16 MB at most."""
+
+LONGEST_S = WINDOWS_S[-1]
+
+MOVED = ("load", "shift")
+"""Why a tier let a call begin in another one: what it sends away it must not hide."""
+
+
+class Subject:
+    """Whose promise it is: a tier's, a contract's, or a tier's towards one tenant."""
+
+    __slots__ = ("attainment", "contract", "name", "tenant", "tier")
+
+    def __init__(
+        self,
+        attainment: Attainment,
+        *,
+        tier: str | None = None,
+        contract: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        self.attainment = attainment
+        self.tier = tier
+        self.contract = contract
+        self.tenant = tenant
+        if contract is not None:
+            self.name = f"contract:{contract}"
+        else:
+            self.name = f"tier:{tier}" if tenant is None else f"tenant:{tier}/{tenant}"
+
+    def report(self, now: float, window_s: float) -> Report:
+        return self.attainment.report(
+            now, window_s, tier=self.tier, contract=self.contract, tenant=self.tenant
+        )
+
+    def status(self, now: float) -> dict[str, Any]:
+        """All windows, as plain data."""
+        reports = self.attainment.reports(now, tier=self.tier, contract=self.contract, tenant=self.tenant)
+        return {
+            "burning": list(reports[0].burning),
+            "budget_left": reports[0].budget_left,
+            "windows": {f"{report.window_s:g}": report.to_dict() for report in reports},
+        }
+
+
+class ServiceLevels:
+    """Counts each call that ends: for the tier it was granted, its contract and, where asked, its tenant.
+
+    ``tiers`` and ``contracts`` are the objectives by name; who has none is not watched. With ``tenants`` the
+    tier's objective is also kept for each tenant apart, for the ``max_tenants`` last seen. ``deadline_s`` is
+    the deadline of calls that name none. Thread-safe; ``emit`` is called outside of all locks. See
+    ``docs/objectives.md`` for what counts.
+    """
+
+    def __init__(
+        self,
+        tiers: Mapping[str, Objective],
+        *,
+        contracts: Mapping[str, Objective] | None = None,
+        tenants: bool = False,
+        max_tenants: int = MAX_TENANTS,
+        min_samples: int = MIN_SAMPLES,
+        deadline_s: float | None = None,
+        clock: Clock = time.monotonic,
+        emit: Callable[[Event], None] | None = None,
+    ) -> None:
+        if isinstance(max_tenants, bool) or not isinstance(max_tenants, int) or max_tenants < 1:
+            raise ConfigError(f"max_tenants={max_tenants!r}: give a number of tenants, 1 or more")
+        self.clock = clock
+        self.min_samples = min_samples
+        self.max_tenants = max_tenants
+        self.deadline_s = deadline_s
+        self._emit = emit
+        self._objectives = {name: _checked("tiers", name, each) for name, each in tiers.items()}
+        self._tiers = {name: Subject(self._new(each), tier=name) for name, each in self._objectives.items()}
+        self._contracts = {
+            name: Subject(self._new(_checked("contracts", name, each)), contract=name)
+            for name, each in (contracts or {}).items()
+        }
+        self._tenants: OrderedDict[tuple[str, str], Subject] | None = OrderedDict() if tenants else None
+        self._lock = threading.RLock()
+
+    def _new(self, objective: Objective) -> Attainment:
+        return Attainment(objective, min_samples=self.min_samples)
+
+    # -- counting ----------------------------------------------------------------
+
+    def count(
+        self, trace: Trace, request: Request, response: Response | None, error: BaseException | None
+    ) -> None:
+        """A call has ended, with ``response`` or with ``error``. Called once for each call."""
+        tier = None if trace.granted is None else self._tiers.get(trace.granted)
+        contract = None if trace.contract is None else self._contracts.get(trace.contract)
+        now = self.clock()
+        for candidate in trace.candidates:
+            if candidate.reason in MOVED and candidate.deployment == "*" and candidate.tier in self._tiers:
+                self._tiers[candidate.tier].attainment.apart(now, "moved")
+        if tier is None and contract is None:
+            return
+        kind = kind_of(trace, response, error)
+        latency_s = latency_of(trace, request)
+        first_token_s = first_token_of(trace, request)
+        cost_usd = cost_of(trace, response)
+        marks: tuple[int, ...] = ()
+        if kind == "answered" and response is not None:
+            if response.degraded:
+                marks = (DEGRADED,)
+            if response.tier != trace.granted:
+                marks = (*marks, ELSEWHERE)
+        if tier is not None:
+            self._count(tier, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+            if self._tenants is not None and request.tenant is not None:
+                tenant = self._tenant(tier, request.tenant)
+                self._count(tenant, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+        if contract is not None:
+            self._count(contract, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+
+    def _count(
+        self,
+        subject: Subject,
+        now: float,
+        kind: Kind,
+        request: Request,
+        latency_s: float,
+        first_token_s: float | None,
+        cost_usd: float | None,
+        marks: tuple[int, ...],
+    ) -> None:
+        attainment = subject.attainment
+        if kind == "answered":
+            full = attainment.count(now, latency_s, first_token_s, True, cost_usd, marks)
+        elif kind == "failed" or (kind == "late" and self._had_its_time(attainment, request, latency_s)):
+            full = attainment.count(now, latency_s, first_token_s, False, cost_usd)
+        else:
+            full = attainment.apart(now, "impatient" if kind == "late" else kind)
+        if full:
+            self._look(subject, now)
+
+    def _had_its_time(self, attainment: Attainment, request: Request, latency_s: float) -> bool:
+        """Whether a call that missed its deadline had left as much time as the objective takes."""
+        own_s = attainment.time_s
+        if own_s is None:
+            return True
+        given_s = request.deadline_s or self.deadline_s
+        return (latency_s if given_s is None else given_s) >= own_s
+
+    def _tenant(self, tier: Subject, name: str) -> Subject:
+        tenants = self._tenants
+        assert tenants is not None
+        assert tier.tier is not None
+        key = (tier.tier, name)
+        with self._lock:
+            found = tenants.get(key)
+            if found is None:
+                found = Subject(self._new(tier.attainment.objective), tier=tier.tier, tenant=name)
+                tenants[key] = found
+                if len(tenants) > self.max_tenants:
+                    tenants.popitem(last=False)
+            else:
+                tenants.move_to_end(key)
+        return found
+
+    def _look(self, subject: Subject, now: float) -> None:
+        """Tell whose error budgets have begun to burn, or burn no longer."""
+        for change, left in subject.attainment.look(now):
+            if self._emit is None:
+                continue
+            if change.burning:
+                self._emit(
+                    ObjectiveBurning(
+                        subject=subject.name,
+                        goal=change.goal,
+                        burn_rate=change.rate,
+                        window_s=change.window_s,
+                        budget_left=left,
+                    )
+                )
+            else:
+                self._emit(ObjectiveRecovered(subject=subject.name, goal=change.goal, after_s=change.after_s))
+
+    # -- telling -----------------------------------------------------------------
+
+    def report(
+        self,
+        tier: str | None = None,
+        contract: str | None = None,
+        tenant: str | None = None,
+        window_s: float | None = None,
+    ) -> Report:
+        """How well one subject's promises were kept over ``window_s`` (the longest, unless given).
+
+        Name a tier, a contract, or a tier and a tenant; nothing, where only one thing is promised.
+        Raises ``ConfigError`` for what has no objective, and for a window that is not kept.
+        """
+        subject = self._found(tier, contract, tenant)
+        now = self.clock()
+        self._look(subject, now)
+        return subject.report(now, LONGEST_S if window_s is None else float(window_s))
+
+    def _found(self, tier: str | None, contract: str | None, tenant: str | None) -> Subject:
+        if contract is not None:
+            if tier is not None or tenant is not None:
+                raise ConfigError("attainment: name a contract, or a tier (and its tenant), not both")
+            return _named("contract", contract, self._contracts)
+        if tier is None:
+            every = {**self._tiers} if tenant is not None else {**self._tiers, **self._contracts}
+            if len(self._tiers) + (0 if tenant is not None else len(self._contracts)) != 1:
+                known = ", ".join(every) or "none"
+                raise ConfigError(f"attainment: name one tier or contract; those with an objective: {known}")
+            found = next(iter(every.values()))
+        else:
+            found = _named("tier", tier, self._tiers)
+        if tenant is None:
+            return found
+        if self._tenants is None:
+            raise ConfigError(f"tenant={tenant!r}: attainment is not kept by tenant here; ask for that first")
+        assert found.tier is not None
+        with self._lock:
+            kept = self._tenants.get((found.tier, tenant))
+        if kept is None:  # nothing of theirs has been counted, or not lately
+            kept = Subject(self._new(found.attainment.objective), tier=found.tier, tenant=tenant)
+        return kept
+
+    def status(self) -> dict[str, Any]:
+        """Everything, as plain data: of each tier and contract all windows, of each tenant the longest."""
+        now = self.clock()
+        with self._lock:
+            tenants = [] if self._tenants is None else [*self._tenants.values()]
+        for subject in (*self._tiers.values(), *self._contracts.values(), *tenants):
+            self._look(subject, now)
+        by_tier: dict[str, dict[str, Any]] = {}
+        for subject in tenants:
+            told = subject.report(now, LONGEST_S).to_dict()
+            by_tier.setdefault(subject.tier or "", {})[subject.tenant or ""] = told
+        return {
+            "tiers": {name: subject.status(now) for name, subject in self._tiers.items()},
+            "contracts": {name: subject.status(now) for name, subject in self._contracts.items()},
+            "tenants": by_tier,
+        }
+
+    # -- life --------------------------------------------------------------------
+
+    def inherit(self, older: ServiceLevels) -> None:
+        """Go on with the counts of ``older`` where a subject and its objective are the same.
+
+        Both then count into the same windows, so calls that end under the older one are not lost.
+        """
+        if older.min_samples != self.min_samples:
+            return
+        for mine, theirs in ((self._tiers, older._tiers), (self._contracts, older._contracts)):
+            for name, subject in mine.items():
+                before = theirs.get(name)
+                if before is not None and before.attainment.objective == subject.attainment.objective:
+                    subject.attainment = before.attainment
+        if self._tenants is None or older._tenants is None:
+            return
+        with older._lock:
+            kept = [*older._tenants.items()]
+        with self._lock:
+            for key, subject in kept:
+                if self._objectives.get(key[0]) == subject.attainment.objective:
+                    self._tenants[key] = subject
+            while len(self._tenants) > self.max_tenants:
+                self._tenants.popitem(last=False)
+
+    def renew(self) -> None:
+        """After a fork: locks of one's own. What was counted stays."""
+        self._lock = threading.RLock()
+        subjects = [*self._tiers.values(), *self._contracts.values(), *(self._tenants or {}).values()]
+        for subject in subjects:
+            subject.attainment.renew()
+
+
+def _checked(option: str, name: str, objective: Objective) -> Objective:
+    if not isinstance(objective, Objective):
+        raise ConfigError(f"ServiceLevels({option}: {name}={objective!r}): give an Objective")
+    return objective
+
+
+def _named(what: str, name: str, known: Mapping[str, Subject]) -> Subject:
+    found = known.get(name)
+    if found is None:
+        names = ", ".join(known) or "none"
+        raise ConfigError(f"{what}={name!r}: no such {what} has an objective; those that have: {names}")
+    return found

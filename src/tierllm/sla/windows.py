@@ -1,0 +1,194 @@
+"""Counts over sliding windows of several lengths, in constant memory. Pure state, without a lock.
+
+Cells of 15 s, 150 s, 15 min and 3 h, of each as many as its windows need:
+
+    window   5 min   30 min   1 h     2 h      6 h      1 d   3 d
+    cell     15 s    150 s    150 s   15 min   15 min   3 h   3 h
+
+A window is the cell under way and as many whole ones before it as the window is long. So it is never
+shorter than said, and longer by less than one cell.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from operator import add
+
+__all__ = ["CELL_S", "WINDOWS_S", "Windows", "quantile", "spaced", "with_own"]
+
+CELL_S = 15.0
+
+MOST = 2**32 - 1
+"""What a count can hold."""
+
+_CELLS: tuple[tuple[int, int], ...] = ((1, 20), (10, 24), (60, 24), (720, 24))
+"""Of each ring, how many of the smallest cells one of its own spans, and how many whole ones it keeps."""
+
+_WINDOWS: dict[float, tuple[int, int]] = {
+    300.0: (0, 20),
+    1_800.0: (1, 12),
+    3_600.0: (1, 24),
+    7_200.0: (2, 8),
+    21_600.0: (2, 24),
+    86_400.0: (3, 8),
+    259_200.0: (3, 24),
+}
+"""Of each window, its ring and how many whole cells of it."""
+
+WINDOWS_S: tuple[float, ...] = tuple(_WINDOWS)
+
+
+class Ring:
+    """The last whole cells of one width, and the one under way, each with its number."""
+
+    __slots__ = ("cells", "costs", "dearest", "numbers", "per")
+
+    def __init__(self, per: int, whole: int) -> None:
+        size = whole + 1
+        self.per = per
+        self.numbers = array("q", [-1]) * size
+        self.cells: list[bytes | None] = [None] * size  # half the overhead of an array
+        self.costs = array("d", [0.0]) * size
+        self.dearest = array("d", [0.0]) * size
+
+    def take(self, number: int, cell: bytes, cost: float, dearest: float) -> None:
+        """Add a smallest cell, of that number."""
+        number //= self.per
+        at = number % len(self.cells)
+        before = self.cells[at]
+        if self.numbers[at] == number and before is not None:
+            self.cells[at] = _packed(map(add, _unpacked(before), _unpacked(cell)))
+            self.costs[at] += cost
+            self.dearest[at] = max(self.dearest[at], dearest)
+        else:
+            self.numbers[at] = number
+            self.cells[at] = cell
+            self.costs[at], self.dearest[at] = cost, dearest
+
+    def latest(self, number: int, whole: int) -> Iterator[int]:
+        """Where the cells of a window are that ends in the smallest cell of that number."""
+        last = number // self.per
+        for at, mark in enumerate(self.numbers):
+            if last - whole <= mark <= last and mark >= 0:
+                yield at
+
+
+class Windows:
+    """So many counts, over each of the windows; and a sum of costs with the dearest among them.
+
+    Whoever counts looks first whether ``begun_at <= now < ends_at``, and calls ``turn(now)`` where not;
+    then adds to ``cell``, and to ``cost`` and ``dearest``. A clock that is set back counts into the cell
+    under way, and time goes on from there.
+    """
+
+    __slots__ = ("_number", "_rings", "_width", "_zero_at", "begun_at", "cell", "cost", "dearest", "ends_at")
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._rings = tuple(Ring(per, whole) for per, whole in _CELLS)
+        self._zero_at: float | None = None
+        self._number = 0
+        self.begun_at, self.ends_at = math.inf, -math.inf
+        self.cell = [0] * width
+        self.cost = self.dearest = 0.0
+
+    def turn(self, now: float) -> None:
+        """``now`` is not within the cell under way: begin the one it is in."""
+        zero_at = self._zero_at
+        if zero_at is None:
+            zero_at = self._zero_at = now
+        number = int((now - zero_at) // CELL_S)
+        if number < self._number:
+            if now >= self.begun_at - CELL_S:
+                return  # threads come to count in another order than they asked for the time
+            zero_at = self._zero_at = now - self._number * CELL_S
+            number = self._number
+        old, cost, dearest, was = self.cell, self.cost, self.dearest, self._number
+        fresh, begun_at = [0] * self._width, zero_at + number * CELL_S
+        if number > was:  # first of all: garbage collection may end a call, which counts, right here
+            self.cell, self.cost, self.dearest, self._number = fresh, 0.0, 0.0, number
+        self.begun_at, self.ends_at = begun_at, begun_at + CELL_S
+        if number > was and any(old):
+            cell = _packed(old)
+            for ring in self._rings:
+                ring.take(was, cell, cost, dearest)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the first call to the beginning of the cell under way; they never go back."""
+        return self._number * CELL_S
+
+    def totals(self, window_s: float, stop: int | None = None) -> list[int]:
+        """The counts over a window that ends with the cell under way, up to number ``stop``."""
+        ring, whole = self._of(window_s)
+        cells: list[Sequence[int]] = [self.cell[:stop]]
+        for at in ring.latest(self._number, whole):
+            cell = ring.cells[at]
+            if cell is not None:
+                cells.append(_unpacked(cell)[:stop])
+        return list(map(sum, zip(*cells, strict=True))) if len(cells) > 1 else list(cells[0])
+
+    def costs(self, window_s: float) -> tuple[float, float]:
+        """The sum of costs over a window, and the largest one."""
+        ring, whole = self._of(window_s)
+        at = tuple(ring.latest(self._number, whole))
+        total = math.fsum((self.cost, *(ring.costs[each] for each in at)))
+        return total, max((self.dearest, *(ring.dearest[each] for each in at)))
+
+    def _of(self, window_s: float) -> tuple[Ring, int]:
+        ring, whole = _WINDOWS[window_s]
+        return self._rings[ring], whole
+
+
+def _packed(values: Iterable[int]) -> bytes:
+    listed = list(values)
+    try:
+        return array("I", listed).tobytes()
+    except OverflowError:
+        return array("I", [min(value, MOST) for value in listed]).tobytes()
+
+
+def _unpacked(cell: bytes) -> memoryview[int]:
+    return memoryview(cell).cast("I")
+
+
+# -- histograms --------------------------------------------------------------------
+
+
+def spaced(least: float, octaves: int) -> tuple[float, ...]:
+    """Upper edges of a histogram's buckets, four to a doubling, from ``least`` up."""
+    return tuple(least * 2 ** (step / 4) for step in range(octaves * 4 + 1))
+
+
+def with_own(edges: Sequence[float], own: Iterable[float]) -> tuple[float, ...]:
+    """``edges``, and one more at each of ``own``. A value equal to an edge is within its bucket.
+
+    What lies beyond the last edge has a bucket of its own.
+    """
+    return tuple(sorted({*edges, *own}))
+
+
+def quantile(counts: Sequence[int], edges: Sequence[float], share: float) -> float | None:
+    """An estimate of the value that ``share`` of all are at or below; ``None`` where there are none.
+
+    It lies in the same bucket as the true one, so it is off by a factor of 2 ** (1/4) (19 %) at most, save
+    below the first edge. Beyond the last edge it is that edge: "at least so much".
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    rank, below = share * total, 0
+    for at, count in enumerate(counts):
+        if count and below + count >= rank:
+            if at == len(edges):
+                return edges[-1]
+            part = min(1.0, max(0.0, (rank - below) / count))
+            high = edges[at]
+            if not at:
+                return high * part
+            low = edges[at - 1]
+            return float(low * (high / low) ** part)
+        below += count
+    return edges[-1]

@@ -1,0 +1,814 @@
+"""A cascade through a client: who is judged, who goes up, what it costs, and what nobody may see."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import threading
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.forms import Form, World, every_form
+from tierllm import Budget, Deployment, Price, ResultCache, Tier, TieredClient, tiered
+from tierllm.errors import AllTiersFailedError, ConfigError, UsageError
+from tierllm.events import CascadeEscalated, SteppedDown, TierRestored
+from tierllm.resilience.cascading import NOT_ESCALATED
+from tierllm.resilience.judging import PoorAnswer
+from tierllm.routing.cascade import Cascade
+from tierllm.routing.judges import Agreement
+from tierllm.testing import Fail, FakeProvider, Reply
+from tierllm.types import Request, Response, Usage
+
+PRICES = {"gold": 10, "silver": 4, "bronze": 1}
+USAGE = Usage(input_tokens=1000, output_tokens=1000)
+COST = {tier: Decimal(usd * 2) / 1000 for tier, usd in PRICES.items()}
+
+
+def reply(text: str, **more: Any) -> Reply:
+    return Reply(text, usage=USAGE, **more)
+
+
+def tiers(fake: FakeProvider, names: Sequence[str] = ("gold", "silver", "bronze"), **bronze: Any) -> list[Tier]:
+    """One place each, called like its tier's first letter; bronze may have a second one."""
+    made = []
+    for name in names:
+        usd = PRICES[name]
+        price = Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd)
+        labels = {"eu"} if name != "silver" else set()
+        places = [Deployment(name[0], fake, price=price, labels=labels)]
+        if name == "bronze":
+            places.append(Deployment("b2", fake, price=price, labels=labels))
+        made.append(Tier(name, places, **(bronze if name == "bronze" else {})))
+    return made
+
+
+class Judge:
+    """Good is what begins with "good"; keeps a list of what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, request: Request, response: Response) -> float:
+        self.seen.append(response.text)
+        return 0.9 if response.text.startswith("good") else 0.2
+
+
+class Cascaded(World):
+    def __init__(self, judge: Any = None, *, names: Sequence[str] = ("gold", "silver", "bronze"), **more: Any):
+        self.judge = judge or Judge()
+        fake = more.pop("fake", None) or FakeProvider(latency_s=1.0)
+        rules = {key: more.pop(key) for key in ("cheap", "strong", "at_least", "mode", "max_judge_s") if key in more}
+        bronze = {key: more.pop(key) for key in ("max_concurrency",) if key in more}
+        cascade = Cascade(self.judge, **rules)
+        more = {"retry": False, **more}
+        super().__init__(tiers(fake, names, **bronze), fake=fake, cascade=cascade, **more)
+
+    def script(self, **answers: Any) -> None:
+        for model, answer in answers.items():
+            items = answer if isinstance(answer, list) else [answer]
+            self.fake.script(model, *(reply(each) if isinstance(each, str) else each for each in items))
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.status()["cascade"]
+        return found
+
+
+def reasons(response: Response) -> list[tuple[str, str, str | None]]:
+    assert response.trace is not None
+    return [(c.tier, c.deployment, c.reason) for c in response.trace.candidates]
+
+
+both_ways = pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
+
+
+# -- the way up ---------------------------------------------------------------------
+
+
+@both_ways
+def test_a_good_cheap_answer_is_served(streaming: bool) -> None:
+    world = Cascaded()
+    world.script(b="good enough")
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.tier, told.ok.degraded) == ("good enough", "bronze", ())
+    assert world.models() == ["b"]
+    assert told.ok.trace is not None
+    assert told.ok.trace.scores == {"judge": 0.9}
+    assert reasons(told.ok) == [("gold", "*", "cascade"), ("bronze", "b", None)]
+    assert told.ok.trace.cost_usd == told.ok.cost_usd == COST["bronze"]
+    assert world.told(CascadeEscalated) == []
+    assert told.pieces == [], "held back; who drives the stream tells it as one, once it is judged"
+
+
+@both_ways
+def test_a_poor_one_is_seen_by_nobody_and_a_strong_one_answers(streaming: bool) -> None:
+    world = Cascaded()
+    world.script(b="poor", g="strong")
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.tier, told.ok.degraded, told.ok.warnings) == ("strong", "gold", (), ())
+    assert world.models() == ["b", "g"]
+    assert told.took_s == pytest.approx(2.0)
+    trace = told.ok.trace
+    assert trace is not None
+    assert [(a.tier, a.outcome) for a in trace.attempts] == [("bronze", "ok"), ("gold", "ok")]
+    assert reasons(told.ok) == [("gold", "*", "cascade"), ("bronze", "b", "judged 0.2"), ("gold", "g", None)]
+    assert trace.scores == {"judge": 0.2}
+    assert told.ok.cost_usd == COST["gold"]
+    assert trace.cost_usd == COST["gold"] + COST["bronze"]
+    (event,) = world.told(CascadeEscalated)
+    assert isinstance(event, CascadeEscalated)
+    assert (event.from_tier, event.to_tier, event.score, event.mode) == ("bronze", "gold", 0.2, "enforce")
+    assert world.told(SteppedDown, TierRestored) == []
+    if streaming:
+        assert told.text == "strong"
+
+
+@every_form
+def test_every_form(form: Form) -> None:
+    world = Cascaded(virtual=False, fake=FakeProvider())
+    world.script(b=["good", "poor"], g="strong")
+    assert form(world.client).text == "good"
+    answer = form(world.client)
+    assert (answer.text, answer.tier) == ("strong", "gold")
+
+
+def test_a_stream_is_silent_until_the_verdict() -> None:
+    world = Cascaded()
+    world.script(b=reply("good piece by piece", first_token_s=0.5, between_s=0.5))
+    told = world.begin(streaming=True)
+    world.pass_s(5)
+    assert (told.pieces, told.ok.text) == ([], "good piece by piece")
+
+
+def test_an_accepted_answer_is_told_as_a_stream() -> None:
+    world = Cascaded(virtual=False, fake=FakeProvider())
+    world.script(b=["good one", "poor"], g="strong one")
+    for text in ("good one", "strong one"):
+        with world.client.stream("Hello") as stream:
+            chunks = list(stream)
+        assert "".join(chunk.text for chunk in chunks) == text
+        assert chunks[-1].finish_reason == "stop"
+
+
+async def test_an_accepted_answer_is_told_as_an_async_stream() -> None:
+    world = Cascaded(virtual=False, fake=FakeProvider())
+    world.script(b=["good one", "poor"], g="strong one")
+    for text in ("good one", "strong one"):
+        async with world.client.astream("Hello") as stream:
+            assert "".join([chunk.text async for chunk in stream]) == text
+    await world.client.aclose()
+
+
+def test_the_strong_answer_streams_as_it_comes() -> None:
+    world = Cascaded()
+    world.script(b="poor", g=reply("one two three", first_token_s=0.5, between_s=0.5))
+    told = world.begin(streaming=True)
+    world.pass_s(1.6)
+    assert told.pieces == ["one"]
+    world.pass_s(5)
+    assert told.text == "one two three"
+
+
+@pytest.mark.parametrize(
+    ("options", "models"),
+    [
+        ({"sla": "gold"}, ["g"]),
+        ({"sla": "bronze"}, ["b"]),
+        ({"fallback": False}, ["g"]),
+        ({"min_tier": "gold"}, ["g"]),
+        ({"min_tier": "silver"}, ["s", "g"]),
+        ({"require": {"eu"}, "min_tier": "silver"}, ["g"]),
+    ],
+    ids=["named", "named-cheap", "no-fallback", "top-floor", "floor", "labels"],
+)
+def test_who_is_cascaded(options: dict[str, Any], models: list[str]) -> None:
+    world = Cascaded()
+    world.script(b="poor", s="poor", g="strong")
+    assert world.call(**options).kind == "ok"
+    assert world.models() == models
+
+
+def test_a_tier_for_each_end() -> None:
+    world = Cascaded(cheap="silver", strong="gold")
+    world.script(s="poor", g="strong")
+    assert world.call().ok.tier == "gold"
+    assert world.models() == ["s", "g"]
+    assert world.call(min_tier="gold").ok.tier == "gold"
+    assert world.models(2) == ["g"]
+
+
+def test_a_cheap_tier_that_fails_is_no_verdict() -> None:
+    world = Cascaded()
+    world.script(b=Fail.unavailable(), b2=Fail.unavailable(), g="strong")
+    told = world.call()
+    assert told.ok.tier == "gold"
+    assert world.counts["judged"] == 0
+    assert [type(e) for e in world.told(SteppedDown, CascadeEscalated)] == [SteppedDown]
+
+
+def test_calls_that_may_be_made_once_are_not_cascaded() -> None:
+    fake = FakeProvider()
+    asked: list[str] = []
+    client = TieredClient(tiers(fake), cascade=Cascade(Judge()))
+
+    @tiered.call(client=client, repeatable=False)
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "poor"
+
+    assert answer("once") == "poor"
+    assert asked == ["once"]
+
+
+def test_a_wrapped_call_goes_up_too() -> None:
+    fake = FakeProvider()
+    client = TieredClient(tiers(fake), cascade=Cascade(lambda request, response: response.raw == "good"))
+    seen: list[str] = []
+
+    @tiered.call(client=client)
+    def answer(question: str, *, route: Any = tiered.__class__) -> str:
+        seen.append("called")
+        return "good" if len(seen) > 1 else "poor"
+
+    assert answer("twice") == "good"
+    assert len(seen) == 2
+
+
+# -- nothing better -----------------------------------------------------------------
+
+
+@both_ways
+def test_where_everything_better_fails_the_poor_answer_is_served(streaming: bool) -> None:
+    world = Cascaded()
+    world.script(b="poor", g=Fail.unavailable(), s=Fail.unavailable())
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.tier, told.ok.degraded) == ("poor", "bronze", (NOT_ESCALATED,))
+    assert "not judged to be good enough" in told.ok.warnings[0]
+    assert world.models() == ["b", "g", "s"]
+    assert told.ok.trace is not None
+    assert told.ok.trace.degraded == (NOT_ESCALATED,)
+    assert world.counts["served_anyway"] == 1
+
+
+def test_not_where_text_was_delivered() -> None:
+    world = Cascaded(names=("gold", "bronze"))
+    world.script(b="poor")
+    world.fake.script("g", Fail.cut_after(2))
+    told = world.call(streaming=True)
+    assert told.kind == "StreamInterruptedError"
+
+
+def test_the_poor_answer_comes_before_a_tier_that_is_lower_still() -> None:
+    world = Cascaded(cheap="silver")
+    world.script(s="poor", g=Fail.unavailable(), b="never asked")
+    told = world.call()
+    assert (told.ok.text, told.ok.degraded) == ("poor", (NOT_ESCALATED,))
+    assert world.models() == ["s", "g"]
+
+
+def test_a_lower_tier_is_asked_where_the_cheap_one_was_not_to_be_had() -> None:
+    world = Cascaded(cheap="silver")
+    world.script(s=Fail.unavailable(), g=Fail.unavailable(), b="last resort")
+    told = world.call()
+    assert (told.ok.text, told.ok.tier, told.ok.degraded) == ("last resort", "bronze", ())
+
+
+def test_all_of_them_down_is_an_error() -> None:
+    world = Cascaded()
+    for model in ("b", "b2", "g", "s"):
+        world.fake.script(model, Fail.unavailable())
+    told = world.call()
+    assert isinstance(told.error, AllTiersFailedError)
+
+
+def test_a_deadline_that_passes_at_the_strong_tier() -> None:
+    world = Cascaded()
+    world.script(b="poor")
+    world.fake.script("g", Fail.hang())
+    told = world.call(deadline_s=3)
+    assert (told.ok.text, told.ok.degraded) == ("poor", (NOT_ESCALATED,))
+    assert told.took_s == pytest.approx(3.0)
+
+
+# -- uncertain goes up ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda request, response: float("nan"),
+        lambda request, response: 7,
+        lambda request, response: -0.1,
+        lambda request, response: None,
+        lambda request, response: "good",
+        lambda request, response: 1 / 0,
+        lambda request, response: False,
+    ],
+    ids=["nan", "seven", "below", "none", "text", "raises", "false"],
+)
+def test_a_judge_that_says_nothing_sends_it_up(judge: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world = Cascaded(judge)
+    world.script(b="the secret answer", g="strong")
+    with caplog.at_level(logging.DEBUG, "tierllm"):
+        told = world.call("a secret question")
+    assert told.ok.tier == "gold"
+    assert "secret" not in caplog.text
+
+
+def test_its_words_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def judge(request: Request, response: Response) -> float:
+        raise ValueError(f"cannot read {request.text!r}: {response.text!r}")
+
+    world = Cascaded(judge)
+    world.script(b="secret answer", g="strong")
+    with caplog.at_level(logging.DEBUG, "tierllm"):
+        told = world.call("secret question")
+    assert told.ok.tier == "gold"
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+    assert world.counts["unsure"] == 1
+    assert ("bronze", "b", "judge failed") in reasons(told.ok)
+    assert told.ok.trace is not None
+    assert told.ok.trace.scores is None
+
+
+def test_a_score_that_is_just_enough() -> None:
+    world = Cascaded(lambda request, response: 0.5, at_least=0.5)
+    world.script(b="just")
+    assert world.call().ok.tier == "bronze"
+
+
+async def test_an_async_judge() -> None:
+    seen: list[str] = []
+
+    async def judge(request: Request, response: Response) -> float:
+        await asyncio.sleep(0)
+        seen.append(response.text)
+        return 1.0 if response.text == "good" else 0.0
+
+    fake = FakeProvider()
+    fake.script("b", "poor", "good", "poor")
+    client = TieredClient(tiers(fake), cascade=Cascade(judge))
+    assert (await client.acomplete("one")).tier == "gold"
+    assert (await client.acomplete("two")).tier == "bronze"
+    async with client.astream("three") as stream:
+        async for _ in stream:
+            pass
+        assert stream.response.tier == "gold"
+    assert seen == ["poor", "good", "poor"]
+    await client.aclose()
+
+
+async def test_an_async_judge_that_takes_too_long_sends_it_up() -> None:
+    cut: list[str] = []
+
+    async def judge(request: Request, response: Response) -> float:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cut.append("cut")
+            raise
+        return 1.0
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(judge, max_judge_s=0.01))
+    assert (await client.acomplete("Hello")).tier == "gold"
+    assert cut == ["cut"]
+    await client.aclose()
+
+
+async def test_a_call_that_is_cancelled_takes_its_judge_along() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def judge(request: Request, response: Response) -> float:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return 1.0
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(judge))
+    task = asyncio.create_task(client.acomplete("Hello"))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(ended.wait(), 5)
+    await client.aclose()
+
+
+def test_an_async_judge_in_a_sync_call_says_so() -> None:
+    async def judge(request: Request, response: Response) -> float:
+        return 1.0
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(judge))
+    with pytest.raises(UsageError, match="acomplete"):
+        client.complete("Hello")
+
+
+def test_a_blocking_judge_runs_off_the_event_loop() -> None:
+    where: list[threading.Thread] = []
+
+    class Slow:
+        blocking = True
+
+        def __call__(self, request: Request, response: Response) -> bool:
+            where.append(threading.current_thread())
+            return True
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(Slow()))
+    assert client.complete("Hello").tier == "bronze"
+    assert where == [threading.current_thread()]
+    assert asyncio.run(client.acomplete("Hello")).tier == "bronze"
+    assert where[1] is not threading.current_thread()
+
+
+def test_a_judge_that_asks_the_client_is_not_judged_itself() -> None:
+    fake = FakeProvider()
+    clients: list[TieredClient] = []
+    asked: list[str | None] = []
+
+    def judge(request: Request, response: Response) -> bool:
+        verdict = clients[0].complete("Is this good?", max_tokens=1)
+        asked.append(verdict.tier)
+        return True
+
+    clients.append(TieredClient(tiers(fake), cascade=Cascade(judge)))
+    assert clients[0].complete("Hello").tier == "bronze"
+    assert asked == ["gold"]
+
+
+# -- the cache, and calls alike ---------------------------------------------------------
+
+
+def test_poor_answers_are_not_kept_and_good_ones_are() -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b=["poor", "good"], g="strong")
+    assert world.call("one").ok.text == "strong"
+    again = world.call("one").ok
+    assert (again.text, again.cached) == ("strong", True)
+    assert world.call("two").ok.text == "good"
+    again = world.call("two").ok
+    assert (again.text, again.cached, again.tier) == ("good", True, "bronze")
+    assert world.judge.seen == ["poor", "good"], "a known answer is not judged twice"
+    assert world.models() == ["b", "g", "b"]
+
+
+def test_a_cached_answer_that_nobody_judged_is_judged() -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b="poor", g="strong")
+    assert world.call("one", sla="bronze").ok.text == "poor"
+    assert world.call("one", sla="bronze").ok.cached
+    told = world.call("one")
+    assert (told.ok.text, told.ok.tier) == ("strong", "gold")
+    assert world.judge.seen == ["poor"]
+    assert world.models() == ["b", "g"]
+
+
+@both_ways
+def test_calls_alike_share_the_verdict_and_the_way_up(streaming: bool) -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b="poor", g="strong")
+    told = [world.begin("same", streaming=streaming) for _ in range(5)]
+    world.pass_s(10)
+    assert [each.ok.text for each in told] == ["strong"] * 5
+    assert world.models() == ["b", "g"]
+    assert world.judge.seen == ["poor"]
+    assert (world.counts["poor"], world.counts["escalated"]) == (1, 5)
+    assert len(world.told(CascadeEscalated)) == 5
+    for each in told:
+        assert each.ok.trace is not None
+        assert each.ok.trace.scores == {"judge": 0.2}
+        assert ("bronze", "b", "judged 0.2") in reasons(each.ok)
+        assert each.text == ("strong" if streaming else "")
+
+
+@both_ways
+def test_calls_alike_share_a_good_answer(streaming: bool) -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b="good")
+    told = [world.begin("same", streaming=streaming) for _ in range(3)]
+    world.pass_s(10)
+    assert [each.ok.text for each in told] == ["good"] * 3
+    assert world.models() == ["b"]
+    assert world.judge.seen == ["good"]
+    for each in told:
+        assert each.ok.trace is not None
+        assert each.ok.trace.scores == {"judge": 0.9}
+
+
+def test_a_poor_answer_served_to_many_is_paid_by_one() -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b="poor", g=Fail.unavailable(), s=Fail.unavailable())
+    told = [world.begin("same") for _ in range(3)]
+    world.pass_s(10)
+    assert [each.ok.text for each in told] == ["poor"] * 3
+    assert sorted(each.ok.cost_usd or 0 for each in told) == [0, 0, COST["bronze"]]
+    assert [each.ok.degraded for each in told] == [(NOT_ESCALATED,)] * 3
+    again = world.call("same", sla="bronze")
+    assert not again.ok.cached, "a poor answer is in no cache"
+
+
+def test_whoever_named_the_tier_does_not_join_those_that_are_judged() -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600))
+    world.script(b=["poor", "poor as asked for"], g="strong")
+    judged, named = world.begin("same"), world.begin("same", sla="bronze")
+    world.pass_s(10)
+    assert judged.ok.text == "strong"
+    assert (named.ok.text, named.ok.tier) == ("poor as asked for", "bronze")
+
+
+# -- money and time ---------------------------------------------------------------------
+
+
+def test_budgets_pay_for_both() -> None:
+    world = Cascaded(budgets=[Budget(hard_usd=1, per="user")])
+    world.script(b="poor", g="strong")
+    assert world.call(user="u").ok.tier == "gold"
+    (left,) = [r for r in world.client.remaining(user="u") if r.unit == "usd"]
+    assert left.used == COST["gold"] + COST["bronze"]
+
+
+def test_what_one_call_may_cost_covers_both_answers() -> None:
+    fake = FakeProvider(latency_s=1.0)
+    world = Cascaded(fake=fake, names=("gold", "bronze"))
+    world.script(b="poor", g="strong")
+    told = world.call(max_cost_usd="0.003", max_tokens=1000)
+    assert (told.ok.text, told.ok.degraded) == ("poor", (NOT_ESCALATED,)), "no room for gold after bronze"
+    assert world.models() == ["b"]
+
+
+def test_breakers_and_counts_of_the_cheap_place_know_nothing_of_it() -> None:
+    world = Cascaded()
+    for _ in range(20):
+        world.script(b="poor", g="strong")
+        assert world.call().ok.tier == "gold"
+    place = world.client.status()["tiers"]["bronze"]["deployments"]["b"]
+    assert (place["served"], place["failed"], place["breaker"]["state"]) == (20, 0, "closed")
+
+
+def slow(world: World, **seconds: float) -> None:
+    for tier, s in seconds.items():
+        for line in world.client._setup.lines[tier].lines:
+            for _ in range(40):
+                line.pace.history.add(s)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "models"),
+    [(9.9, ["g"]), (10.1, ["b"]), (None, ["b"])],
+    ids=["no-room", "room", "no-deadline"],
+)
+def test_where_the_deadline_leaves_no_room_it_begins_at_the_strong_tier(
+    deadline_s: float | None, models: list[str]
+) -> None:
+    world = Cascaded(max_judge_s=1.0, timeouts=None)
+    slow(world, bronze=4.0, gold=5.0)
+    world.script(b="good", g="strong")
+    told = world.call(**({} if deadline_s is None else {"deadline_s": deadline_s}))
+    assert world.models() == models
+    late = models == ["g"]
+    assert (("bronze", "*", "deadline") in reasons(told.ok)) is late
+    assert world.counts["no_time"] == int(late)
+
+
+def test_estimates_are_of_both_steps() -> None:
+    world = Cascaded()
+    slow(world, bronze=1.0, gold=3.0)
+    ask = {"prompt": "Hello", "max_tokens": 1000}
+    cheap = world.client.estimate(**ask, sla="bronze")
+    strong = world.client.estimate(**ask, sla="gold")
+    both = world.client.estimate(**ask)
+    assert cheap.cost_usd is not None
+    assert strong.cost_usd is not None
+    assert both.cost_usd is not None
+    assert both.tier == "bronze"
+    assert both.cost_usd.max == cheap.cost_usd.max + strong.cost_usd.max
+    assert set(both.tiers) == {"gold", "silver", "bronze"}
+    assert cheap.cost_usd.mean < both.cost_usd.mean < both.cost_usd.max
+    for _ in range(200):
+        world.client._setup.cascading.verdicts.judged(0.9, good=True)
+    seldom = world.client.estimate(**ask)
+    assert seldom.cost_usd is not None
+    assert seldom.cost_usd.mean < both.cost_usd.mean
+    assert seldom.cost_usd.p50 < both.cost_usd.p90
+    assert world.models() == []
+
+
+def test_a_question_before_sending_counts_both() -> None:
+    shown: list[Decimal] = []
+
+    def confirm(estimate: Any) -> bool:
+        shown.append(estimate.cost_usd.max)
+        return True
+
+    world = Cascaded()
+    world.script(b="good")
+    world.call(max_tokens=1000, confirm=confirm, confirm_over_usd=0)
+    both = world.client.estimate("Hello", max_tokens=1000)
+    assert both.cost_usd is not None
+    assert shown == [both.cost_usd.max]
+
+
+def test_status_tells_what_was_saved() -> None:
+    world = Cascaded()
+    world.script(b=["good", "good", "poor"], g="strong")
+    for _ in range(3):
+        world.call()
+    counts = world.counts
+    assert (counts["begun"], counts["good"], counts["poor"], counts["escalated"]) == (3, 2, 1, 1)
+    assert counts["escalation_rate"] == pytest.approx(1 / 3)
+    assert counts["saved_usd"] == 2 * (COST["gold"] - COST["bronze"]) - COST["bronze"]
+
+
+# -- agreement ------------------------------------------------------------------------------
+
+
+@both_ways
+def test_two_that_agree(streaming: bool) -> None:
+    world = Cascaded(Agreement("bronze/b2"))
+    world.script(b="It is 42.", b2="it is  42")
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.deployment) == ("It is 42.", "b")
+    assert told.took_s == pytest.approx(1.0), "both are asked at once"
+    assert sorted(world.models()) == ["b", "b2"]
+    assert told.ok.trace is not None
+    assert told.ok.trace.cost_usd == 2 * COST["bronze"]
+
+
+@every_form
+def test_two_that_agree_in_every_form(form: Form) -> None:
+    world = Cascaded(Agreement("bronze/b2"), virtual=False, fake=FakeProvider())
+    world.script(b=["4", "4"], b2=["4", "5"], g="strong")
+    assert form(world.client).tier == "bronze"
+    assert form(world.client).tier == "gold"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [reply("something else"), Fail.unavailable(), reply("cut", finish_reason="length")],
+    ids=["differs", "fails", "cut"],
+)
+def test_two_that_do_not(other: Any) -> None:
+    world = Cascaded(Agreement("bronze/b2"))
+    world.script(b="cut", b2=other, g="strong")
+    assert world.call().ok.tier == "gold"
+
+
+def test_a_model_does_not_agree_with_itself() -> None:
+    world = Cascaded(Agreement("bronze/b2"))
+    world.script(b2="same", b=Fail.unavailable(), g="strong")
+    world.script(b2="same")
+    assert world.call().ok.tier == "gold"
+
+
+def test_a_second_that_is_not_to_be_had_costs_nothing() -> None:
+    world = Cascaded(Agreement("bronze/b2"))
+    world.client._setup.lines["bronze"].lines[1].held_until = 100.0
+    world.script(b="same", g="strong")
+    assert world.call().ok.tier == "gold"
+    assert world.models() == ["b", "g"]
+
+
+def test_a_second_that_fails_is_not_asked_elsewhere() -> None:
+    world = Cascaded(Agreement("bronze/b2"))
+    world.script(b="same", b2=Fail.unavailable(), g="strong")
+    assert world.call().ok.tier == "gold"
+    assert sorted(world.models()) == ["b", "b2", "g"]
+
+
+def test_another_tier_may_be_the_second_opinion() -> None:
+    world = Cascaded(Agreement("silver"))
+    world.script(b="same", s="same")
+    assert world.call().ok.tier == "bronze"
+    assert sorted(world.models()) == ["b", "s"]
+
+
+def test_a_first_that_fails_takes_the_second_along() -> None:
+    world = Cascaded(Agreement("bronze/b2"), fake=FakeProvider(latency_s={"b2": 9.0, "*": 1.0}))
+    world.fake.script("b", Fail.invalid())
+    world.fake.script("g", Fail.invalid(), forever=True)
+    world.fake.script("s", Fail.invalid(), forever=True)
+    told = world.call()
+    assert told.error is not None
+    assert [e.outcome for e in world.fake.journal if e.model == "b2"] == ["cancelled"]
+    assert told.error.trace is not None  # type: ignore[attr-defined]
+    assert ("b2", "cancelled") in [(a.deployment, a.outcome) for a in told.error.trace.attempts]  # type: ignore[attr-defined]
+
+
+def test_both_take_a_place_in_the_pool() -> None:
+    world = Cascaded(Agreement("bronze/b2"), max_concurrency=1)
+    world.script(b="4", b2="4")
+    told = world.call()
+    assert told.ok.tier == "bronze"
+    assert world.fake.peak_in_flight == 1
+    assert told.took_s == pytest.approx(2.0)
+
+
+# -- observing ------------------------------------------------------------------------------
+
+
+@both_ways
+def test_observing_changes_nothing(streaming: bool) -> None:
+    world = Cascaded(mode="observe")
+    world.script(g="strong", b="poor")
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.tier) == ("strong", "gold")
+    assert world.models() == ["g"]
+    assert ("bronze", "*", "observed: cascade would begin here") in reasons(told.ok)
+    assert world.judge.seen == []
+
+
+def test_observing_judges_what_the_cheap_tier_said_anyway() -> None:
+    world = Cascaded(mode="observe")
+    world.script(g=Fail.unavailable(), s=Fail.unavailable(), b="poor")
+    told = world.call()
+    assert (told.ok.text, told.ok.degraded) == ("poor", ())
+    (event,) = world.told(CascadeEscalated)
+    assert isinstance(event, CascadeEscalated)
+    assert (event.mode, event.score) == ("observe", 0.2)
+    assert told.ok.trace is not None
+    assert told.ok.trace.scores == {"judge": 0.2}
+    assert world.counts["escalated"] == 0
+
+
+# -- settings and errors --------------------------------------------------------------------
+
+
+def test_the_error_survives_pickling() -> None:
+    error = PoorAnswer("bronze: poor", response=Response(text="poor"), score=0.2)
+    twin = pickle.loads(pickle.dumps(error))
+    assert (str(twin), twin.response.text, twin.score, twin.retryable) == ("bronze: poor", "poor", 0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("cascade", "names", "told"),
+    [
+        (Cascade(Judge(), cheap="brnze"), ("gold", "bronze"), "did you mean 'bronze'"),
+        (Cascade(Judge(), cheap="gold"), ("gold", "bronze"), "not the lower tier"),
+        (Cascade(Judge()), ("gold",), "one tier"),
+        (Cascade(Agreement("silvr/x")), ("gold", "silver"), "did you mean 'silver'"),
+        (Cascade(Agreement("silver")), ("gold", "silver"), "name another deployment"),
+    ],
+    ids=["typo", "upside-down", "alone", "other", "itself"],
+)
+def test_tiers_that_do_not_fit(cascade: Cascade, names: Sequence[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        TieredClient(tiers(FakeProvider(), names), cascade=cascade)
+
+
+# -- what must always hold ------------------------------------------------------------------
+
+LEVEL = {"gold": 0, "silver": 1, "bronze": 2}
+outcome = st.sampled_from(["good", "poor", "fail"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    floor=st.sampled_from([None, "gold", "silver", "bronze"]),
+    sla=st.sampled_from([None, "gold", "silver", "bronze"]),
+    cheap=st.sampled_from([None, "silver", "bronze"]),
+    strong=st.sampled_from([None, "gold"]),
+    eu=st.booleans(),
+    streaming=st.booleans(),
+    outcomes=st.fixed_dictionaries({model: outcome for model in ("b", "b2", "s", "g")}),
+)
+def test_never_below_the_floor_nor_across_labels(
+    floor: str | None,
+    sla: str | None,
+    cheap: str | None,
+    strong: str | None,
+    eu: bool,
+    streaming: bool,
+    outcomes: dict[str, str],
+) -> None:
+    world = Cascaded(cheap=cheap, strong=strong, fake=FakeProvider())
+    for model, what in outcomes.items():
+        world.fake.script(model, Fail.unavailable() if what == "fail" else reply(what), forever=True)
+    try:
+        told = world.call(
+            streaming=streaming, sla=sla, min_tier=floor, **({"require": {"eu"}} if eu else {})
+        )
+    except ConfigError:
+        assert eu, "no place has the label"
+        return
+    asked = [entry.model for entry in world.fake.journal]
+    tier_of = {"g": "gold", "s": "silver", "b": "bronze", "b2": "bronze"}
+    for model in asked:
+        assert LEVEL[tier_of[model]] <= LEVEL[floor or "bronze"]
+        assert not (eu and model == "s")
+    if told.error is None:
+        answer = told.ok
+        assert told.pieces == [] or told.text == answer.text
+        assert answer.text in ("good", "poor")
+        if NOT_ESCALATED in answer.degraded:
+            better = [m for m in asked if LEVEL[tier_of[m]] < LEVEL[answer.tier or ""]]
+            assert all(outcomes[m] == "fail" for m in better)
+    else:
+        assert all(outcomes[m] == "fail" for m in asked)

@@ -1,0 +1,196 @@
+"""Sliding windows against a list of everything that was ever counted; quantiles against the true ones."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tierllm.sla.windows import CELL_S, WINDOWS_S, Windows, quantile, spaced, with_own
+
+CELLS_S = dict(zip(WINDOWS_S, (15, 150, 150, 900, 900, 10_800, 10_800), strict=True))
+
+steps_s = st.one_of(
+    st.just(0.0),
+    st.floats(0, 20),
+    st.floats(0, 2_000),
+    st.sampled_from([15.0, 150.0, 900.0, 3_600.0, 10_800.0, 86_400.0]),
+    st.floats(0, 400_000),
+)
+
+
+def counted(windows: Windows, now: float, at: int = 0, cost: float = 0.0) -> None:
+    look(windows, now)
+    windows.cell[at] += 1
+    windows.cost += cost
+    windows.dearest = max(windows.dearest, cost)
+
+
+def look(windows: Windows, now: float) -> None:
+    if not windows.begun_at <= now < windows.ends_at:
+        windows.turn(now)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.floats(-1e6, 1e9), st.lists(st.tuples(steps_s, st.integers(0, 2)), min_size=1, max_size=80))
+def test_a_window_is_never_shorter_than_said_and_longer_by_less_than_a_cell(
+    start: float, calls: list[tuple[float, int]]
+) -> None:
+    windows = Windows(3)
+    moments = [start + after for after in accumulate(step for step, _ in calls)]
+    slack_s = 1e-6 * max(1.0, abs(moments[-1]) * 1e-6)
+    for number, (now, (_, at)) in enumerate(zip(moments, calls, strict=True)):
+        counted(windows, now, at, cost=float(number))
+        for window_s in WINDOWS_S:
+            totals = windows.totals(window_s)
+            for kind in range(3):
+                ages = [now - m for m, (_, k) in zip(moments[: number + 1], calls, strict=False) if k == kind]
+                least = sum(age <= window_s - slack_s for age in ages)
+                most = sum(age < window_s + CELLS_S[window_s] + slack_s for age in ages)
+                assert least <= totals[kind] <= most
+            total, dearest = windows.costs(window_s)
+            assert total >= number
+            assert dearest == number  # the latest is the dearest
+
+
+def test_each_window_has_cells_as_said() -> None:
+    windows = Windows(1)
+    for second in range(0, 300_000, 5):
+        counted(windows, float(second))
+    for window_s in WINDOWS_S:
+        assert window_s <= windows.totals(window_s)[0] * 5 <= window_s + CELLS_S[window_s]
+
+
+def test_what_is_old_is_gone_after_silence_too() -> None:
+    windows = Windows(1)
+    counted(windows, 0.0, cost=3.0)
+    look(windows, 4 * 86_400.0)
+    assert [windows.totals(each) for each in WINDOWS_S] == [[0]] * 7
+    assert {windows.costs(each) for each in WINDOWS_S} == {(0.0, 0.0)}
+
+
+def test_a_part_of_the_counts_can_be_asked_for() -> None:
+    windows = Windows(4)
+    for at, now in enumerate((0.0, 20.0, 40.0, 60.0)):
+        counted(windows, now, at)
+    assert windows.totals(300.0, 2) == [1, 1]
+    assert windows.totals(300.0) == [1, 1, 1, 1]
+
+
+# -- clocks ------------------------------------------------------------------------
+
+
+def test_threads_that_come_out_of_order_count_into_the_newest_cell() -> None:
+    windows = Windows(1)
+    counted(windows, 15.1)
+    counted(windows, 30.2)
+    counted(windows, 30.1)
+    counted(windows, 29.9)
+    assert windows.totals(300.0) == [4]
+    assert windows.ends_at == pytest.approx(45.1)
+
+
+def test_after_a_clock_was_set_back_time_goes_on_from_there() -> None:
+    windows = Windows(1)
+    for second in range(1_000):
+        counted(windows, 1e6 + second)
+    before = windows.totals(300.0)[0]
+    counted(windows, 5.0)
+    assert windows.totals(300.0)[0] == before + 1
+    for second in range(1_000):
+        counted(windows, 6.0 + second)
+    assert 300 <= windows.totals(300.0)[0] <= 315
+    assert windows.totals(3_600.0)[0] == 2_001
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.floats(-1e9, 1e9), st.floats(0, 100)), min_size=1, max_size=60))
+def test_whatever_the_clock_does_counts_are_neither_negative_nor_made_up(moments: list[float]) -> None:
+    windows, elapsed = Windows(1), 0.0
+    for number, now in enumerate(moments, 1):
+        counted(windows, now)
+        for window_s in WINDOWS_S:
+            assert 1 <= windows.totals(window_s)[0] <= number
+        since, elapsed = elapsed, windows.elapsed_s
+        assert elapsed >= since
+
+
+# -- bounds ------------------------------------------------------------------------
+
+
+def test_a_count_stops_where_it_does_not_fit() -> None:
+    windows = Windows(1)
+    for now in (0.0, CELL_S):
+        look(windows, now)
+        windows.cell[0] = 2**33
+    look(windows, 2 * CELL_S)
+    assert windows.totals(300.0) == [2 * (2**32 - 1)]
+    assert windows.totals(3_600.0) == [2**32 - 1]
+
+
+def test_one_who_counts_while_a_cell_is_put_away_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage collection may end a call anywhere, also within this very thing."""
+    from tierllm.sla import windows as module
+
+    windows, packed, depth = Windows(1), module._packed, []
+
+    def interrupted(values: list[int]) -> bytes:
+        if len(depth) < 3:
+            depth.append(1)
+            counted(windows, 16.0)
+        return packed(values)
+
+    monkeypatch.setattr(module, "_packed", interrupted)
+    counted(windows, 0.0)
+    counted(windows, 16.0)
+    counted(windows, 32.0)
+    assert windows.totals(300.0) == [3 + len(depth)]
+
+
+# -- quantiles ---------------------------------------------------------------------
+
+EDGES = spaced(0.05, 11)
+
+
+def test_four_edges_to_a_doubling_and_one_at_each_objective() -> None:
+    assert len(EDGES) == 45
+    assert EDGES[0] == 0.05
+    assert EDGES[4] == pytest.approx(0.1)
+    assert EDGES[-1] == pytest.approx(102.4)
+    own = with_own(EDGES, [4.0, 0.01, 600.0, 4.0])
+    assert len(own) == 48
+    assert own[0] == 0.01
+    assert own[-1] == 600.0
+    assert list(own) == sorted(own)
+
+
+def histogram(values: list[float], edges: tuple[float, ...]) -> list[int]:
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[sum(edge < value for edge in edges)] += 1
+    return counts
+
+
+@given(
+    st.lists(st.floats(0.05, 102.0, exclude_min=True), min_size=1, max_size=200),
+    st.sampled_from([0.5, 0.95, 0.99]),
+    st.lists(st.floats(0.06, 100.0), max_size=3),
+)
+def test_a_quantile_is_at_most_19_percent_off(values: list[float], share: float, own: list[float]) -> None:
+    edges = with_own(EDGES, own)
+    estimate = quantile(histogram(values, edges), edges, share)
+    true = sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    assert estimate is not None
+    assert 2**-0.2501 <= estimate / true <= 2**0.2501
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [([], None), ([500.0], EDGES[-1]), ([0.01], 0.025)],
+    ids=["none", "beyond the last edge", "below the first"],
+)
+def test_quantiles_at_the_ends(values: list[float], told: float | None) -> None:
+    assert quantile(histogram(values, EDGES), EDGES, 0.5) == told
