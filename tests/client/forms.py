@@ -15,7 +15,7 @@ from tierllm.events import Event
 from tierllm.pipeline.virtual import VirtualRun, VirtualTime
 from tierllm.routing.ask import ask
 from tierllm.testing import FakeClock, FakeProvider
-from tierllm.types import Message
+from tierllm.types import Message, Trace
 
 Prompt = str | Sequence[Message]
 
@@ -100,6 +100,8 @@ class World:
         self.clock = FakeClock()
         self.fake: FakeProvider = settings.pop("fake", None) or FakeProvider()
         self.events: list[Event] = []
+        self.traces: list[Trace] = []
+        """Of the calls that were begun, in that order."""
         self.client = TieredClient(
             tiers if tiers is not None else three_tiers(self.fake),
             clock=self.time.clock if virtual else self.clock,
@@ -113,6 +115,8 @@ class World:
         time, told = self.time, Told(self.time.now)
         ready = self.client.ready(ask(prompt, options))
         ready.host.begin(ready.scope)
+        if ready.call.trace is not None:
+            self.traces.append(ready.call.trace)
 
         def ended(run: VirtualRun) -> None:
             ready.host.end(ready.scope)
