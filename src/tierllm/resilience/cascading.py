@@ -21,6 +21,7 @@ from .verdicts import Verdicts
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..routing.cascade import Cascade, Way
+    from ..routing.learned_judge import LearnedJudge
     from ..types import Call
     from .tier_line import TierLine
 
@@ -57,6 +58,9 @@ class Cascading:
         self.judging = Judging(settings, lines=lines, verdicts=self.verdicts, clock=clock)
         self._lines = lines
         self._emit = emit
+        self._learns: LearnedJudge | None = None
+        if hasattr(settings.judge, "compared"):
+            self._learns = settings.judge  # type: ignore[assignment]
 
     # -- which way -----------------------------------------------------------------
 
@@ -137,6 +141,8 @@ class Cascading:
         try:
             response = await call_next(own)
             self._account(way, course.spare, response)
+            if self._learns is not None:
+                self._taught(self._learns, own, way, response)
             return response
         except FAILED as error:
             if course.spare is None or getattr(error, "partial", None) is not None:
@@ -208,6 +214,23 @@ class Cascading:
             price = self._lines[way.strong].lines[0].place.price
             if price is not None and response.usage is not None:
                 self.verdicts.saved(price.cost_usd(response.usage) - response.cost_usd)
+
+    def _taught(self, judge: LearnedJudge, call: Call, way: Way, response: Response) -> None:
+        """What the strong tier said instead says how good the cheap answer was; else its caller may."""
+        course, trace = call.course, call.trace
+        assert course is not None
+        spare = course.spare
+        if response.cached or NOT_ESCALATED in response.degraded:
+            return  # who made that answer has taught it, or nobody knows any better
+        if spare is not None:
+            if not spare.cached:
+                judge.compared(call.request, spare, response)
+        elif response.tier == way.cheap and trace is not None:
+            judge.remember(trace.id, call.request, response)
+
+    def feedback(self, trace_id: str, score: float) -> bool:
+        """An application says how good an answer was; whether the judge has learned from it."""
+        return self._learns is not None and self._learns.feedback(trace_id, score)
 
     # -- observing -----------------------------------------------------------------
 

@@ -159,18 +159,22 @@ class Cheapest:
         return found
 
     def _answers(self, call: Call, lines: Sequence[DeploymentLine]) -> list[float]:
-        """How long the answer of each place will be; where nothing is known, as of the others."""
-        cap = cap_of(call.request.params) or MOST_TOKENS
+        """How long the answer of each place will be; where too little is known, as long as the others'."""
+        request = call.request
+        cap = (cap_of(request.params) if request.params else 0) or MOST_TOKENS
         ceiling = lines[0].tier.ceilings.max_tokens
         if ceiling is not None and ceiling < cap:
             cap = ceiling
-        histories, route = self._histories, call.request.route
+        histories, route = self._histories, request.route
         found: list[float | None] = []
         for line in lines:
-            told = None if histories is None else histories.predict(line.place.name, route, cap, cap)
-            found.append(None if told is None else told.mean)
+            history = None if histories is None else histories.of(line.place.name, route)
+            mean = None if history is None else history.mean
+            found.append(None if mean is None else min(mean, cap))
+        if None not in found:
+            return found  # type: ignore[return-value]
         known = [mean for mean in found if mean is not None]
-        usual = sum(known) / len(known) if known else float(min(cap, UNKNOWN_TOKENS))
+        usual = sum(known) / len(known) if known else min(cap, UNKNOWN_TOKENS)
         return [usual if mean is None else mean for mean in found]
 
     def _quality_of(self, line: DeploymentLine) -> float | None:

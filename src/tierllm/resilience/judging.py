@@ -93,6 +93,10 @@ class Judging:
             if call.lookup is not None:
                 self.verdicts.remember(call.lookup.slot, response.text)
             return response
+        explores = getattr(settings.judge, "explores", None)
+        if explores is not None and explores():
+            self.verdicts.count("explored")
+            return response
         told = "could not be judged" if score is None else f"was judged {score:.2g}"
         _passed_over(call, response, "judge failed" if score is None else f"judged {score:.2g}")
         raise PoorAnswer(
@@ -201,7 +205,7 @@ async def asked(
         _failed("a judge", error)
         return None
     score = as_score(value)
-    if score is None:
+    if score is None and value == value:  # a NaN is how a judge says that it does not know
         log.error("a judge gave %s, not a number from 0 to 1", type(value).__name__)
     return score
 

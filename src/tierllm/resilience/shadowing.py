@@ -46,7 +46,8 @@ class Shadowing:
     """``Shadow`` at work. Thread-safe.
 
     ``wants(call, response)`` says at once, for a call that was just answered, whether it is sampled;
-    ``compare`` then begins the flow that asks the second place.
+    ``compare`` then begins the flow that asks the second place. ``compared`` writes down what came out, as
+    ``DecisionLog.compared`` does.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Shadowing:
         clock: Clock,
         rng: random.Random,
         emit: Callable[[Event], None] | None,
+        compared: Callable[..., object] | None = None,
     ) -> None:
         settings.check_tiers(list(lines))
         self.settings = settings
@@ -66,6 +68,7 @@ class Shadowing:
         self._clock = clock
         self._draw = rng.random
         self._emit = emit
+        self._compared_to = compared
         self._tier, self._deployment = settings.place
         self._purse = Purse(settings.budget, store)
         self._share = settings.share
@@ -163,7 +166,7 @@ class Shadowing:
         if line.spending.outlook(fit) is not None:
             self._count("no_money")
             return None
-        seat = self._lines[self._tier]._spare_seat()
+        seat = self._lines[self._tier].spare_seat()
         try:
             began = self._clock()
             if seat is not None:
@@ -184,7 +187,7 @@ class Shadowing:
     def _place(self, call: Call, served: Response) -> DeploymentLine | None:
         """The place to be asked: open, with room, and not the one that has answered."""
         others = 0
-        for line in self._lines[self._tier]._open_now(call):
+        for line in self._lines[self._tier].choosing.open_now(call):
             if self._deployment in (None, line.name):
                 if (self._tier, line.name) != (served.tier, served.deployment):
                     return line
@@ -207,7 +210,7 @@ class Shadowing:
         if served_score is not None and shadow_score is not None:
             sign = shadow_score - served_score
             self._count("better" if sign > 0 else "worse" if sign < 0 else "equal")
-            self._learn(request, served, served_score, shadow_score)
+            self._teach(request, trace_id, (served, served_score), (answer, shadow_score))
         if self._emit is not None:
             self._emit(
                 ShadowCompared(
@@ -221,14 +224,25 @@ class Shadowing:
                 )
             )
 
-    def _learn(self, request: Request, served: Response, served_score: float, shadow_score: float) -> None:
-        learn = self.settings.learn
-        upper, lower = self._ranks.get(served.tier or "", -1), self._ranks[self._tier]
-        if learn is None or upper in (-1, lower):
+    def _teach(
+        self, request: Request, trace_id: str, served: tuple[Response, float], shadow: tuple[Response, float]
+    ) -> None:
+        """What came of the weak and of the strong model, where the two are of different tiers."""
+        upper, lower = self._ranks.get(served[0].tier or "", -1), self._ranks[self._tier]
+        if upper in (-1, lower):
             return
-        weak, strong = (shadow_score, served_score) if upper < lower else (served_score, shadow_score)
+        (weak, weak_score), (strong, strong_score) = (shadow, served) if upper < lower else (served, shadow)
         try:
-            learn(request.text, weak=weak, strong=strong)
+            if self.settings.learn is not None:
+                self.settings.learn(request.text, weak=weak_score, strong=strong_score)
+            if self._compared_to is not None:
+                self._compared_to(
+                    trace_id,
+                    weak=weak_score,
+                    strong=strong_score,
+                    weak_usd=weak.cost_usd,
+                    strong_usd=strong.cost_usd,
+                )
         except Exception as error:
             log.error("learn= of a Shadow raised %s", type(error).__name__)
 

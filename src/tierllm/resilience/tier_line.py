@@ -8,9 +8,8 @@ the deadline) is passed over before a permit is taken.
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..admission.permit import Full
@@ -18,18 +17,9 @@ from ..admission.seat import Seat
 from ..admission.settings import Admission
 from ..errors import (
     BudgetExceededError,
-    CircuitOpenError,
-    ContextWindowExceededError,
-    DeadlineExceededError,
-    ProviderError,
-    RejectedError,
-    RequestTooLargeError,
-    ThrottledError,
 )
 from ..pipeline.compose import compose
-from ..types import Attempt, Candidate
-from .deployment_line import heeds
-from .fallback import NotInTime
+from .choosing import Choosing
 
 if TYPE_CHECKING:
     from ..admission.emergency import Emergencies
@@ -78,9 +68,10 @@ class TierLine:
         self.admission = self._admission()
         self.sampling: Sampler | None = None
         self.judging: Policy | None = None
-        self.hedge = self._hedging()
-        self.shifting = self._shifting()
         self.cheapest = self._cheapest(estimator)
+        self.choosing = Choosing(tier, self.lines, rule=rule, clock=clock, rng=rng, cheapest=self.cheapest)
+        self.hedge = self.choosing.hedge = self._hedging()
+        self.shifting = self._shifting()
         self._build()
 
     @property
@@ -118,8 +109,8 @@ class TierLine:
         return (Hedge() if given is True else given).bound(
             tier=self.tier.name,
             lines=self.lines,
-            open_now=self._open_now,
-            seat=self._spare_seat,
+            open_now=self.choosing.open_now,
+            seat=self.spare_seat,
             clock=self.clock,
             emit=self.emit,
         )
@@ -183,7 +174,7 @@ class TierLine:
         policies += self.tier.policies
         if self.hedge is not None:
             policies.append(self.hedge)
-        self._inside = compose(policies, self._choose)
+        self._inside = compose(policies, self.choosing)
         self.handler: Handler = self._inside
         if self.tier.policies:
             self.handler = self._glanced
@@ -256,142 +247,13 @@ class TierLine:
                 if isinstance(obstacle, BudgetExceededError) and not obstacle.steps_down:
                     break
         for line, obstacle in obstacles:
-            self._barred(call, line, obstacle)
-        raise obstacles[-1][1] if obstacles else self._nowhere()
+            self.choosing.barred(call, line, obstacle)
+        raise obstacles[-1][1] if obstacles else self.choosing.nowhere()
 
-    async def _choose(self, call: Call, /) -> Response:
-        """The first deployment that answers; each one passed over leaves its reason in the trace."""
-        failure: ProviderError | RejectedError | None = None
-        refusal: RejectedError | None = None
-        degrade, drawn = call.degrade, self._drawn()
-        if call.course is not None:
-            self._moved(call, drawn)
-        for line in self._ordered(call, drawn):
-            obstacle: Obstacle | None = None
-            if line is call.ahead:
-                call.ahead = None  # once: a policy may come here again
-            else:
-                if not call.request.require <= line.deployment.labels:
-                    self._passed_over(call, line, "labels")
-                    continue
-                obstacle = line.obstacle(call)
-            if obstacle is None:
-                if call.lane is not None and not call.lane.claim(line):
-                    self._passed_over(call, line, "hedge")
-                    continue
-                fit = line.fitted(call)
-                answered = False
-                try:
-                    response = await self._ask(line, fit)
-                    answered = True
-                except (ProviderError, RejectedError) as error:
-                    self._passed_over(call, line, _reason(error))
-                    if call.permit is not None and call.permit.lost:
-                        raise
-                    if not self.rule.goes_on(error, call, self.tier.name):
-                        raise
-                    if isinstance(error, RejectedError):
-                        refusal = _sooner(refusal, error)
-                    else:
-                        failure = error
-                    if isinstance(error, ContextWindowExceededError) and error.window:
-                        call.min_window = max(call.min_window, error.window)
-                    continue
-                except BaseException as error:
-                    self._passed_over(call, line, _reason(error))
-                    raise
-                finally:
-                    if degrade is not None and fit.degrade is not None:
-                        degrade.took(fit.degrade, answered=answered)
-                if self.cheapest is not None:
-                    self.cheapest.served(fit, response)
-                if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
-                    degrade.spared()
-                self._passed_over(call, line, None)
-                return response
-            self._barred(call, line, obstacle)
-            if isinstance(obstacle, RejectedError):
-                refusal = _sooner(refusal, obstacle)
-            elif failure is None:
-                failure = obstacle
-        raise failure or refusal or self._nowhere()
-
-    def _ask(self, line: DeploymentLine, call: Call) -> Flow[Response]:
-        hedge = self.hedge
-        return line.handler(call) if hedge is None else hedge.ask(line, call, line.handler)
-
-    def _open_now(self, call: Call) -> Iterator[DeploymentLine]:
-        """The places that would serve ``call`` at once, in order."""
-        now = self.clock()
-        for line in self._ordered(call, self._drawn()):
-            admissible = call.request.require <= line.deployment.labels
-            if admissible and not line.obstacle(call) and not line.short(call, now):
-                yield line
-
-    def _spare_seat(self) -> Seat | None:
+    def spare_seat(self) -> Seat | None:
+        """A seat in the tier's pool that may be taken if there is one free; ``None``: none is needed."""
         admission = self.admission
         return None if admission is None or admission.mode == "observe" else Seat(admission)
-
-    def _nowhere(self) -> RejectedError:
-        return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
-
-    def _ordered(self, call: Call, drawn: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
-        """``drawn``, the cheapest first where the call is to be served so; where its session is at home
-        comes before all others, what is left alone now after them."""
-        if call.degrade is not None and call.degrade.cheaper:
-            return call.degrade.cheapest_first(drawn, _dearness)
-        if self.cheapest is not None:
-            drawn = self.cheapest.order(call, drawn)
-        course = call.course
-        if course is None or not (course.prefer or course.avoid):
-            return drawn
-        tier, prefer, avoid = self.tier.name, course.prefer, course.avoid
-        return sorted(drawn, key=lambda line: ((tier, line.name) in avoid, (tier, line.name) != prefer))
-
-    def _spares(self, call: Call, line: DeploymentLine, drawn: Sequence[DeploymentLine]) -> bool:
-        """Whether a dearer place, which was not asked, would have come before the ``line`` that answered."""
-        return heeds(call) and any(
-            call.request.require <= other.deployment.labels and not other.obstacle(call, count=False)
-            for other in drawn[: drawn.index(line)]
-            if _dearness(other) > _dearness(line)
-        )
-
-    def _drawn(self) -> Sequence[DeploymentLine]:
-        if self.tier.choose != "weighted" or len(self.lines) == 1:
-            return self.lines
-        # a weighted draw without replacement: Efraimidis and Spirakis, 2006
-        draw = self.rng.random
-        return sorted(self.lines, key=lambda line: -(draw() ** (1.0 / line.deployment.weight)))
-
-    def _moved(self, call: Call, drawn: Sequence[DeploymentLine]) -> None:
-        """Write down which places are not asked in their turn, since calls avoid them or its session is at
-        home elsewhere."""
-        course, tier = call.course, self.tier.name
-        assert course is not None
-        home = None if course.prefer is None or course.prefer[0] != tier else course.prefer[1]
-        if home is None and not course.avoid:
-            return
-        for line in drawn:
-            if (tier, line.name) in course.avoid:
-                self._passed_over(call, line, "shift")
-            elif line.name == home:
-                home = None  # those after it are in their turn
-            elif home is not None:
-                self._passed_over(call, line, "session")
-
-    def _passed_over(self, call: Call, line: DeploymentLine, reason: str | None) -> None:
-        if call.trace is not None:
-            call.trace.candidates.append(Candidate(self.tier.name, line.name, reason))
-
-    def _barred(self, call: Call, line: DeploymentLine, obstacle: Obstacle) -> None:
-        """Write down that ``line`` was not tried."""
-        self._passed_over(call, line, _reason(obstacle))
-        if call.trace is not None and isinstance(obstacle, RejectedError):
-            at = line.clock() - call.begun_at
-            model = line.deployment.model
-            call.trace.attempts.append(
-                Attempt(self.tier.name, line.name, model, at, outcome="rejected", error=obstacle)
-            )
 
     def renew(self) -> None:
         """After a fork."""
@@ -413,35 +275,3 @@ class TierLine:
             "choice": None if self.cheapest is None else self.cheapest.status(),
             "shift": None if self.shifting is None else self.shifting.status(),
         }
-
-
-def _sooner(refusal: RejectedError | None, other: RejectedError) -> RejectedError:
-    """The one to be told: what can be waited for, the soonest first; else the last one met."""
-    if isinstance(refusal, ThrottledError) and refusal.waitable:
-        if not (isinstance(other, ThrottledError) and other.waitable):
-            return refusal
-        if (refusal.retry_after_s or 0.0) <= (other.retry_after_s or 0.0):
-            return refusal
-    return other
-
-
-def _dearness(line: DeploymentLine) -> float:
-    """Dollars for a million tokens in and a million out; a place without a price comes last."""
-    price = line.place.price
-    return math.inf if price is None else float(price.input_usd_per_mtok + price.output_usd_per_mtok)
-
-
-def _reason(error: BaseException) -> str:
-    """Why a place was passed over, in one word where there is one."""
-    if isinstance(error, CircuitOpenError):
-        return "breaker"
-    if isinstance(error, NotInTime | DeadlineExceededError):
-        return "deadline"
-    if not isinstance(error, Exception):
-        return "cancelled"
-    if isinstance(error, ContextWindowExceededError | RequestTooLargeError):
-        return "window"
-    if isinstance(error, BudgetExceededError):
-        return "budget"
-    status = getattr(error, "status", None)
-    return type(error).__name__ + (f" {status}" if status else "")

@@ -32,6 +32,8 @@ class Verdicts:
         """Calls that went up: several may share a verdict."""
         self.spared = 0
         """Calls that were served a poor answer after all."""
+        self.explored = 0
+        """Poor answers that were served all the same, to learn from."""
         self.late = 0
         """Calls that began at the strong tier, since their deadline left no room for both."""
         self.saved_usd = Decimal(0)
@@ -107,6 +109,7 @@ class Verdicts:
                 "unsure": self.unsure,
                 "escalated": self.escalated,
                 "served_anyway": self.spared,
+                "explored": self.explored,
                 "no_time": self.late,
                 "escalation_rate": recent.count(False) / len(recent) if recent else None,
                 "judge_p95_s": self.duration.p95_s,

@@ -1,0 +1,224 @@
+"""The choice among a tier's deployments: who is asked first, who next, and why others were passed over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    BudgetExceededError,
+    CircuitOpenError,
+    ContextWindowExceededError,
+    DeadlineExceededError,
+    ProviderError,
+    RejectedError,
+    RequestTooLargeError,
+    ThrottledError,
+)
+from ..types import Attempt, Candidate
+from .deployment_line import heeds
+from .fallback import NotInTime
+
+if TYPE_CHECKING:
+    import random
+
+    from ..pipeline.clock import Clock
+    from ..pipeline.effects import Flow
+    from ..routing.tier import Tier
+    from ..types import Call, Response
+    from .choice import Cheapest
+    from .deployment_line import DeploymentLine, Obstacle
+    from .fallback import FallbackChain
+    from .hedging import Hedging
+
+__all__ = ["Choosing"]
+
+
+class Choosing:
+    """Asks one deployment after the other, in the tier's order, until one answers.
+
+    ``hedge`` asks a second one where the first is late, ``cheapest`` says which is the cheapest for a call.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        lines: Sequence[DeploymentLine],
+        *,
+        rule: FallbackChain,
+        clock: Clock,
+        rng: random.Random,
+        cheapest: Cheapest | None,
+    ) -> None:
+        self.tier = tier
+        self.lines = tuple(lines)
+        self.rule = rule
+        self.clock = clock
+        self.rng = rng
+        self.cheapest = cheapest
+        self.hedge: Hedging | None = None
+
+    async def __call__(self, call: Call, /) -> Response:
+        """The first deployment that answers; each one passed over leaves its reason in the trace."""
+        failure: ProviderError | RejectedError | None = None
+        refusal: RejectedError | None = None
+        degrade, drawn = call.degrade, self._drawn()
+        if call.course is not None:
+            self._moved(call, drawn)
+        for line in self._ordered(call, drawn):
+            obstacle: Obstacle | None = None
+            if line is call.ahead:
+                call.ahead = None  # once: a policy may come here again
+            else:
+                if not call.request.require <= line.deployment.labels:
+                    self.passed_over(call, line, "labels")
+                    continue
+                obstacle = line.obstacle(call)
+            if obstacle is None:
+                if call.lane is not None and not call.lane.claim(line):
+                    self.passed_over(call, line, "hedge")
+                    continue
+                fit = line.fitted(call)
+                answered = False
+                try:
+                    response = await (
+                        line.handler(fit) if self.hedge is None else self.hedge.ask(line, fit, line.handler)
+                    )
+                    answered = True
+                except (ProviderError, RejectedError) as error:
+                    self.passed_over(call, line, _reason(error))
+                    if call.permit is not None and call.permit.lost:
+                        raise
+                    if not self.rule.goes_on(error, call, self.tier.name):
+                        raise
+                    if isinstance(error, RejectedError):
+                        refusal = _sooner(refusal, error)
+                    else:
+                        failure = error
+                    if isinstance(error, ContextWindowExceededError) and error.window:
+                        call.min_window = max(call.min_window, error.window)
+                    continue
+                except BaseException as error:
+                    self.passed_over(call, line, _reason(error))
+                    raise
+                finally:
+                    if degrade is not None and fit.degrade is not None:
+                        degrade.took(fit.degrade, answered=answered)
+                if self.cheapest is not None:
+                    self.cheapest.served(fit, response)
+                if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
+                    degrade.spared()
+                self.passed_over(call, line, None)
+                return response
+            self.barred(call, line, obstacle)
+            if isinstance(obstacle, RejectedError):
+                refusal = _sooner(refusal, obstacle)
+            elif failure is None:
+                failure = obstacle
+        raise failure or refusal or self.nowhere()
+
+    def _ask(self, line: DeploymentLine, call: Call) -> Flow[Response]:
+        hedge = self.hedge
+        return line.handler(call) if hedge is None else hedge.ask(line, call, line.handler)
+
+    def open_now(self, call: Call) -> Iterator[DeploymentLine]:
+        """The places that would serve ``call`` at once, in order."""
+        now = self.clock()
+        for line in self._ordered(call, self._drawn()):
+            admissible = call.request.require <= line.deployment.labels
+            if admissible and not line.obstacle(call) and not line.short(call, now):
+                yield line
+
+    def nowhere(self) -> RejectedError:
+        return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
+
+    def _ordered(self, call: Call, drawn: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
+        """``drawn``, the cheapest first where the call is to be served so; where its session is at home
+        comes before all others, what is left alone now after them."""
+        if call.degrade is not None and call.degrade.cheaper:
+            return call.degrade.cheapest_first(drawn, _dearness)
+        if self.cheapest is not None:
+            drawn = self.cheapest.order(call, drawn)
+        course = call.course
+        if course is None or not (course.prefer or course.avoid):
+            return drawn
+        tier, prefer, avoid = self.tier.name, course.prefer, course.avoid
+        return sorted(drawn, key=lambda line: ((tier, line.name) in avoid, (tier, line.name) != prefer))
+
+    def _spares(self, call: Call, line: DeploymentLine, drawn: Sequence[DeploymentLine]) -> bool:
+        """Whether a dearer place, which was not asked, would have come before the ``line`` that answered."""
+        return heeds(call) and any(
+            call.request.require <= other.deployment.labels and not other.obstacle(call, count=False)
+            for other in drawn[: drawn.index(line)]
+            if _dearness(other) > _dearness(line)
+        )
+
+    def _drawn(self) -> Sequence[DeploymentLine]:
+        if self.tier.choose != "weighted" or len(self.lines) == 1:
+            return self.lines
+        # a weighted draw without replacement: Efraimidis and Spirakis, 2006
+        draw = self.rng.random
+        return sorted(self.lines, key=lambda line: -(draw() ** (1.0 / line.deployment.weight)))
+
+    def _moved(self, call: Call, drawn: Sequence[DeploymentLine]) -> None:
+        """Write down which places are not asked in their turn, since calls avoid them or its session is at
+        home elsewhere."""
+        course, tier = call.course, self.tier.name
+        assert course is not None
+        home = None if course.prefer is None or course.prefer[0] != tier else course.prefer[1]
+        if home is None and not course.avoid:
+            return
+        for line in drawn:
+            if (tier, line.name) in course.avoid:
+                self.passed_over(call, line, "shift")
+            elif line.name == home:
+                home = None  # those after it are in their turn
+            elif home is not None:
+                self.passed_over(call, line, "session")
+
+    def passed_over(self, call: Call, line: DeploymentLine, reason: str | None) -> None:
+        if call.trace is not None:
+            call.trace.candidates.append(Candidate(self.tier.name, line.name, reason))
+
+    def barred(self, call: Call, line: DeploymentLine, obstacle: Obstacle) -> None:
+        """Write down that ``line`` was not tried."""
+        self.passed_over(call, line, _reason(obstacle))
+        if call.trace is not None and isinstance(obstacle, RejectedError):
+            at = line.clock() - call.begun_at
+            model = line.deployment.model
+            call.trace.attempts.append(
+                Attempt(self.tier.name, line.name, model, at, outcome="rejected", error=obstacle)
+            )
+
+
+def _sooner(refusal: RejectedError | None, other: RejectedError) -> RejectedError:
+    """The one to be told: what can be waited for, the soonest first; else the last one met."""
+    if isinstance(refusal, ThrottledError) and refusal.waitable:
+        if not (isinstance(other, ThrottledError) and other.waitable):
+            return refusal
+        if (refusal.retry_after_s or 0.0) <= (other.retry_after_s or 0.0):
+            return refusal
+    return other
+
+
+def _dearness(line: DeploymentLine) -> float:
+    """Dollars for a million tokens in and a million out; a place without a price comes last."""
+    price = line.place.price
+    return math.inf if price is None else float(price.input_usd_per_mtok + price.output_usd_per_mtok)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a place was passed over, in one word where there is one."""
+    if isinstance(error, CircuitOpenError):
+        return "breaker"
+    if isinstance(error, NotInTime | DeadlineExceededError):
+        return "deadline"
+    if not isinstance(error, Exception):
+        return "cancelled"
+    if isinstance(error, ContextWindowExceededError | RequestTooLargeError):
+        return "window"
+    if isinstance(error, BudgetExceededError):
+        return "budget"
+    status = getattr(error, "status", None)
+    return type(error).__name__ + (f" {status}" if status else "")
