@@ -9,7 +9,7 @@ whole, so that no window of any position holds more than the limit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from ..errors import StoreUnavailableError, ThrottledError
 from ..events import log_failure
 from ..pipeline.effects import Blocking
 from ..stores.base import Hold, Line, Standing
+from ..stores.reserving import reserving
 from .limit_shortfall import Need, Shortfall
 from .shared_refusal import LOOK_AGAIN_S, Short, recalled, remember
 from .shared_take import Shared
@@ -24,7 +25,7 @@ from .shared_take import Shared
 if TYPE_CHECKING:
     from ..cost.place import Place
     from ..pipeline.clock import Clock
-    from ..stores import Store, Verdict
+    from ..stores import Store
     from .rate_limit import RateLimit
     from .shared_take import Ask, Drawn
 
@@ -126,8 +127,7 @@ async def _answer(shared: Shared, ask: Ask) -> object:
         await flush((shared,), None)
         return None
     if isinstance(ask, Hold):
-        reserve, areserve = _reserving(store, ask)
-        return await Blocking(reserve, undo=partial(_undo, store, ask), afn=areserve)
+        return await reserving(store, ask)
     astandings = store.astandings
     afn = None if astandings is None else partial(astandings, ask)
     try:
@@ -203,35 +203,3 @@ def flush_soon(held: Sequence[Shared], soon: Soon | None) -> None:
     for shared in held:
         if not shared.store.inline and soon is not None:
             soon(shared.store.flush)
-
-
-def _undo(store: Store, hold: Hold, _: Verdict) -> None:
-    """The call was cancelled while its hold was being reserved."""
-    store.give_back(hold)
-    store.flush()
-
-
-def _reserving(
-    store: Store, hold: Hold
-) -> tuple[Callable[[], Verdict], Callable[[], Awaitable[Verdict]] | None]:
-    """Reserving ``hold``, sync and async; one that fails may have happened all the same."""
-
-    def reserve() -> Verdict:
-        try:
-            return store.reserve(hold)
-        except BaseException:
-            store.give_back(hold)
-            raise
-
-    native = store.areserve
-    if native is None:
-        return reserve, None
-
-    async def areserve() -> Verdict:
-        try:
-            return await native(hold)
-        except BaseException:
-            store.give_back(hold)
-            raise
-
-    return reserve, areserve

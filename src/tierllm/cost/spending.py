@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import BudgetExceededError, StoreUnavailableError
 from ..events import log_failure
 from ..pipeline.effects import Blocking, Handler
 from ..stores.base import Hold, Settlement
+from ..stores.reserving import reserving
 from ..types import Response, Usage
 from .billing import LONG, NOTHING, UNKNOWN, Billed, billed, delivered, reported
 from .budget import lines_of
@@ -17,7 +17,7 @@ from .purchase import Purchase, Shortage, Taken
 from .tokens import BIG
 
 if TYPE_CHECKING:
-    from ..stores import Store, Verdict
+    from ..stores import Store
     from ..types import Call
     from .budget import Budget, Draw
     from .place import Place
@@ -157,8 +157,7 @@ class Spending:
                 if store.inline:
                     verdict = store.reserve(hold)
                 else:
-                    reserve, areserve = _reserving(store, hold)
-                    verdict = await Blocking(reserve, undo=partial(_undo, store, hold), afn=areserve)
+                    verdict = await reserving(store, hold)
             except StoreUnavailableError as error:
                 purchase.lost.append(purchase.taken.pop())
                 self._unreachable(purchase, draws, error)
@@ -291,34 +290,3 @@ class Spending:
 def _lowest(call: Call) -> bool:
     """Whether no tier is left beneath this one."""
     return call.plan is None or call.plan.is_lowest(call.tier)
-
-
-def _undo(store: Store, hold: Hold, _: Verdict) -> None:
-    store.give_back(hold)
-    store.flush()
-
-
-def _reserving(
-    store: Store, hold: Hold
-) -> tuple[Callable[[], Verdict], Callable[[], Awaitable[Verdict]] | None]:
-    """Reserving ``hold``, sync and async; one that fails may have happened all the same."""
-
-    def reserve() -> Verdict:
-        try:
-            return store.reserve(hold)
-        except BaseException:
-            store.give_back(hold)
-            raise
-
-    if store.areserve is None:
-        return reserve, None
-
-    async def areserve() -> Verdict:
-        assert store.areserve is not None
-        try:
-            return await store.areserve(hold)
-        except BaseException:
-            store.give_back(hold)
-            raise
-
-    return reserve, areserve
