@@ -107,6 +107,7 @@ WORLDS = st.fixed_dictionaries(
         "trouble": st.lists(
             st.tuples(st.sampled_from("abcdef"), st.sampled_from(FAILS), st.integers(1, 6)), max_size=6
         ),
+        "down": st.sampled_from(["", "", "abcd", "abcdef"]),
         "seed": st.integers(0, 3),
     }
 )
@@ -280,6 +281,8 @@ def test_nothing_leads_below_the_floor(world: dict[str, Any], calls: list[dict[s
     fake = FakeProvider(latency_s=0.2, seed=world["seed"])
     here = World(tiers_of(world, fake), fake=fake, seed=world["seed"], timeouts=QUICK, **settings_of(world))
     script(fake, world["trouble"])
+    for model in world["down"]:
+        fake.script(model, Fail.unavailable(), forever=True)
     under_way: list[tuple[Told, Trace, dict[str, Any], int]] = []
     for call in calls:
         options = dict(call)

@@ -95,9 +95,11 @@ def _admissible(answer: Response, call: Call) -> bool:
     request = call.request
     if call.target is not None and answer.raw is None:
         return False  # a wrapped call returns what its function returns, never a bare text
-    if answer.cached and (request.require or (request.min_tier is not None and answer.tier is None)):
+    plan = call.plan
+    floored = request.min_tier is not None or (plan is not None and plan.bounded)
+    if answer.cached and (request.require or (floored and answer.tier is None)):
         return False
-    return answer.tier is None or call.plan is None or answer.tier in call.plan.tiers
+    return answer.tier is None or plan is None or answer.tier in plan.tiers
 
 
 class StaleEntry:

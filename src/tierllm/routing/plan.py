@@ -48,6 +48,11 @@ class Plan:
         return Plan(tier, (*best_first[at:], *best_first[:at]), self.excluded, at)
 
     @property
+    def bounded(self) -> bool:
+        """Whether the application's own words keep it out of some tier: a plan, a contract or a rule."""
+        return any(reason in ("plan", "contract", "rule") for _, reason in self.excluded)
+
+    @property
     def highest(self) -> str:
         """The tier that the call would have started in, had no soft limit been passed."""
         return self.tiers[-self.raised] if self.raised else self.tiers[0]
