@@ -15,15 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.forms import Form, World, every_form
-from tierllm import Budget, Deployment, Price, ResultCache, Tier, TieredClient, tiered
-from tierllm.errors import AllTiersFailedError, ConfigError, UsageError
+from tierllm import (
+    Budget,
+    Deployment,
+    Price,
+    ResultCache,
+    Router,
+    StickySessions,
+    Tier,
+    TieredClient,
+    tiered,
+)
+from tierllm.errors import AllTiersFailedError, ClientClosedError, ConfigError, UsageError
 from tierllm.events import CascadeEscalated, SteppedDown, TierRestored
 from tierllm.resilience.cascading import NOT_ESCALATED
+from tierllm.resilience.hedge import Hedge
 from tierllm.resilience.judging import PoorAnswer
+from tierllm.routing.ask import ask
 from tierllm.routing.cascade import Cascade
+from tierllm.routing.course import Course
 from tierllm.routing.judges import Agreement
+from tierllm.routing.plan import Plan
 from tierllm.testing import Fail, FakeProvider, Reply
-from tierllm.types import Request, Response, Usage
+from tierllm.types import Call, Candidate, Request, Response, Usage, text_of
 
 PRICES = {"gold": 10, "silver": 4, "bronze": 1}
 USAGE = Usage(input_tokens=1000, output_tokens=1000)
@@ -34,7 +48,9 @@ def reply(text: str, **more: Any) -> Reply:
     return Reply(text, usage=USAGE, **more)
 
 
-def tiers(fake: FakeProvider, names: Sequence[str] = ("gold", "silver", "bronze"), **bronze: Any) -> list[Tier]:
+def tiers(
+    fake: FakeProvider, names: Sequence[str] = ("gold", "silver", "bronze"), **bronze: Any
+) -> list[Tier]:
     """One place each, called like its tier's first letter; bronze may have a second one."""
     made = []
     for name in names:
@@ -60,11 +76,17 @@ class Judge:
 
 
 class Cascaded(World):
-    def __init__(self, judge: Any = None, *, names: Sequence[str] = ("gold", "silver", "bronze"), **more: Any):
+    def __init__(
+        self, judge: Any = None, *, names: Sequence[str] = ("gold", "silver", "bronze"), **more: Any
+    ):
         self.judge = judge or Judge()
         fake = more.pop("fake", None) or FakeProvider(latency_s=1.0)
-        rules = {key: more.pop(key) for key in ("cheap", "strong", "at_least", "mode", "max_judge_s") if key in more}
-        bronze = {key: more.pop(key) for key in ("max_concurrency",) if key in more}
+        rules = {
+            key: more.pop(key)
+            for key in ("cheap", "strong", "at_least", "mode", "max_judge_s")
+            if key in more
+        }
+        bronze = {key: more.pop(key) for key in ("max_concurrency", "hedge") if key in more}
         cascade = Cascade(self.judge, **rules)
         more = {"retry": False, **more}
         super().__init__(tiers(fake, names, **bronze), fake=fake, cascade=cascade, **more)
@@ -382,6 +404,17 @@ async def test_an_async_judge_that_takes_too_long_sends_it_up() -> None:
     await client.aclose()
 
 
+async def test_an_async_judge_does_not_outlast_the_deadline() -> None:
+    async def judge(request: Request, response: Response) -> float:
+        await asyncio.sleep(60)
+        return 1.0
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(judge))
+    answer = await client.acomplete("Hello", deadline_s=0.05)
+    assert (answer.tier, answer.degraded) == ("bronze", (NOT_ESCALATED,))
+    await client.aclose()
+
+
 async def test_a_call_that_is_cancelled_takes_its_judge_along() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -442,6 +475,138 @@ def test_a_judge_that_asks_the_client_is_not_judged_itself() -> None:
     clients.append(TieredClient(tiers(fake), cascade=Cascade(judge)))
     assert clients[0].complete("Hello").tier == "bronze"
     assert asked == ["gold"]
+
+
+async def test_an_async_judge_that_asks_the_client_is_not_judged_itself() -> None:
+    clients: list[TieredClient] = []
+    asked: list[str | None] = []
+
+    async def judge(request: Request, response: Response) -> bool:
+        asked.append((await clients[0].acomplete("Is this good?")).tier)
+        return True
+
+    clients.append(TieredClient(tiers(FakeProvider()), cascade=Cascade(judge)))
+    assert (await clients[0].acomplete("Hello")).tier == "bronze"
+    assert asked == ["gold"]
+    assert (await clients[0].acomplete("Hello again")).tier == "bronze"
+    await clients[0].aclose()
+
+
+async def test_closing_the_client_ends_an_async_judge() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def judge(request: Request, response: Response) -> float:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return 1.0
+
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(judge))
+    call = asyncio.create_task(client.acomplete("Hello"))
+    await begun.wait()
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await asyncio.wait_for(call, 5)
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+# -- sessions and important calls ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sla", "fixed", "prefer", "start", "way"),
+    [
+        (None, False, None, "gold", ("bronze", "gold")),
+        (None, True, None, "gold", None),
+        ("gold", True, ("gold", "g"), "gold", None),
+        ("bronze", True, ("bronze", "b"), "bronze", None),
+        (None, True, ("gold", "g"), "gold", None),
+        (None, True, ("silver", "s"), "silver", None),
+        (None, True, ("bronze", "b"), "bronze", ("bronze", "gold")),
+    ],
+    ids=["free", "rule", "named", "named-cheap", "home-gold", "home-silver", "home-cheap"],
+)
+def test_a_session_stays_at_home_and_is_judged_there(
+    sla: str | None,
+    fixed: bool,
+    prefer: tuple[str, str] | None,
+    start: str,
+    way: tuple[str, str] | None,
+) -> None:
+    world = Cascaded()
+    call = world.client.ready(ask("Hello", {} if sla is None else {"sla": sla})).call
+    call.plan = Plan("gold", ("gold", "silver", "bronze")).starting_at(start)
+    call.course = Course(fixed=fixed)
+    call.course.prefer = prefer
+    found = world.client._setup.cascading.ways.of(call)
+    assert (None if found is None else found[:2]) == way
+    call.course.important = True
+    assert world.client._setup.cascading.ways.of(call) is None
+
+
+@pytest.mark.parametrize("reason", ["budget", "load", "shift"])
+def test_a_call_is_not_led_back_to_where_it_was_led_away_from(reason: str) -> None:
+    world = Cascaded()
+    call = world.client.ready(ask("Hello", {})).call
+    assert call.trace is not None
+    call.plan = Plan("gold", ("gold", "silver", "bronze")).starting_at("silver")
+    call.trace.candidates.append(Candidate("gold", "*", reason))
+    found = world.client._setup.cascading.ways.of(call)
+    assert found is not None
+    assert found.plan.tiers == ("bronze", "silver", "gold")
+
+
+def test_a_call_that_its_difficulty_sent_to_the_strong_model_goes_there() -> None:
+    world = Cascaded()
+    call = world.client.ready(ask("Hello", {})).call
+    call.course = Course()
+    ways = world.client._setup.cascading.ways
+    for arm, begins in (("weak", "bronze"), ("strong", None)):
+        call.course.choice = Chosen(arm)  # type: ignore[assignment]
+        found = ways.of(call)
+        assert (None if found is None else found.cheap) == begins
+
+
+def test_a_session_whose_home_is_cheap_is_judged_at_each_turn() -> None:
+    world = Cascaded(sessions=StickySessions())
+    world.script(b=["good", "good", "poor", "good"], g="strong")
+    served = [world.call(f"turn {number}", session="s").ok for number in range(4)]
+    assert [answer.tier for answer in served] == ["bronze", "bronze", "gold", "bronze"]
+    assert world.judge.seen == ["good", "good", "poor", "good"]
+
+
+def test_a_session_that_went_up_stays_there() -> None:
+    world = Cascaded(sessions=StickySessions())
+    world.script(b=["poor"], g=["strong", "strong"])
+    served = [world.call(f"turn {number}", session="s").ok for number in range(2)]
+    assert [answer.tier for answer in served] == ["gold", "gold"]
+    assert world.models() == ["b", "g", "g"]
+
+
+def test_difficulty_says_who_is_cascaded() -> None:
+    router = Router(scorer=lambda text: float("hard" in text), balance=0.5, explore=0.0)
+    world = Cascaded(router=router, names=("gold", "bronze"), fake=FakeProvider(answer=lambda call: "good"))
+    for number in range(200):
+        world.call(f"{'hard' if number % 2 else 'easy'} {number}")
+    easy, hard = world.call("easy question").ok, world.call("hard question").ok
+    assert (easy.tier, hard.tier) == ("bronze", "gold")
+    assert easy.trace is not None
+    assert set(easy.trace.scores or {}) == {"difficulty", "judge"}
+    assert hard.trace is not None
+    assert set(hard.trace.scores or {}) == {"difficulty"}
+
+
+def test_important_calls_are_not_cascaded() -> None:
+    world = Cascaded()
+    assert world.call(importance="high").ok.tier == "gold"
+    assert world.models() == ["g"]
+
+
+class Chosen:
+    def __init__(self, arm: str) -> None:
+        self.arm = arm
 
 
 # -- the cache, and calls alike ---------------------------------------------------------
@@ -535,6 +700,58 @@ def test_budgets_pay_for_both() -> None:
     assert left.used == COST["gold"] + COST["bronze"]
 
 
+def test_threads_that_share_a_budget_a_cache_and_verdicts() -> None:
+    def says(call: Call) -> Reply:
+        number = int(text_of(call.messages[-1]))
+        return reply("good" if number % 3 or call.model == "g" else "poor", latency_s=0.001)
+
+    fake = FakeProvider(answer=says)
+    client = TieredClient(
+        tiers(fake),
+        cascade=Cascade(Judge()),
+        cache=ResultCache(ttl_s=600),
+        budgets=[Budget(hard_usd=100, per="client")],
+    )
+    served: list[Response] = []
+
+    def work() -> None:
+        served.extend([client.complete(str(number)) for number in range(40)])
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(served) == 240
+    assert {answer.text for answer in served} == {"good"}
+    models = [entry.model for entry in fake.journal]
+    assert (models.count("b"), models.count("g")) == (40, 14), "one flight each, and one way up"
+    (left,) = [each for each in client.remaining() if each.unit == "usd"]
+    assert left.used == 40 * COST["bronze"] + 14 * COST["gold"]
+    assert left.reserved == 0
+    client.close()
+
+
+@both_ways
+def test_a_hedged_cheap_answer_is_judged_too(streaming: bool) -> None:
+    world = Cascaded(hedge=Hedge(share=1.0, min_samples=10), max_concurrency=8)
+    hedging = world.client._setup.lines["bronze"].hedge
+    assert hedging is not None
+    for lateness in hedging._lateness.values():
+        for _ in range(50):
+            lateness.whole.add(1.0)
+            lateness.streamed.add(1.0)
+            lateness._recent.append((0.0, False))
+    for _ in range(5):
+        hedging.bank.pay_in()
+    world.script(b=Fail.hang(), b2="poor", g="strong")
+    told = world.call(streaming=streaming)
+    assert (told.ok.text, told.ok.tier) == ("strong", "gold")
+    assert ("bronze", "b2", "judged 0.2") in reasons(told.ok)
+    assert world.judge.seen == ["poor"]
+    assert world.fake.in_flight == 0
+
+
 def test_what_one_call_may_cost_covers_both_answers() -> None:
     fake = FakeProvider(latency_s=1.0)
     world = Cascaded(fake=fake, names=("gold", "bronze"))
@@ -581,10 +798,10 @@ def test_where_the_deadline_leaves_no_room_it_begins_at_the_strong_tier(
 def test_estimates_are_of_both_steps() -> None:
     world = Cascaded()
     slow(world, bronze=1.0, gold=3.0)
-    ask = {"prompt": "Hello", "max_tokens": 1000}
-    cheap = world.client.estimate(**ask, sla="bronze")
-    strong = world.client.estimate(**ask, sla="gold")
-    both = world.client.estimate(**ask)
+    question = {"prompt": "Hello", "max_tokens": 1000}
+    cheap = world.client.estimate(**question, sla="bronze")
+    strong = world.client.estimate(**question, sla="gold")
+    both = world.client.estimate(**question)
     assert cheap.cost_usd is not None
     assert strong.cost_usd is not None
     assert both.cost_usd is not None
@@ -594,7 +811,7 @@ def test_estimates_are_of_both_steps() -> None:
     assert cheap.cost_usd.mean < both.cost_usd.mean < both.cost_usd.max
     for _ in range(200):
         world.client._setup.cascading.verdicts.judged(0.9, good=True)
-    seldom = world.client.estimate(**ask)
+    seldom = world.client.estimate(**question)
     assert seldom.cost_usd is not None
     assert seldom.cost_usd.mean < both.cost_usd.mean
     assert seldom.cost_usd.p50 < both.cost_usd.p90
@@ -614,6 +831,24 @@ def test_a_question_before_sending_counts_both() -> None:
     both = world.client.estimate("Hello", max_tokens=1000)
     assert both.cost_usd is not None
     assert shown == [both.cost_usd.max]
+
+
+def test_a_question_is_asked_where_only_both_together_cost_so_much() -> None:
+    world = Cascaded()
+    world.script(b=["good", "good"])
+    ask_at = world.client.estimate("Hello", max_tokens=1000).tiers["gold"].cost_usd
+    assert ask_at is not None
+    asked: list[Any] = []
+
+    def confirm(estimate: Any) -> bool:
+        asked.append(estimate)
+        return True
+
+    options = {"max_tokens": 1000, "confirm": confirm, "confirm_over_usd": ask_at.max}
+    world.call(**options)
+    assert len(asked) == 1
+    world.call(**options, sla="bronze")
+    assert len(asked) == 1
 
 
 def test_status_tells_what_was_saved() -> None:
@@ -769,6 +1004,59 @@ LEVEL = {"gold": 0, "silver": 1, "bronze": 2}
 outcome = st.sampled_from(["good", "poor", "fail"])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(st.sampled_from([None, "bronze", "gold"]), st.booleans(), st.sampled_from([0.0, 0.5, 3.0])),
+        min_size=1,
+        max_size=6,
+    ),
+    outcomes=st.fixed_dictionaries(
+        {model: st.lists(outcome, min_size=6, max_size=6) for model in ("b", "b2", "s", "g")}
+    ),
+    two=st.booleans(),
+    cached=st.booleans(),
+)
+def test_no_poor_answer_passes_for_a_good_one(
+    calls: list[tuple[str | None, bool, float]],
+    outcomes: dict[str, list[str]],
+    two: bool,
+    cached: bool,
+) -> None:
+    """Calls alike, at once and one after the other, some of which name the tier."""
+    world = Cascaded(
+        Agreement("bronze/b2", compare=agreed) if two else None,
+        **({"cache": ResultCache(ttl_s=600)} if cached else {}),
+    )
+    for model, items in outcomes.items():
+        world.fake.script(model, *(Fail.unavailable() if each == "fail" else reply(each) for each in items))
+    told = []
+    for sla, streaming, pause_s in calls:
+        told.append((sla, world.begin("same", sla=sla, streaming=streaming)))
+        world.pass_s(pause_s)
+    world.pass_s(60)
+    for sla, each in told:
+        assert each.ends == 1
+        if each.error is not None:
+            assert not isinstance(each.error, PoorAnswer)
+            continue
+        answer = each.ok
+        assert each.text in ("", answer.text)
+        if sla is None and answer.tier == "bronze" and answer.text == "poor":
+            assert NOT_ESCALATED in answer.degraded
+            assert not each.pieces
+        if NOT_ESCALATED in answer.degraded:
+            assert sla is None
+        assert answer.trace is not None
+        paid = [a.cost_usd for a in answer.trace.attempts if a.outcome == "ok"]
+        assert answer.trace.cost_usd == (sum(paid, Decimal(0)) if paid else None)
+    assert world.fake.in_flight == 0
+
+
+def agreed(first: Response, second: Response) -> bool:
+    return first.text == second.text == "good"
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     floor=st.sampled_from([None, "gold", "silver", "bronze"]),
@@ -777,7 +1065,7 @@ outcome = st.sampled_from(["good", "poor", "fail"])
     strong=st.sampled_from([None, "gold"]),
     eu=st.booleans(),
     streaming=st.booleans(),
-    outcomes=st.fixed_dictionaries({model: outcome for model in ("b", "b2", "s", "g")}),
+    outcomes=st.fixed_dictionaries(dict.fromkeys(("b", "b2", "s", "g"), outcome)),
 )
 def test_never_below_the_floor_nor_across_labels(
     floor: str | None,
@@ -792,9 +1080,7 @@ def test_never_below_the_floor_nor_across_labels(
     for model, what in outcomes.items():
         world.fake.script(model, Fail.unavailable() if what == "fail" else reply(what), forever=True)
     try:
-        told = world.call(
-            streaming=streaming, sla=sla, min_tier=floor, **({"require": {"eu"}} if eu else {})
-        )
+        told = world.call(streaming=streaming, sla=sla, min_tier=floor, **({"require": {"eu"}} if eu else {}))
     except ConfigError:
         assert eu, "no place has the label"
         return

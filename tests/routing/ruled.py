@@ -49,10 +49,6 @@ class World:
         return self.found, 0.5
 
 
-def names(pool: Sequence[str]) -> st.SearchStrategy[list[str] | None]:
-    return st.none() | st.lists(st.sampled_from(pool), min_size=1, max_size=2)
-
-
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
     """Mostly of few conditions, so that they match often."""
@@ -62,6 +58,8 @@ def rules(draw: st.DrawFn) -> Rule:
         given[option] = draw(STRATEGIES[option])
     if "load" in given and given.get("below_load", 9.0) <= given["load"]:
         del given["below_load"]
+    if {"load", "forecast", "below_load"} & given.keys():
+        given["of"] = draw(st.sampled_from([None, *TIERS]))
     outcome = draw(st.sampled_from(["tier", "bounds", "floor", "set_class", "nothing"]))
     if outcome == "tier":
         given["tier"] = draw(st.sampled_from(TIERS))
@@ -103,7 +101,7 @@ STRATEGIES: dict[str, st.SearchStrategy[object]] = {
     "below_load": st.sampled_from([0.5, 0.9]),
     "budget_left": st.sampled_from([0.0, 0.2, 0.5, 1.0]),
 }
-CONDITIONS = sorted(STRATEGIES)
+CONDITIONS = [*sorted(STRATEGIES), *["request_class", "load", "tag"] * 2]  # what is the most entangled
 
 level = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.2])
 worlds = st.builds(

@@ -73,7 +73,7 @@ def test_what_is_over_goes_without_being_asked_for() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    most = 20_000
+    most = 4_000
     table = Bindings(most, 1e6)
     table.bind("warm", A, 0)
     gc.collect()
@@ -104,13 +104,16 @@ def test_where_they_are() -> None:
     assert table.counts(61) == {"silver/c": 2}
 
 
-def test_another_table_stands_in_its_place() -> None:
-    old, new = Bindings(10, 60), Bindings(2, 60)
-    bindings = [old.bind(f"s{number}", A, number) for number in range(4)]
-    new.take_over(old, 5)
-    assert len(new) == 2
-    assert new.get("s3", 6) is bindings[3]
-    assert new.get("s0", 6) is None
+def test_other_bounds_hold_from_then_on() -> None:
+    table = Bindings(20, 60)
+    for number in range(20):
+        table.bind(f"s{number}", A, 0)
+    table.resize(4, 10)
+    for number in range(20, 26):
+        table.bind(f"s{number}", A, 5)
+    assert len(table) == 4
+    assert table.get("s25", 14) is not None
+    assert table.get("s25", 15) is None
 
 
 def test_threads_agree_on_where_a_session_is() -> None:

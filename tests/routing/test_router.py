@@ -28,7 +28,7 @@ def decided(
 # -- the promise ------------------------------------------------------------------------------
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(rules(), max_size=12), st.lists(requests, min_size=1, max_size=4), worlds)
 def test_it_finds_what_asking_rule_by_rule_finds(
     listed: list[Rule], asked: list[Request], world: World
@@ -147,6 +147,12 @@ def test_a_rule_sets_the_class_and_the_search_goes_on() -> None:
     assert (found.tier, found.request_class) == ("gold", "high")
 
 
+def test_a_class_that_a_rule_has_set_is_not_found_out() -> None:
+    listed = [Rule(tag="proof", set_class="high"), Rule(request_class="low", tier="bronze")]
+    found = decided(listed, scorer=len, bound={"classify": lambda text: ("low", 0.1)}, tags=["proof"])
+    assert (found.tier, found.request_class, found.score) == (None, "high", None)
+
+
 def test_a_rule_may_correct_what_a_scorer_says() -> None:
     listed = [
         Rule(request_class="medium", route="legal", set_class="high"),
@@ -241,6 +247,8 @@ def test_the_load_is_that_of_the_tier_that_a_call_starts_in_or_of_the_one_named(
     assert decided([Rule(load=0.9, tier="bronze")], bound=bound, sla="silver").tier is None
     assert decided([Rule(forecast=1.1, of="gold", max_tier="bronze")], bound=bound, sla="silver").max_tier
     assert decided([Rule(load=0.9, below_forecast=1.0, tier="silver")], bound=bound).tier is None
+    both = [Rule(load=0.9, of="silver", tier="gold"), Rule(load=0.9, of="gold", tier="bronze")]
+    assert decided(both, bound=bound).tier == "bronze"
     assert decided([Rule(below_load=0.2, of="silver", tier="silver")], bound=bound).tier is None
 
 

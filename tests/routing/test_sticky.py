@@ -13,17 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores.ground import SPAWN, Server, opened
+from client.forms import Form, every_form
+from stores.ground import SPAWN, Server, eventually, opened
+from tierllm import CircuitBreaker, Deployment, ResultCache, Tier, TieredClient
 from tierllm.errors import ConfigError, ProviderUnavailableError, StoreUnavailableError
 from tierllm.events import Event, SessionMoved
 from tierllm.pipeline.effects import Blocking, Flow
-from tierllm.routing.bindings import HOUR_S, MOST_MOVES
+from tierllm.routing.bindings import HOUR_S, MOST_MOVES, Binding, Returns
 from tierllm.routing.course import Course, key_of
 from tierllm.routing.plan import Plan
 from tierllm.routing.shared_bindings import COMPLAIN_AGAIN_S, SharedBindings
 from tierllm.routing.sticking import MISSES, Sticking
 from tierllm.routing.sticky import StickySessions
+from tierllm.routing.sticky_rule import LEAVES, STAYS, Way, way_of
 from tierllm.stores import Store
+from tierllm.testing import FakeProvider
 from tierllm.types import Call, Candidate, Request, Response, Trace
 
 A, B, C, D, E = ("gold", "a"), ("gold", "b"), ("silver", "c"), ("silver", "d"), ("bronze", "e")
@@ -374,6 +378,30 @@ def test_another_call_of_the_session_has_moved_it_meanwhile() -> None:
     assert len(world.events) == 1
 
 
+def test_of_two_calls_that_leave_at_once_the_first_says_where_it_is() -> None:
+    world = World()
+    world.call()
+    world.ill = {A}
+    slow = world.ready()
+
+    async def inside(call: Call) -> Response:
+        assert world.call() == B
+        return Response(tier="silver", deployment="c")
+
+    ended(world.sticking(slow, inside))
+    assert world.place == B
+
+
+def test_answers_from_the_cache_say_nothing_of_where_it_is() -> None:
+    world = World()
+    world.call()
+    binding = world.sticking.binding(session="s1")
+    assert binding is not None
+    for place in (A, *[B] * (MISSES + 1)):
+        world.answered(world.ready(), place, cached=True)
+    assert (binding.place, binding.used_at, binding.misses) == (A, 1, 0)
+
+
 # -- bounds, floors, what the caller says ---------------------------------------------------
 
 
@@ -436,6 +464,34 @@ def test_in_a_tier_that_is_named_its_deployment_is_preferred() -> None:
     assert world.call(plan=named, fixed=True) == D
 
 
+def test_should_it_come_to_its_tier_after_all_its_deployment_is_preferred() -> None:
+    world = World()
+    world.answered(world.ready(), D)
+    world.ill = {A, B}
+    assert world.call(fixed=True) == D
+
+
+def test_where_the_tier_that_is_named_is_its_homes_home_is_preferred() -> None:
+    world = World()
+    world.answered(world.ready(), B)
+    world.ill = {A, B}
+    assert world.call() == C
+    world.ill = set()
+    assert world.call(fixed=True) == B
+    assert world.place == B
+
+
+def test_home_does_not_lead_out_of_the_tier_that_is_named() -> None:
+    world = World()
+    world.answered(world.ready(), E)
+    world.ill = {E}
+    assert world.call() == A
+    world.ill = set()
+    world.now += 301
+    assert world.call(fixed=True) == A
+    assert world.call() == E
+
+
 def test_a_tier_that_is_always_named_becomes_home_once_the_old_one_is_cold() -> None:
     world = World()
     world.answered(world.ready(), C)
@@ -473,6 +529,18 @@ def test_a_tier_that_is_no_more_is_nobodys_home() -> None:
     binding = world.sticking.binding(session="s1")
     assert binding is not None
     assert binding.home == A
+
+
+def test_a_home_that_is_no_more_is_forgotten_when_it_leaves() -> None:
+    world = World()
+    world.call()
+    binding = world.sticking.binding(session="s1")
+    assert binding is not None
+    binding.home = ("platinum", "p")
+    assert world.call() == A
+    world.ill = {A}
+    assert world.call() == B
+    assert (binding.home, binding.place) == (B, B)
 
 
 # -- the way home ------------------------------------------------------------------------------
@@ -546,6 +614,26 @@ def test_who_has_moved_too_often_is_bound_to_its_home() -> None:
         world.now += 40
     assert world.place == A
     assert len(world.events) == MOST_MOVES
+
+
+def test_where_its_place_is_out_home_comes_before_the_others_of_the_tier() -> None:
+    binding = Binding(("gold", "z"), 0)
+    assert binding.move(B, "breaker", 1, 301)
+
+    def way(*ill: str) -> Way:
+        return way_of(
+            binding,
+            FULL,
+            Course(),
+            usable=lambda tier, name: name not in ill,
+            returns=Returns(300, 30, 300),
+            level={"gold": 0, "silver": 1, "bronze": 2},
+            now=2,
+        )
+
+    assert way() == (STAYS, "gold", "b")
+    assert way("b") == (LEAVES, "gold", "z")
+    assert way("b", "z") == (LEAVES, "gold", "")
 
 
 bounds = st.sampled_from(
@@ -629,6 +717,73 @@ def test_observing_changes_nothing_and_writes_down_what_it_would_have_done() -> 
     world.now += 301
     world.answered(world.ready(), A)
     assert world.place == B
+
+
+# -- through a client ---------------------------------------------------------------------------------
+
+
+def tiers(fake: FakeProvider) -> list[Tier]:
+    named: dict[str, list[Deployment]] = {}
+    for tier, name in PLACES:
+        named.setdefault(tier, []).append(Deployment(name, fake))
+    return [Tier(tier, places) for tier, places in named.items()]
+
+
+@every_form
+def test_a_session_keeps_its_deployment(form: Form) -> None:
+    fake, moved = FakeProvider(), []
+    client = TieredClient(
+        tiers(fake),
+        sessions=StickySessions(),
+        retry=False,
+        breaker=CircuitBreaker(consecutive_failures=1, open_s=0.01),
+        listeners=[lambda event: moved.append(event) if isinstance(event, SessionMoved) else None],
+    )
+    assert form(client, session="s1").deployment == "a"
+    fake.down("a")
+    assert form(client, session="s1").deployment == "b"
+    fake.up()
+    assert form(client, session="s2", sla="silver").deployment == "c"
+    assert [form(client, session="s1").deployment for _ in range(3)] == ["b"] * 3
+    response = form(client, session="s2")
+    assert (response.tier, response.deployment) == ("silver", "c")
+    assert response.trace is not None
+    assert [(c.tier, c.deployment, c.reason) for c in response.trace.candidates] == [
+        ("gold", "*", "session"),
+        ("silver", "c", None),
+    ]
+    assert [(event.from_deployment, event.to_deployment, event.cause) for event in moved] == [
+        ("a", "b", "ProviderUnavailableError 503")
+    ]
+    client.close()
+
+
+def test_an_answer_from_the_cache_binds_nothing() -> None:
+    fake = FakeProvider()
+    client = TieredClient(tiers(fake), sessions=StickySessions(), cache=ResultCache(ttl_s=600))
+    client.complete("Hello", session="s1", cache="always")
+    assert client.complete("Hello", session="s2", cache="always").cached
+    assert client.status()["sessions"]["sessions"] == 1
+    client.close()
+
+
+@every_form
+def test_two_clients_of_one_store_agree(form: Form, where: str) -> None:
+    fake = FakeProvider()
+    one, two = (
+        TieredClient(tiers(fake), sessions=StickySessions(), store=opened(where), retry=False)
+        for _ in range(2)
+    )
+    fake.down("a")
+    assert form(one, session="s1").deployment == "b"
+    fake.up()
+    shared = one._setup.sticking.shared  # type: ignore[union-attr]
+    assert shared is not None
+    eventually(lambda: shared.written == 1)
+    assert form(two, session="s1").deployment == "b"
+    assert form(two, session="s2").deployment == "a"
+    one.close()
+    two.close()
 
 
 # -- alone -----------------------------------------------------------------------------------------
@@ -927,6 +1082,7 @@ def test_without_its_store_it_sticks_as_far_as_is_known_here(caplog: pytest.LogC
         world.now += COMPLAIN_AGAIN_S
         world.call("one more")
         assert len(caplog.records) == 2
+        world.background()
     assert "does not answer" in caplog.text
     status = world.sticking.status()["store"]
     assert status["failed"] >= 20
@@ -940,6 +1096,44 @@ def test_a_store_of_this_process_alone_is_not_asked() -> None:
     assert World(store=MemoryStore()).sticking.shared is None
     assert World(store=Out(), shared=False).sticking.shared is None
     assert World(store=Out(), mode="observe").sticking.shared is None
+
+
+def test_a_redis_that_hangs_fails_no_call(running_server: Server) -> None:
+    with running_server.client() as client:
+        client.flushall()
+    stores = [opened(running_server.url, timeout_s=0.05, retry_s=0.0) for _ in range(2)]
+    one, two = (World(store=store) for store in stores)
+    running_server.freeze()
+    try:
+        one.ill = {A}
+        assert one.call() == B
+        one.background()
+        one.ill = set()
+        assert one.call() == B
+    finally:
+        running_server.thaw()
+    one.now += 60
+    assert one.call() == B
+    one.background()  # known to all from now on
+    two.now = one.now
+    assert two.call() == B
+    for store in stores:
+        store.close()
+
+
+def test_where_no_thread_is_to_be_had_nothing_fails() -> None:
+    world = World(store=Out())
+
+    def full(work: Callable[[], object]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    shared = world.sticking.shared
+    assert shared is not None
+    shared._soon = full
+    assert world.call() == A
+    shared._soon = world.work.append
+    assert world.call("another") == A
+    assert len(world.work) == 1
 
 
 def test_after_a_fork_what_waited_is_the_parents_to_write() -> None:

@@ -109,6 +109,7 @@ def test_of_a_median_nine_calls_in_ten_are_over_it_before_the_fastest_alarm() ->
         (0.9, 99, 99, "too few"),
         (0.9, 100, 10, "at risk"),
         (0.9, 100, 11, "missed"),
+        (0.71, 100, 29, "at risk"),
         (0.9, 100, 7, "met"),
         (0.9, 100, 8, "at risk"),
         (0.999, 500, 0, "too few"),

@@ -274,6 +274,14 @@ def test_consent_is_that_of_the_contract() -> None:
     assert consents.granted(None, None, now, "globex") == frozenset()
 
 
+def test_consent_of_several_kinds_is_that_of_those_who_are_all_of_it() -> None:
+    both = Consent("all", since=TODAY, plan="pro", contract="acme")
+    assert both.covers("short", plan="pro", tenant=None, contract="acme", on=TODAY)
+    assert not both.covers("short", plan="pro", tenant=None, contract="globex", on=TODAY)
+    assert not both.covers("short", plan="pro", tenant=None, on=TODAY)
+    assert not both.covers("short", plan="free", tenant=None, contract="acme", on=TODAY)
+
+
 def test_a_contract_promises_what_its_plan_does_unless_it_says_otherwise() -> None:
     both = terms(
         ServicePlan("pro", objective=SLOW),
@@ -308,6 +316,7 @@ def test_what_was_claimed_and_taken_goes_on_after_a_change() -> None:
 def test_threads_count_each_call_once_under_old_and_new() -> None:
     older, newer = terms(Contract("a")), terms(Contract("a"))
     newer.inherit(older)
+    assert newer._lock is older._lock  # or they would miscount, if seldom
 
     def work(these: ServiceTerms) -> None:
         for _ in range(500):

@@ -80,6 +80,9 @@ def progress(elapsed_s: float, *, streaming: bool = False, first_at: float | Non
         pytest.param({"latency_s": 5.0, "outcome": "failed"}, (1, 1), id="a slow failure is slow"),
         pytest.param({"latency_s": 3.0, "outcome": "cancelled"}, (0, 0), id="cancelled in time"),
         pytest.param({"latency_s": 4.5, "outcome": "cancelled"}, (1, 1), id="cancelled, but late by then"),
+        pytest.param(
+            {"latency_s": 9.0, "first_token_s": 1.0, "outcome": "cancelled"}, (0, 0), id="a stream left alone"
+        ),
         pytest.param({"latency_s": 9.0, "outcome": "rejected"}, (0, 0), id="refused by us"),
     ],
 )
@@ -98,10 +101,11 @@ def test_latency(ended: dict[str, Any], counted: tuple[int, int]) -> None:
         ("failed", RateLimitError("429"), (0, 0)),
         ("failed", InvalidRequestError("400"), (0, 0)),
         ("failed", ContentFilteredError("no"), (0, 0)),
+        ("failed", ValueError("the application's own"), (0, 0)),
         ("cancelled", None, (0, 0)),
         ("rejected", None, (0, 0)),
     ],
-    ids=["ok", "down", "unknown", "429", "400", "filtered", "cancelled", "rejected"],
+    ids=["ok", "down", "unknown", "429", "400", "filtered", "own code", "cancelled", "rejected"],
 )
 def test_errors(outcome: Outcome, error: BaseException | None, counted: tuple[int, int]) -> None:
     seen = Watched(Objective(availability=0.99))
@@ -116,6 +120,14 @@ def test_first_tokens_are_those_of_streams() -> None:
     seen.ended(10.0, 9.0, first_token_s=1.5)
     seen.ended(10.0, 5.0, "cancelled", asked=progress(5.0, streaming=True))  # silent until somebody gave up
     assert seen.minute(10.0) == [(3, 2)]
+
+
+def test_where_no_provider_was_reached_nothing_is_said_of_it() -> None:
+    seen = Watched()
+    seen.ended(10.0, 9.0, "cancelled", asked=SimpleNamespace(progress=None))  # it waited for a rate limit
+    assert seen.minute(10.0) == [(0, 0)]
+    seen.ended(10.0, 9.0, "cancelled", asked=progress(9.0))
+    assert seen.minute(10.0) == [(1, 1)]
 
 
 def test_an_end_counts_once_and_an_unknown_one_never() -> None:
@@ -145,7 +157,8 @@ def test_what_is_late_is_bad_before_it_ends() -> None:
     [
         pytest.param(None, True, id="nothing known"),
         pytest.param(progress(9.0), True, id="the provider is silent"),
-        pytest.param(progress(2.0, streaming=True, first_at=1.0), False, id="the consumer holds it"),
+        pytest.param(progress(9.0, streaming=True), True, id="a silent stream"),
+        pytest.param(progress(9.0, streaming=True, first_at=1.0), False, id="the consumer may hold it"),
         pytest.param(SimpleNamespace(progress=None), False, id="not sent yet"),
     ],
 )
@@ -362,6 +375,20 @@ def test_how_a_trial_goes(good: int, bad: int, well: bool | None) -> None:
     seen.watch.try_out(0.0)
     seen.many(20.0, good, bad)
     assert tried(seen, 20.0) == (well, good + bad, bad)
+
+
+def test_one_failure_ends_no_trial_however_seldom_it_may_come() -> None:
+    seen = Watched(Objective(availability=0.999))
+    seen.watch.try_out(0.0)
+    seen.ended(10.0, outcome="failed")
+    assert tried(seen, 10.0) == (None, 1, 1)
+    for _ in range(18):
+        seen.ended(11.0)
+    assert tried(seen, 11.0)[0] is None
+    seen.ended(12.0)
+    assert tried(seen, 12.0)[0] is True  # of twenty
+    seen.ended(12.0, outcome="failed")
+    assert tried(seen, 12.0) == (False, 21, 2)
 
 
 def test_a_trial_is_over_before_its_calls_are() -> None:

@@ -201,6 +201,17 @@ def test_a_third_place_takes_over() -> None:
     assert scene.shares("c") == scene.shares(None) == []
 
 
+def test_no_more_places_are_left_than_the_hour_allows() -> None:
+    scene = Scene(("a", "b", "c", "d"), max_shifts_per_hour=2, dwell_s=60)
+    scene.play(300, slow_at("abc"))
+    assert [scene.shares(place)[:1] for place in "abc"] == [[0.0], [0.0], []]
+    assert scene.shares(None)  # who cannot go past it is sent on
+    scene.play(1500)
+    assert max(scene.shares("a")) == max(scene.shares("b")) == 0.5  # the way back has to wait
+    scene.play(3600)
+    assert scene.shares("a")[-1] == 1.0
+
+
 # -- the tier itself -------------------------------------------------------------------------
 
 

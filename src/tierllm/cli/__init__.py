@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..errors import TierLLMError
-from . import cache, check, complete, demo, drill, emergency, estimate, explain, prices, train_router, usage
+from . import (
+    cache,
+    check,
+    complete,
+    demo,
+    drill,
+    emergency,
+    estimate,
+    explain,
+    prices,
+    tiers,
+    train_router,
+    usage,
+)
 
 __all__ = ["main"]
 
@@ -72,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         emergency,
         explain,
         train_router,
+        tiers,
     ):
         command.add(commands)
     return parser

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from .arguments import count
 from .explain import plain
 
@@ -52,7 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..routing.learned_scorer import LearnedScorer
     from ..routing.training import train
 
-    like = None if arguments.scorer is None else LearnedScorer.load(arguments.scorer)
+    try:
+        like = None if arguments.scorer is None else LearnedScorer.load(arguments.scorer)
+    except OSError as error:
+        raise ConfigError(f"{arguments.scorer} cannot be read: {error.strerror or error}") from error
     decisions = read_decisions(arguments.log)
     made = train(
         decisions,
@@ -64,22 +70,36 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     written: list[str] = []
-    if arguments.out is not None and (arguments.force or not made.doubts) and made.samples:
-        made.scorer.save(arguments.out)
-        written.append(arguments.out)
-    if arguments.curve is not None and made.evaluation is not None:
-        picture = curve_svg(made.evaluation, weak=made.weak, strong=made.strong)
-        Path(arguments.curve).write_text(picture, encoding="utf-8")
-        written.append(arguments.curve)
+    failed: list[str] = []
+    with _writing(arguments.out, failed) as path:
+        if path is not None and (arguments.force or not made.doubts) and made.samples:
+            made.scorer.save(path)
+            written.append(arguments.out)
+    with _writing(arguments.curve, failed) as path:
+        if path is not None and made.evaluation is not None:
+            picture = curve_svg(made.evaluation, weak=made.weak, strong=made.strong)
+            path.write_text(picture, encoding="utf-8")
+            written.append(arguments.curve)
     if arguments.json:
         print(plain(json.dumps(_as_json(made, decisions.skipped, written), indent=2, ensure_ascii=False)))
     else:
         print(plain(_told(made, decisions.skipped)), end="")
-        for path in written:
-            print(f"written: {plain(path)}")
+        for name in written:
+            print(f"written: {plain(name)}")
+    if failed:
+        raise ConfigError("; ".join(failed))
     if arguments.out is not None and arguments.out not in written:
         print(f"{plain(arguments.out)} is not written; --force does it all the same", file=sys.stderr)
     return NO_CLAIM if made.doubts else 0
+
+
+@contextmanager
+def _writing(path: str | None, failed: list[str]) -> Iterator[Path | None]:
+    """What cannot be written is told once the numbers are."""
+    try:
+        yield None if path is None else Path(path)
+    except OSError as error:
+        failed.append(f"{path} cannot be written: {error.strerror or error}")
 
 
 def _told(made: Training, skipped: int) -> str:

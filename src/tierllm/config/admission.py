@@ -14,7 +14,6 @@ from ..admission.adaptive import AdaptiveConcurrency
 from ..admission.client_throttle import ClientThrottle
 from ..admission.consent import Consent
 from ..admission.emergency_document import check_name
-from ..admission.plans import ServicePlan
 from ..admission.record import hourly
 from ..admission.sampling import AdaptiveSampling
 from ..admission.schedule import Hours, Schedule
@@ -28,25 +27,16 @@ from .table import Count, Money, Name, OffOrFloat, Rule, Table, named
 __all__ = [
     "AdaptiveTable",
     "AdmissionTable",
+    "ConsentTable",
     "HedgeTable",
-    "PlanTable",
+    "Mode",
+    "OwnConsentTable",
     "SamplingTable",
     "ThrottleTable",
+    "When",
 ]
 
 Mode = Literal["enforce", "observe"]
-
-
-class PlanTable(Rule):
-    max_priority: int | None = None
-    high_priority: int | None = None
-    high_priority_quota: int | None = None
-    quota_window_s: float = 3600.0
-    weight: float = 1.0
-    mode: Mode = "enforce"
-
-    def build(self, name: str = "…") -> ServicePlan:
-        return ServicePlan(name, **self.given())
 
 
 # -- a tier's pool -------------------------------------------------------------------------
@@ -70,8 +60,11 @@ def _when(when: str) -> str:
     return when
 
 
+When = Annotated[str, AfterValidator(_when)]
+
+
 class HoursTable(Table):
-    when: Annotated[str, AfterValidator(_when)]
+    when: When
     size: Count
 
 
@@ -144,15 +137,21 @@ def _day(day: object) -> object:
 Day = Annotated[date, BeforeValidator(_day)]
 
 
-class ConsentTable(Rule):
+class OwnConsentTable(Rule):
+    """Consent of whoever's table it stands in."""
+
     steps: Annotated[list[Name], Field(min_length=1)] | Literal["all"]
     since: Day
     until: Day | None = None
-    plan: Name | None = None
-    tenant: Name | None = None
 
     def build(self) -> Consent:
         return Consent(**self.given())
+
+
+class ConsentTable(OwnConsentTable):
+    plan: Name | None = None
+    tenant: Name | None = None
+    contract: Name | None = None
 
 
 class SamplingTable(Rule):

@@ -15,9 +15,10 @@ from .finding import Finding, did_you_mean, told
 from .finding import error as wrong
 from .kept import Kept
 from .providers import spoken_of
+from .routing import RouterTable
 from .rules_of_money import unpriced
-from .sections import LAYERED
 from .table import Table, written
+from .tiers import LAYERED
 
 if TYPE_CHECKING:
     from ..admission.rate_limit import RateLimit
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..stores import Store
     from .file import Config
     from .providers import Source
-    from .sections import DeploymentTable, TierTable
+    from .tiers import DeploymentTable, TierTable
 
 __all__ = ["built"]
 
@@ -82,19 +83,22 @@ class _Build:
         for name in ("budgets", "limits"):
             if getattr(config, name):
                 settings.setdefault(name, self._listed(name))
-        if config.plans:
-            settings.setdefault("plans", [table.build(name) for name, table in config.plans.items()])
+        for name in ("plans", "contracts"):
+            if getattr(config, name):
+                settings.setdefault(name, self._named(name))
+        self._route()
         clock = settings.get("clock", time.monotonic)
         wall = time.time if clock is time.monotonic else clock  # as the client has it
         opened: dict[str, Callable[[Any], object]] = {
             "cache": lambda table: table.opened(base, os.environ, clock=clock, wall=wall),
+            "decisions": lambda table: table.build(base, wall),
             "ledger": lambda table: table.build(base, wall),  # last: it opens a file
         }
         try:
             for name, build in opened.items():
                 self._put(name, build)
         except BaseException:
-            for name in {"store", "cache"} & settings.keys() - overrides.keys():
+            for name in {"store", "cache", "decisions"} & settings.keys() - overrides.keys():
                 if settings[name] is not None and self.kept.was((name,)) is not settings[name]:
                     settings[name].close()
             raise
@@ -116,6 +120,42 @@ class _Build:
     def _written(self, name: str, table: Table) -> object:
         """What it is made of: the table, and the store where others may be met."""
         return (written(table), self.store if name == "breaker" else self.config.base)
+
+    def _named(self, name: str) -> list[Any]:
+        tables = getattr(self.config, name)
+        return [
+            self.kept.once((name, each), written(table), partial(table.build, each))
+            for each, table in tables.items()
+        ]
+
+    def _route(self) -> None:
+        """Rules and difficulty, sessions, cascade, shadow."""
+        config, kept, settings = self.config, self.kept, self.made
+        table = config.router
+        scorer = None
+        if table is not None and "router" not in settings:
+            what = (written(table.scorer), table.file, config.base)
+            scorer = self._told(
+                "router", partial(kept.once, ("scorer",), what, partial(table.scored, config.base))
+            )
+        if (table is not None or config.rules) and "router" not in settings:
+            rules = [each.build() for each in config.rules]
+            said = ([written(each) for each in config.rules], written(table), scorer)
+            router = partial((table or RouterTable()).build, rules, scorer)
+            settings["router"] = self._told("router", partial(kept.once, ("router",), said, router))
+        self._put("sessions", lambda table: table.build())
+        self._put("cascade", lambda table: table.build())
+        if config.shadow is not None and "shadow" not in settings:
+            learn = getattr(scorer, "learn", None)
+            shadow = partial(config.shadow.build, learn)
+            settings["shadow"] = kept.once(("shadow",), (written(config.shadow), scorer), shadow)
+
+    def _told(self, name: str, build: Callable[[], Any]) -> Any:
+        """What ``build`` makes, or its error in terms of the file."""
+        try:
+            return build()
+        except ConfigError as error:
+            raise ConfigError(told(self.config.source, [wrong(name, str(error))])) from error
 
     def _listed(self, name: str) -> list[Any]:
         tables = getattr(self.config, name)

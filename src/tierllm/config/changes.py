@@ -11,7 +11,7 @@ from .table import Table, written
 
 if TYPE_CHECKING:
     from .file import Config
-    from .sections import TierTable
+    from .tiers import TierTable
 
 __all__ = ["FOR_LIFE", "changed", "digest_of"]
 

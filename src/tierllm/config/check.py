@@ -13,6 +13,8 @@ from . import (
     rules_of_load,
     rules_of_money,
     rules_of_plans,
+    rules_of_routing,
+    rules_of_service,
     rules_of_time,
     rules_of_use,
 )
@@ -31,6 +33,8 @@ RULES = (
     *rules_of_use.RULES,
     *rules_of_load.RULES,
     *rules_of_plans.RULES,
+    *rules_of_service.RULES,
+    *rules_of_routing.RULES,
     *rules_of_money.RULES,
     *rules_of_cache.RULES,
 )

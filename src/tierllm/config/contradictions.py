@@ -9,15 +9,17 @@ from ..errors import ConfigError
 from .cache import misnamed
 from .finding import Loc, did_you_mean
 from .limits import unmatched
+from .misrouted import misrouted
 from .money import twins
 from .providers import KINDS
+from .service import unkept
 from .table import named
 
 if TYPE_CHECKING:
     from pydantic_core import InitErrorDetails
 
     from .file import Config
-    from .sections import DeploymentTable
+    from .tiers import DeploymentTable
 
 __all__ = ["contradictions"]
 
@@ -47,6 +49,8 @@ def contradictions(config: Config) -> Iterator[InitErrorDetails]:
     yield from twins(config.budgets)
     yield from misnamed(config)
     yield from unmatched(config)
+    yield from unkept(config)
+    yield from misrouted(config)
 
 
 def _unknown_provider(config: Config, deployment: DeploymentTable, loc: Loc) -> Iterator[InitErrorDetails]:

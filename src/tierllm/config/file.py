@@ -11,30 +11,36 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import ConfigError
 from ..types import Timeouts
-from .admission import PlanTable
 from .building import built
 from .cache import CacheTable
 from .changes import digest_of
 from .contradictions import contradictions
 from .finding import Finding, Loc, dotted, told
 from .finding import error as wrong
+from .judging import CascadeTable, ShadowTable
 from .limits import AccountTable, LimitTable
 from .money import BudgetTable, LedgerTable, PricesTable, StoreTable
 from .places import misplaced
 from .problems import problems
 from .providers import KINDS, ProviderTable, Source
 from .reading import read
+from .routing import (
+    DecisionsTable,
+    RouterTable,
+    RuleTable,
+    SessionsTable,
+)
 from .sections import (
     BreakerTable,
     ClientTable,
-    DeploymentTable,
     FallbackTable,
     RetryBudgetTable,
     RetryTable,
-    TierTable,
     TimeoutsTable,
 )
+from .service import ContractTable, PlanTable
 from .table import Name, OrOff, Table, layered
+from .tiers import DeploymentTable, TierTable
 
 if TYPE_CHECKING:
     from ..cost.prices import PriceBook
@@ -64,6 +70,13 @@ class Config(Table):
     accounts: dict[Name, AccountTable] = Field(default_factory=dict)
     limits: list[LimitTable] = Field(default_factory=list)
     plans: dict[Name, PlanTable] = Field(default_factory=dict)
+    contracts: dict[Name, ContractTable] = Field(default_factory=dict)
+    rules: list[RuleTable] = Field(default_factory=list)
+    router: RouterTable | None = None
+    sessions: SessionsTable | None = None
+    cascade: CascadeTable | None = None
+    shadow: ShadowTable | None = None
+    decisions: DecisionsTable | None = None
     budgets: list[BudgetTable] = Field(default_factory=list)
     store: StoreTable | None = None
     ledger: OrOff[LedgerTable] | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..cost.budget import Budget
     from .file import Config
     from .providers import Source
-    from .sections import DeploymentTable, TierTable
+    from .tiers import DeploymentTable, TierTable
 
 __all__ = ["Place", "misplaced", "places"]
 

@@ -12,8 +12,10 @@ from .addresses import URLS_GO
 from .cache import LAYERS
 from .finding import Finding, Loc, did_you_mean, dotted
 from .finding import error as wrong
+from .judging import JUDGES
 from .money import STORES
 from .providers import KINDS
+from .routing import SCORERS
 from .table import KEYS_GO, SECRETS, Table
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ REMEDIES = {
     ("list_type", "deployments"): "write [[tiers.deployments]]",
     ("list_type", "budgets"): "write [[budgets]]",
     ("list_type", "limits"): "write [[limits]]",
+    ("list_type", "rules"): "write [[rules]]",
+    ("list_type", "tenants"): 'write tenants = ["acme"]',
+    ("model_type", "sessions"): "leave it out for none",
+    ("model_type", "shift"): "write true or false, or burn and dwell_s in a table",
     ("list_type", "consent"): "write [[tiers.sampling.consent]]",
     ("greater_than", "size"): "a schedule closes no pool",
     ("list_type", "hours"): 'write hours = [{when = "22:00-06:00", size = 8}]',
@@ -42,7 +48,7 @@ REMEDIES = {
     ("model_type", "hedge"): "write true or false, or share and bank in a table",
     ("model_type", "schedule"): "write [tiers.admission.schedule] with hours and tz",
 }
-KNOWN = {"store": STORES, "cache": LAYERS}
+KNOWN = {"store": STORES, "cache": LAYERS, "router": SCORERS, "cascade": JUDGES, "shadow": ("format",)}
 """Kinds in tables of these names; elsewhere they are providers'."""
 
 REFUSED = re.compile(
@@ -129,7 +135,7 @@ def _keys_at(loc: Loc, model: type[Table]) -> list[str]:
         if isinstance(part, str):
             named = [t.model_fields[part].annotation for t in tables if part in t.model_fields]
             tables = [inner for annotation in named for inner in _tables_in(annotation)] or tables
-    return sorted({key for table in tables for key in table.model_fields})
+    return sorted({field.alias or key for table in tables for key, field in table.model_fields.items()})
 
 
 def _tables_in(annotation: Any) -> Iterator[type[Table]]:

@@ -11,7 +11,7 @@ from .finding import Finding, warning
 if TYPE_CHECKING:
     from .cache import CacheTable
     from .file import Config
-    from .sections import DeploymentTable, TierTable
+    from .tiers import DeploymentTable, TierTable
 
 __all__ = ["RULES"]
 
@@ -21,6 +21,7 @@ def _cache(config: Config) -> Iterator[Finding]:
         yield from _too_warm(config, config.cache)
         yield from _never_kept(config, config.cache)
         yield from _layers(config.cache)
+        yield from _single(config.cache)
 
 
 def _too_warm(config: Config, cache: CacheTable) -> Iterator[Finding]:
@@ -77,6 +78,24 @@ def _layers(cache: CacheTable) -> Iterator[Finding]:
             "cache.write",
             "there is no layer to be waited for, so that nothing is written behind a call's back",
             "take it out, or add a layer of Redis or disk",
+        )
+
+
+def _single(cache: CacheTable) -> Iterator[Finding]:
+    if len(cache.layers) > 1 or "layers" not in cache.model_fields_set:
+        return
+    layer = cache.layers[0]
+    if layer.kind == "memory":
+        yield warning(
+            "cache.layers",
+            "there is one layer, of memory: what is in it is gone with the process, and no other sees it",
+            'add one of kind "disk" or "redis"',
+        )
+    else:
+        yield warning(
+            "cache.layers",
+            f"there is one layer, of {layer.kind}: what is asked for often is fetched from there each time",
+            'add one of kind "memory" before it',
         )
 
 

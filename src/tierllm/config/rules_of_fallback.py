@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from .providers import OpenAITable
 
 if TYPE_CHECKING:
     from .file import Config
+    from .tiers import TierTable
 
 __all__ = ["RULES"]
 
@@ -55,7 +57,7 @@ def _one_place(config: Config) -> Iterator[Finding]:
 def _twins(config: Config) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for t, tier in enumerate(config.tiers):
-        same = tier.model_dump_json(exclude={"name", "objective"}, exclude_unset=True)
+        same = _answers(tier)
         if same in seen:
             yield warning(
                 f"tiers[{t}]",
@@ -63,6 +65,13 @@ def _twins(config: Config) -> Iterator[Finding]:
                 "give it other deployments, a shorter prompt or a smaller max_tokens",
             )
         seen.setdefault(same, tier.name)
+
+
+def _answers(tier: TierTable) -> str:
+    """All that its answers depend on: models with their parameters, prompt and ceilings."""
+    places = [d.model_dump(include={"model", "provider", "params", "drop"}) for d in tier.deployments]
+    settings = {"prompt", "defaults", "max_tokens", "temperature", "reasoning_effort"}
+    return json.dumps([places, tier.model_dump(include=settings)], sort_keys=True, default=str)
 
 
 def _same_deployment(config: Config) -> Iterator[Finding]:

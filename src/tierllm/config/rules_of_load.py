@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .file import Config
     from .limits import LimitTable, OwnLimitTable, RatesTable
     from .places import Place
-    from .sections import DeploymentTable, TierTable
+    from .tiers import DeploymentTable, TierTable
 
 __all__ = ["RULES", "bounded", "limited", "pool_size"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..cost.budget import Budget
     from ..cost.prices import ModelInfo
     from .file import Config
-    from .sections import DeploymentTable, TierTable
+    from .tiers import DeploymentTable, TierTable
 
 __all__ = ["RULES", "unpriced"]
 
@@ -50,6 +50,7 @@ def _money(config: Config) -> Iterator[Finding]:
         return
     budgets = [(f"budgets[{b}]", table.build()) for b, table in enumerate(config.budgets)]
     yield from _prices(spots, [budget for _, budget in budgets])
+    yield from _shadowed(config, spots)
     for key, budget in budgets:
         held = [spot for spot in spots if spot.under(budget)]
         yield from _too_small(key, budget, held)
@@ -60,10 +61,27 @@ def unpriced(config: Config, given: Container[str]) -> list[Finding]:
     """What a client would be refused for. Providers that others stand in for (``given``) are left out."""
     budgets = [table.build() for table in config.budgets]
     looked_up = (place.table.price is None and place.provider not in given for place in places(config))
-    if all(_most(budget, "usd") is None for budget in budgets) or not any(looked_up):
+    in_dollars = config.shadow is not None or any(_most(budget, "usd") is not None for budget in budgets)
+    if not in_dollars or not any(looked_up):
         return []  # and a price list need not be read
     spots = [spot for spot in _spots(config) if spot.source not in given]
-    return [finding for finding in _prices(spots, budgets) if finding.severity == "error"]
+    found = [*_prices(spots, budgets), *_shadowed(config, spots)]
+    return [finding for finding in found if finding.severity == "error"]
+
+
+def _shadowed(config: Config, spots: list[Spot]) -> Iterator[Finding]:
+    """Where calls are sent too, within dollars of their own."""
+    if config.shadow is None:
+        return
+    tier, _, deployment = config.shadow.to.partition("/")
+    for spot in spots:
+        if spot.price is None and spot.tier == tier and deployment in ("", spot.deployment):
+            yield error(
+                "shadow.to",
+                f"no price is known for {spot.model}, and its budget is in dollars",
+                f"set {spot.key}.price = {{input_usd_per_mtok = …, output_usd_per_mtok = …}}",
+            )
+            return
 
 
 def _prices(spots: list[Spot], budgets: list[Budget]) -> Iterator[Finding]:

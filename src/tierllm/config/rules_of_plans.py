@@ -10,6 +10,7 @@ from ..admission.schedule import DAY, Hours
 from .finding import Finding, did_you_mean, warning
 
 if TYPE_CHECKING:
+    from .admission import OwnConsentTable
     from .file import Config
 
 __all__ = ["RULES", "consents_over"]
@@ -85,6 +86,9 @@ def _plans_named(config: Config) -> Iterator[tuple[str, str]]:
         said = where.get("plan", ())
         for name in [said] if isinstance(said, str) else said if isinstance(said, list) else ():
             yield f"{key}.where.plan", name
+    for number, rule in enumerate(config.rules):
+        for name in [rule.plan] if isinstance(rule.plan, str) else rule.plan or []:
+            yield f"rules[{number}].plan", name
     for t, tier in enumerate(config.tiers):
         for c, consent in enumerate([] if tier.sampling is None else tier.sampling.consent):
             if consent.plan is not None:
@@ -122,14 +126,20 @@ def _fails_closed(config: Config) -> Iterator[Finding]:
 
 def consents_over(config: Config, today: date) -> Iterator[Finding]:
     """Consents that have ended."""
+    tables: list[tuple[str, OwnConsentTable]] = []
     for t, tier in enumerate(config.tiers):
-        for c, consent in enumerate([] if tier.sampling is None else tier.sampling.consent):
-            if consent.until is not None and consent.until < today:
-                yield warning(
-                    f"tiers[{t}].sampling.consent[{c}].until",
-                    f"this consent is over since {consent.until}: it allows nothing any more",
-                    "ask for a new one, or take it out",
-                )
+        given = [] if tier.sampling is None else tier.sampling.consent
+        tables += [(f"tiers[{t}].sampling.consent[{c}]", each) for c, each in enumerate(given)]
+    for kind, promises in (("plans", config.plans), ("contracts", config.contracts)):
+        for name, promise in promises.items():
+            tables += [(f"{kind}.{name}.consent[{c}]", each) for c, each in enumerate(promise.consent)]
+    for key, consent in tables:
+        if consent.until is not None and consent.until < today:
+            yield warning(
+                f"{key}.until",
+                f"this consent is over since {consent.until}: it allows nothing any more",
+                "ask for a new one, or take it out",
+            )
 
 
 RULES = (_nobody_waits, _hours, _plans, _no_ceiling, _fails_closed)

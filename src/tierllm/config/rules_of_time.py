@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..types import Timeouts
     from .file import Config
 
-__all__ = ["RULES"]
+__all__ = ["PATIENCE", "RULES", "longest", "within"]
 
 PATIENCE = 3
 """A timeout of so many times the objective's percentile no longer serves the objective."""
@@ -26,10 +26,10 @@ def _slow_to_give_up(config: Config) -> Iterator[Finding]:
         timeouts = [config.timeouts_of(tier, deployment) for deployment in tier.deployments]
         for promise, bound in (("latency_p95_s", "total_s"), ("first_token_p95_s", "first_token_s")):
             promised_s = getattr(objective, promise)
-            if promised_s is None or _within(config.client.deadline_s, PATIENCE * promised_s):
+            if promised_s is None or within(config.client.deadline_s, PATIENCE * promised_s):
                 continue
-            longest_s = _longest(timeouts, bound)
-            if not _within(longest_s, PATIENCE * promised_s):
+            longest_s = longest(timeouts, bound)
+            if not within(longest_s, PATIENCE * promised_s):
                 yield warning(
                     f"tiers[{t}].objective.{promise}",
                     f"the objective is {promised_s:g} s, but a provider that hangs is given "
@@ -41,7 +41,7 @@ def _slow_to_give_up(config: Config) -> Iterator[Finding]:
 def _cut_short(config: Config) -> Iterator[Finding]:
     for t, tier in enumerate(config.tiers):
         promised_s = tier.objective.latency_p95_s if tier.objective else None
-        total_s = _longest([config.timeouts_of(tier, d) for d in tier.deployments], "total_s")
+        total_s = longest([config.timeouts_of(tier, d) for d in tier.deployments], "total_s")
         if promised_s is not None and total_s is not None and total_s < promised_s:
             yield warning(
                 f"tiers[{t}].timeouts.total_s",
@@ -56,8 +56,8 @@ def _deadline_spent(config: Config) -> Iterator[Finding]:
     if deadline_s is None:
         return
     for t, tier in enumerate(config.tiers):
-        longest_s = _longest([config.timeouts_of(tier, d) for d in tier.deployments], "total_s")
-        if not _within(longest_s, deadline_s * 0.99):
+        longest_s = longest([config.timeouts_of(tier, d) for d in tier.deployments], "total_s")
+        if not within(longest_s, deadline_s * 0.99):
             yield warning(
                 f"tiers[{t}].timeouts.total_s",
                 f"one hanging attempt uses up the deadline of {deadline_s:g} s: "
@@ -83,14 +83,14 @@ def _backoff_too_long(config: Config) -> Iterator[Finding]:
             )
 
 
-def _longest(timeouts: Iterable[Timeouts], bound: str) -> float | None:
+def longest(timeouts: Iterable[Timeouts], bound: str) -> float | None:
     """The longest wait that ``bound`` allows; ``None`` is no bound."""
     spans: list[float | None] = [getattr(each, bound) for each in timeouts]
     finite = [span for span in spans if span is not None]
     return max(finite) if len(finite) == len(spans) else None
 
 
-def _within(span_s: float | None, limit_s: float) -> bool:
+def within(span_s: float | None, limit_s: float) -> bool:
     return span_s is not None and span_s <= limit_s
 
 

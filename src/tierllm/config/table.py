@@ -39,6 +39,7 @@ __all__ = [
     "PathName",
     "Rule",
     "Seconds",
+    "Share",
     "Table",
     "layered",
     "named",
@@ -100,6 +101,7 @@ Money = int | float | str
 
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 

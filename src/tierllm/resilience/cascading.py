@@ -15,8 +15,9 @@ from ..routing.cascade import best_first
 from ..routing.course import Course
 from ..routing.judges import Agreement
 from ..types import Candidate, Response
-from .judging import Judging, PoorAnswer, judging_now, note_score
+from .judging import Judging, PoorAnswer, note_score
 from .verdicts import Verdicts
+from .ways import Ways
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
@@ -29,9 +30,6 @@ __all__ = ["NOT_ESCALATED", "Cascading"]
 
 NOT_ESCALATED = "not_escalated"
 """What ``degraded`` says of an answer that was not good enough, and is served since nothing better came."""
-
-LED_AWAY = frozenset({"budget", "load", "shift"})
-"""Reasons for which a call was led away from a tier: it is not led back there by its answer."""
 
 FAILED = (ProviderError, RejectedError, AllTiersFailedError, DeadlineExceededError)
 
@@ -55,6 +53,7 @@ class Cascading:
         settings.check_tiers(list(lines))
         self.settings = settings
         self.verdicts = verdicts or Verdicts()
+        self.ways = Ways(settings, lines, self.verdicts)
         self.judging = Judging(settings, lines=lines, verdicts=self.verdicts, clock=clock)
         self._lines = lines
         self._emit = emit
@@ -62,63 +61,10 @@ class Cascading:
         if hasattr(settings.judge, "compared"):
             self._learns = settings.judge  # type: ignore[assignment]
 
-    # -- which way -----------------------------------------------------------------
-
-    def way(self, call: Call) -> Way | None:
-        """How the call is cascaded; ``None``: it is not. Its deadline is not looked at."""
-        course, plan, request = call.course, call.plan, call.request
-        if plan is None or len(plan.tiers) < 2 or not request.repeatable or judging_now():
-            return None
-        if request.sla is not None or getattr(call.target, "streams", False):
-            return None  # what a function streams is its caller's own affair
-        choice, at_home = None, False
-        if course is not None:
-            choice, at_home = course.choice, course.prefer is not None
-            if course.important or (course.fixed and not at_home):
-                return None
-            if choice is not None and choice.arm == "strong":
-                return None
-        spared: set[str] = set()
-        if call.trace is not None:
-            noted = call.trace.candidates
-            spared = {each.tier for each in noted if each.deployment == "*" and each.reason in LED_AWAY}
-        if plan.raised and choice is None and not at_home:
-            spared.update(plan.tiers[-plan.raised :])
-        way = self.settings.way(plan, spared)
-        if at_home and way is not None and way.cheap != plan.tiers[0]:
-            return None  # its session stays where it is
-        return way
-
-    def in_time(self, call: Call, way: Way) -> bool:
-        """Whether the deadline leaves room for both answers: as far as is known, at the usual pace."""
-        left_s = None if call.scope is None else call.scope.remaining_s()
-        if left_s is None:
-            return True
-        first_s = self._pace_s(call, way.cheap, 0.9)
-        judge = self.settings.judge
-        if isinstance(judge, Agreement):
-            first_s = max(first_s, self._pace_s(call, judge.place[0], 0.9))
-            judge_s = 0.0
-        else:
-            judge_s = self.judge_s()
-        return first_s + judge_s + self._pace_s(call, way.strong, 0.5) <= left_s
-
-    def judge_s(self) -> float:
-        """How long the judge takes, as far as one has to reckon with it."""
-        most_s = self.settings.max_judge_s
-        return self.verdicts.judge_s() if most_s is None else most_s
-
-    def _pace_s(self, call: Call, tier: str, quantile: float) -> float:
-        """How long the tier's first place takes that may serve the call; 0 as long as nothing is known."""
-        for line in self._lines[tier].lines:
-            if call.request.require <= line.deployment.labels:
-                return line.pace.history.quantile(quantile) or 0.0
-        return 0.0
-
     # -- a call --------------------------------------------------------------------
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        way = self.way(call)
+        way = self.ways.of(call)
         if way is None:
             return await call_next(call)
         if self.settings.mode == "observe":
@@ -128,7 +74,7 @@ class Cascading:
         if course is None:
             course = own.course = Course()
         assert call.plan is not None
-        if not self.in_time(call, way):
+        if not self.ways.in_time(call, way):
             self.verdicts.count("late")
             own.plan = call.plan.starting_at(way.strong)
             _passed_over(call, way.cheap, "deadline")
@@ -166,7 +112,6 @@ class Cascading:
                 response = await self._known(call, response)
             return response
         except PoorAnswer as poor:
-            note_score(call, poor.score)
             course.spare = _own(poor.response, call)
             self._escalated(call, poor.score, "enforce")
             raise
@@ -262,6 +207,11 @@ class Cascading:
         if not good:
             self._escalated(call, score, "observe")
         return response
+
+    def inherit(self, older: Cascading) -> None:
+        """Go on where ``older`` was, under another configuration; what another judge said is forgotten."""
+        if older.settings.judge is self.settings.judge:
+            self.verdicts.inherit(older.verdicts)
 
     # -- watching ------------------------------------------------------------------
 

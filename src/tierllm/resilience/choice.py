@@ -168,9 +168,8 @@ class Cheapest:
         histories, route = self._histories, request.route
         found: list[float | None] = []
         for line in lines:
-            history = None if histories is None else histories.of(line.place.name, route)
-            mean = None if history is None else history.mean
-            found.append(None if mean is None else min(mean, cap))
+            mean = None if histories is None else self._of(line).answer(histories, line.place.name, route)
+            found.append(mean if mean is None or mean < cap else cap)
         if None not in found:
             return found  # type: ignore[return-value]
         known = [mean for mean in found if mean is not None]
@@ -231,12 +230,13 @@ class Cheapest:
 
     def served(self, call: Call, response: Response) -> None:
         """Learn from an answer of one of the places: how its input was counted, and what was cached of it."""
-        usage, name = response.usage, response.deployment
-        if usage is None or usage.estimated or usage.input_tokens <= 0 or response.cached or name is None:
-            return
-        expected = self._expected.get(name)
-        if expected is None:
+        usage, expected = response.usage, self._expected.get(response.deployment or "")
+        if expected is None or response.cached:
             return  # it has never been in question
+        expected.answers = {}
+        if usage is None or usage.estimated or usage.input_tokens <= 0:
+            return
+        name = response.deployment or ""
         now = self._clock()
         warm = self._warm(call, now)
         sent_before = warm[2] if warm is not None and warm[0] == name else 0

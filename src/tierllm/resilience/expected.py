@@ -11,6 +11,7 @@ from .lateness import Bank
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..cost.history import Histories
     from ..cost.place import Place
     from ..cost.price import Price
     from ..routing.deployment import Deployment
@@ -38,6 +39,9 @@ UNKNOWN_SHARE: Final = 0.1
 AGAIN_SHARE: Final = 0.01
 """And so many one that was too slow before."""
 
+ROUTES: Final = 64
+"""So many routes' answers are kept at hand."""
+
 RATES: Final = 64
 """So many prices are kept as plain numbers: one, and those it has by length and service tier."""
 
@@ -47,7 +51,7 @@ class Expected:
 
     ``hit`` is the part of what a session had sent there before that its next call was reported to have
     cached, ``cold`` the cached part of any other call's input, ``written`` the part of what was not cached
-    that was billed as written to the cache.
+    that was billed as written to the cache. ``answers`` are the mean lengths by route, until the next one.
     """
 
     __slots__ = (
@@ -57,6 +61,7 @@ class Expected:
         "_service_tier",
         "_speed",
         "again",
+        "answers",
         "cold",
         "hit",
         "per_character",
@@ -72,6 +77,7 @@ class Expected:
         self.cold = 0.0
         self.written = 0.0
         self.samples = 0
+        self.answers: dict[str | None, float | None] = {}
         self.trials = Bank(UNKNOWN_SHARE, 1)
         self.again = Bank(AGAIN_SHARE, 1)
         self._service_tier = deployment.params.get("service_tier")
@@ -118,6 +124,17 @@ class Expected:
             asked if written is None else float(written) / 1e6,
         )
         return found
+
+    def answer(self, histories: Histories, place: str, route: str | None) -> float | None:
+        """The mean length of its answers in tokens; ``None`` where there are too few yet."""
+        try:
+            return self.answers[route]
+        except KeyError:
+            history = histories.of(place, route)
+            mean = None if history is None else history.mean
+            if len(self.answers) < ROUTES:
+                self.answers[route] = mean
+            return mean
 
     def speed(
         self, history: DurationHistory, goals: Sequence[tuple[float, float]], now: float

@@ -113,9 +113,18 @@ class Judging:
             judge = self.settings.judge
             if isinstance(judge, Agreement):
                 return self._agreed(response, await self._second(call))
-            return await asked(judge, call.request, response, most_s=self.settings.max_judge_s)
+            return await asked(judge, call.request, response, most_s=self._most_s(call))
         finally:
             self.verdicts.took(self._clock() - began)
+
+    def _most_s(self, call: Call) -> float | None:
+        """How long an async judge may take: no longer than the call has."""
+        most_s, left_s = self.settings.max_judge_s, None
+        if call.scope is not None:
+            left_s = call.scope.remaining_s()
+        if most_s is None or left_s is None:
+            return left_s if most_s is None else most_s
+        return min(most_s, left_s)
 
     # -- two models ----------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Quotes:
         return replace(
             cheap,
             cost_usd=either_cost(cheap.cost_usd, strong.cost_usd, rate),
-            latency_s=either_latency(cheap.latency_s, strong.latency_s, rate, cascading.judge_s()),
+            latency_s=either_latency(cheap.latency_s, strong.latency_s, rate, cascading.ways.judge_s()),
             tiers=found,
         )
 
@@ -74,8 +74,8 @@ class Quotes:
         cascading = self.cascading
         if cascading is None or cascading.settings.mode == "observe":
             return None
-        way = cascading.way(call)
-        return way if way is not None and cascading.in_time(call, way) else None
+        way = cascading.ways.of(call)
+        return way if way is not None and cascading.ways.in_time(call, way) else None
 
     def dearest_usd(self, call: Call) -> Decimal | None:
         """The worst case of one attempt at any place that the call may come to; ``None``: not known.

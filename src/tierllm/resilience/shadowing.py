@@ -259,6 +259,19 @@ class Shadowing:
         with self._lock:
             self.counts[what] += 1
 
+    def inherit(self, older: Shadowing) -> None:
+        """Go on where ``older`` was, under another configuration; its budget is in the store."""
+        with older._lock:
+            counts, quality = Counter(older.counts), dict(older.quality)
+            spent_usd = older.spent_usd
+        with self._lock:
+            self.counts += counts
+            self.spent_usd += spent_usd
+            for place, each in quality.items():
+                own = self.quality.setdefault(place, Quality())
+                own.count += each.count
+                own.total += each.total
+
     # -- watching ------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ RECENT = 200
 KNOWN = 10_000
 """So many answers are known to have been judged good, for when the cache gives them again."""
 
+COUNTS = ("begun", "good", "poor", "unsure", "escalated", "spared", "explored", "late")
+
 
 class Verdicts:
     """Counts, the last verdicts, how long the judge takes, and what was saved. Thread-safe."""
@@ -94,6 +96,19 @@ class Verdicts:
     def knows(self, slot: bytes, text: str) -> bool:
         with self._lock:
             return (slot, hash(text)) in self._known
+
+    def inherit(self, older: Verdicts) -> None:
+        """Go on where ``older`` was, under another configuration."""
+        with older._lock:
+            counts = {name: getattr(older, name) for name in COUNTS}
+            recent, known, saved_usd = tuple(older._recent), tuple(older._known), older.saved_usd
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+            self._recent = deque((*recent, *self._recent), maxlen=RECENT)
+            self._known = OrderedDict.fromkeys((*known, *self._known))
+            self.saved_usd += saved_usd
+        self.duration = older.duration
 
     # -- watching ------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ from .decision_line import attempts_of
 from .decision_rows import DecisionRow
 from .words import error_words
 
-__all__ = ["Account", "Tried", "account_of"]
+__all__ = ["Account", "Passed", "Tried", "account_of"]
 
 
 class Passed(NamedTuple):
+    """A place that was considered; ``reason`` is empty for the one that was chosen."""
+
     tier: str
     deployment: str
     reason: str
@@ -78,14 +81,8 @@ class Account(NamedTuple):
 
 def account_of(what: Trace | DecisionRow | Mapping[str, object]) -> Account:
     """Whatever it is, told alike; what is of another kind than it should be is as good as not known."""
-    if isinstance(what, Trace):
-        told: Mapping[str, object] = {
-            **what.to_dict(),
-            "attempts": attempts_of(what.attempts),
-            "cost_usd": what.cost_usd,
-        }
-    else:
-        told = what.raw if isinstance(what, DecisionRow) else what
+    given = what.raw if isinstance(what, DecisionRow) else what
+    told = _plain(given) if isinstance(given, Trace) else given
     chance = told.get("propensity")
     explored = told.get("explored")
     if not isinstance(explored, bool) and explored is not None:
@@ -125,6 +122,17 @@ def account_of(what: Trace | DecisionRow | Mapping[str, object]) -> Account:
         cost_usd=sum(paid, Decimal(0)) if cost is None and paid else cost,
         duration_s=lenient.number(told.get("duration_s")),
     )
+
+
+def _plain(trace: Trace) -> dict[str, object]:
+    return {
+        **{field.name: getattr(trace, field.name) for field in fields(trace)},
+        "candidates": [
+            {"tier": c.tier, "deployment": c.deployment, "reason": c.reason} for c in trace.candidates
+        ],
+        "attempts": attempts_of(trace.attempts),
+        "waits": [{"kind": w.kind, "where": w.where, "seconds": w.seconds} for w in trace.waits],
+    }
 
 
 def _tried(told: Mapping[str, object]) -> Tried:

@@ -187,14 +187,10 @@ class Bindings:
         with self._lock:
             return self._rows.pop(hash(key), None) is not None
 
-    def take_over(self, other: Bindings, now: float) -> None:
-        """All that another table knows: this one stands in its place. Calls under way may use both."""
-        with other._lock:
-            rows = other._rows.copy()
+    def resize(self, most: int, ttl_s: float) -> None:
+        """Other bounds from now on. Where there are too many, each new one drives out four."""
         with self._lock:
-            self._rows, self._places = rows, dict(other._places)
-            while len(rows) > self.most:
-                rows.popitem(last=False)
+            self.most, self.ttl_s = most, ttl_s
 
     def _keep(self, number: int, binding: Binding, now: float) -> None:
         rows = self._rows

@@ -127,5 +127,7 @@ def _points(points: list[tuple[float, float]]) -> str:
 
 def _told(evaluation: Evaluation) -> str:
     apgr = evaluation.apgr
+    if not math.isfinite(apgr.value + apgr.low + apgr.high):
+        return f"{evaluation.calls:,} calls: no claim can be made"
     sure = "" if not evaluation.doubts else ": no claim can be made"
     return f"APGR {apgr.value:.2f} ({apgr.low:.2f}…{apgr.high:.2f}) of {evaluation.calls:,} calls{sure}"

@@ -91,7 +91,7 @@ def line_of(
     if trace.warnings:
         line["warnings"] = _warnings(trace.warnings, request, who)
     if trace.scores:
-        line["scores"] = dict(trace.scores)
+        line["scores"] = {name: round(score, 6) for name, score in trace.scores.items()}
     _say_who(line, request, who, salt)
     _say_what(line, trace, response)
     _say_how_hard(line, trace, request, course)
@@ -172,17 +172,19 @@ def _say_what(line: Line, trace: Trace, response: Response | None) -> None:
 def _say_how_hard(line: Line, trace: Trace, request: Request, course: Course | None) -> None:
     """What was thought of its difficulty, and what was chosen by that, with which chance."""
     held = trace.request_class or request.request_class
+    choice = None if course is None else course.choice
     if course is not None:
         held = held or course.request_class
-        choice = course.choice
-        if choice is not None:
-            line["arm"] = choice.arm
-            if math.isfinite(choice.score):
-                line["score"] = round(choice.score, 6)
-            line["propensity"] = choice.propensity
-            line["explored"] = bool(choice.explored)
         if course.fixed:
             line["fixed"] = True
+    if choice is not None:
+        line["arm"] = choice.arm
+        if math.isfinite(choice.score):
+            line["score"] = round(choice.score, 6)
+        line["propensity"] = choice.propensity
+        line["explored"] = bool(choice.explored)
+    elif trace.explored is not None:
+        line["propensity"] = trace.explored
     if held is not None:
         line["request_class"] = held
 

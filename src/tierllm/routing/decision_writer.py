@@ -11,7 +11,6 @@ from ..events import Event, StoreTrouble, log
 from ..pipeline.fork import renew_after_fork
 from ..stores.disk_fork import close_before_fork
 from .decision_file import DecisionFile
-from .decision_line import Line, encoded
 
 __all__ = ["DecisionWriter"]
 
@@ -19,6 +18,9 @@ RETRY_S = 1.0
 """After a failure, the next try is no sooner."""
 
 TELL_EVERY_S = 60.0
+
+LINGER_S = 0.05
+"""A flush in the background waits so long for more lines: starting it costs more than writing one."""
 
 LINES_A_TIME = 1_000
 """Other processes may write between so many lines and the next."""
@@ -29,6 +31,10 @@ LAST_PATIENCE_S = 5.0
 
 FORK_S = 10.0
 """How long a fork waits for a flush that is under way."""
+
+
+Waiting = bytes | Callable[[], bytes]
+"""A line, or what makes one: done by the flush, so that calls do not pay for it."""
 
 
 class DecisionWriter:
@@ -48,7 +54,7 @@ class DecisionWriter:
         self.unfit = 0
         self.trouble = ""
         self._losses = itertools.count(1)
-        self._queue: deque[Line] = deque()
+        self._queue: deque[Waiting] = deque()
         self._asked = False  # for a flush
         self._failed_at: float | None = None
         self._told_at: float | None = None
@@ -56,6 +62,7 @@ class DecisionWriter:
         self._patience_s = PATIENCE_S
         self._lock = threading.RLock()  # reentrant: garbage collection may end a call right here
         self._flushing = False
+        self._hurry = threading.Event()
         self._held = False  # the lock, over a fork
         close_before_fork(self)
         renew_after_fork(self)
@@ -65,7 +72,7 @@ class DecisionWriter:
         """How many lines are not written yet."""
         return len(self._queue)
 
-    def post(self, line: Line) -> None:
+    def post(self, line: Waiting) -> None:
         """Have ``line`` written soon; or lose it, where too many wait already."""
         if len(self._queue) >= self.max_waiting:
             self.lost = max(self.lost, next(self._losses))  # one step, that no other thread can split
@@ -78,18 +85,15 @@ class DecisionWriter:
         self._asked = True
         if self.soon is not None:
             try:
-                self.soon(self.flush)
+                self.soon(self._later)
                 return
             except Exception:  # no thread can be started any more: the interpreter is on its way out
                 pass
         self.flush()
 
-    def left_out(self, error: Exception) -> None:
-        """A line could not even be made."""
-        self.unfit += 1
-        notes: list[tuple[bool, str]] = []
-        self._note(notes, f"a line is left out, since it cannot be made: {type(error).__name__}")
-        self._tell(notes)
+    def _later(self) -> None:
+        self._hurry.wait(LINGER_S)
+        self.flush()
 
     def flush(self) -> bool:
         """Write what waits. False where it has to wait for better times; it is then kept, in order."""
@@ -112,12 +116,16 @@ class DecisionWriter:
         while queue:
             # Lines leave the queue once they are written: an interrupt in between writes some twice, which
             # counts once.
-            lines = [self._encoded(number, notes) for number in range(min(len(queue), LINES_A_TIME))]
+            lines = [self._made(number, notes) for number in range(min(len(queue), LINES_A_TIME))]
             done, error = self.file.append(lines, patience_s=self._patience_s)
             for line in lines[:done]:
                 queue.popleft()
                 self.written += bool(line)
             if error is not None:
+                for number in range(
+                    len(queue)
+                ):  # from here on they may wait for long: keep no more than the lines
+                    self._made(number, notes)
                 self._failed_at = self.clock()
                 self.trouble = error.strerror or str(error)
                 self._note(
@@ -135,16 +143,19 @@ class DecisionWriter:
             self._note(notes, f"lines lost so far: {self.lost}, since {self.max_waiting} were waiting")
         return True
 
-    def _encoded(self, number: int, notes: list[tuple[bool, str]]) -> bytes:
+    def _made(self, number: int, notes: list[tuple[bool, str]]) -> bytes:
         """One of the lines that wait, as it is written; empty where it cannot be."""
         line = self._queue[number]
+        if isinstance(line, bytes):
+            return line
         try:
-            return encoded(line) if line else b""
-        except Exception as error:  # what callers put into tags may be anything
-            self._queue[number] = {}
+            made = line()
+        except Exception as error:  # an application's own tags, tools or scorer may be anything
+            made = b""
             self.unfit += 1
-            self._note(notes, f"a line is left out, since it is no plain data: {type(error).__name__}")
-            return b""
+            self._note(notes, f"a line is left out, since it cannot be made: {type(error).__name__}")
+        self._queue[number] = made
+        return made
 
     def _note(self, notes: list[tuple[bool, str]], text: str) -> None:
         now = self.clock()
@@ -162,11 +173,13 @@ class DecisionWriter:
     def close(self) -> None:
         """Flush, with more patience than usual; what cannot be written even then stays in memory."""
         self._patience_s = LAST_PATIENCE_S
+        self._hurry.set()
         try:
             if not self.flush():
                 self._tell([(False, f"closed with lines that could not be written: {len(self._queue)}")])
         finally:
             self._patience_s = PATIENCE_S
+            self._hurry.clear()  # those who lingered are awake; another client may still write
 
     def before_fork(self) -> None:
         """No thread is at work in the file while the process forks."""
@@ -180,6 +193,7 @@ class DecisionWriter:
     def renew(self) -> None:
         """In the child: the lock and the lines that wait are the parent's."""
         self._lock = threading.RLock()
+        self._hurry = threading.Event()
         self._flushing = False
         self._asked = False
         self._queue = deque()

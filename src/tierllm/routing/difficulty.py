@@ -7,14 +7,13 @@ import math
 import random
 import threading
 import time
-from array import array
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
+from .choice import Arm, Choice, RequestClass
 from .feedback import Pending, Voices, Waiting
 from .scorers import DifficultyScorer, Teachable, check_outcome, finite, scorer_of
 from .share import Share
@@ -26,11 +25,10 @@ __all__ = ["Arm", "Choice", "Difficulty"]
 
 log = logging.getLogger("tierllm")
 
-Arm = Literal["weak", "strong"]
-RequestClass = Literal["low", "medium", "high"]
-
 MOST_RULES = 64
 """So many rules have a share of their own; of more, the one that was not used for the longest starts over."""
+
+MOST_SOURCES = 16
 
 ENOUGH = 100
 """Before a scorer has learned from so many prompts, it calls nothing easy and nothing difficult."""
@@ -39,47 +37,23 @@ CLASSES = 0.05, 0.25
 """A strong model that gains less than this is not needed; one that gains more than that is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen for a call, by its difficulty.
-
-    ``score`` is NaN where the scorer failed. ``propensity`` is the probability, over all draws, that this
-    arm was chosen (what learning from a log needs), ``explored`` whether it was drawn for the sake of
-    learning. ``share`` is the share of strong calls that was asked for, ``threshold`` the score at which a call was
-    strong (both ``None`` where there was none). ``floor``: it had to be strong. ``buckets`` is what was
-    read from the text, for learning.
-    """
-
-    arm: Arm
-    score: float
-    propensity: float
-    explored: bool = False
-    share: float | None = None
-    threshold: float | None = None
-    floor: bool = False
-    request_class: RequestClass = "medium"
-    buckets: array[int] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Choice {self.arm} score={self.score:.3f} propensity={self.propensity:.3f}>"
-
-
 class Difficulty:
     """Chooses between a weak and a strong model by what a scorer says, and learns from outcomes; thread-safe.
 
-    ``share`` is the part of the calls that is to be strong, 0…1: those with the highest scores get it, and
-    it is kept within a point over 2,000 calls, each rule having its own. ``pace()`` moves it: 2.0 means that
-    money goes twice as fast as it may, and halves it. Without a share (``None``) all but calls of class
-    "low" are strong. ``classes`` are the scores at which "medium" and "high" begin.
+    ``share`` is the part of the calls that is to be strong, 0…1: those with the highest scores are, and it is
+    kept within a point over 2,000 calls and more, for each rule by itself. ``pace()`` moves it: 2.0 says that
+    money goes twice as fast as it may, and halves the share. Without a share (``None``) all but calls of
+    class "low" are strong. ``classes`` are the scores at which "medium" and "high" begin.
 
     With the probability ``explore`` a call is drawn at random, strong or weak in the proportion of the share:
-    otherwise the weak model would never be tried where it is thought to be bad, nor the strong one where it is
-    not thought to be needed. Never where a call has a floor; 0 turns it off.
+    otherwise the weak model would never be tried where it is thought to be bad, nor the strong one where it
+    is not thought to be needed. Never where a call has a floor; 0 turns it off.
 
     A call of which the scorer says nothing (an error, no number) is strong. ``mode="observe"`` is for whoever
     asks to heed: choices are made and counted all the same.
 
-    Raises ``ConfigError`` for settings that make no sense.
+    Up to ``max_pending`` answered calls wait for their outcome, for up to ``pending_s``. Raises
+    ``ConfigError`` for settings that make no sense.
     """
 
     def __init__(
@@ -117,7 +91,8 @@ class Difficulty:
         self._scorer_failures = 0
         self._floors = 0
         self._explored = 0
-        self._heard: dict[str, int] = {"learned": 0, "held back": 0, "no scorer to teach": 0, "unknown": 0}
+        self._heard = {"learned": 0, "held back": 0, "nothing to teach": 0, "unknown": 0}
+        self._sources: dict[str, int] = {}
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -133,7 +108,7 @@ class Difficulty:
         return self._class_of(score), score
 
     def choose(self, text: str, *, share: float | None = None, rule: str = "", floor: bool = False) -> Choice:
-        """Strong or weak for one call. ``share`` is its rule's own; with a ``floor`` it is strong in any case.
+        """Strong or weak for one call. ``share`` is its rule's own; with a ``floor`` it is strong anyway.
 
         Calls with a floor do not count towards the share: that is about calls that difficulty decides on.
         """
@@ -171,7 +146,7 @@ class Difficulty:
             buckets,
         )
 
-    def _by_class(self, score: float, request_class: RequestClass, buckets: array[int] | None) -> Choice:
+    def _by_class(self, score: float, request_class: RequestClass, buckets: Sequence[int] | None) -> Choice:
         """Without a share: what is easy is weak; exploring tries the other one."""
         strong = request_class != "low"
         explored = False
@@ -190,7 +165,7 @@ class Difficulty:
             buckets=buckets,
         )
 
-    def _score(self, text: str) -> tuple[float, array[int] | None]:
+    def _score(self, text: str) -> tuple[float, Sequence[int] | None]:
         teach = self._teach
         try:
             if teach is not None:
@@ -205,13 +180,14 @@ class Difficulty:
                 first = self._scorer_failures == 1
             if first:
                 log.error(
-                    "the difficulty scorer failed: %s; such calls go to the strong model",
+                    "the difficulty scorer failed with %s; such calls go to the strong model",
                     type(error).__name__,
                 )
             return math.nan, None
 
     def _class_of(self, score: float) -> RequestClass:
-        if score != score or getattr(self.scorer, "samples", ENOUGH) < ENOUGH:
+        teach = self._teach
+        if score != score or (teach is not None and teach.samples < ENOUGH):
             return "medium"
         low, high = self.classes
         return "low" if score < low else "high" if score >= high else "medium"
@@ -239,8 +215,8 @@ class Difficulty:
     def remember(self, trace_id: str, choice: Choice, who: str = "", *, answered: Arm | None = None) -> None:
         """The answer came; keep what its outcome will teach, for a day at most.
 
-        ``who`` is the one whose voice its feedback will be, ``answered`` the model that did answer, where that
-        was not the chosen one.
+        ``who`` is the one whose voice its feedback will be; those who are not named are not held back.
+        ``answered`` is the model that did answer, where that was not the chosen one.
         """
         waiting = Waiting((answered or choice.arm) == "strong", choice.buckets, who, self._clock())
         with self._lock:
@@ -253,27 +229,31 @@ class Difficulty:
         learn. Raises ``ConfigError`` for what is no number from 0 to 1.
         """
         outcome = check_outcome("score", score)
+        teach = self._teach
         with self._lock:
             now = self._clock()
             waiting = self._pending.take(trace_id, now)
-            weight = 0.0 if waiting is None else self._voices.weight(waiting.who, now)
-            kind = "unknown"
-            if waiting is not None:
-                taught = self._teach is not None and waiting.buckets is not None
-                kind = "no scorer to teach" if not taught else "learned" if weight == 1.0 else "held back"
-            self._heard[kind] += 1
-        if waiting is None or waiting.buckets is None or self._teach is None:
-            return False
+            if waiting is None:
+                self._heard["unknown"] += 1
+                return False
+            sources = self._sources
+            kind = source if source in sources or len(sources) < MOST_SOURCES else "other"
+            sources[kind] = sources.get(kind, 0) + 1
+            if teach is None or waiting.buckets is None:
+                self._heard["nothing to teach"] += 1
+                return False
+            weight = self._voices.weight(waiting.who, now)
+            self._heard["learned" if weight == 1.0 else "held back"] += 1
         if waiting.strong:
-            self._teach.learn_from(waiting.buckets, strong=outcome, weight=weight)
+            teach.learn_from(waiting.buckets, strong=outcome, weight=weight)
         else:
-            self._teach.learn_from(waiting.buckets, weak=outcome, weight=weight)
+            teach.learn_from(waiting.buckets, weak=outcome, weight=weight)
         return True
 
     # -- what it says ----------------------------------------------------------
 
     def status(self) -> dict[str, object]:
-        """Plain data: the share asked for, kept and its threshold by rule, exploration, feedback, the scorer."""
+        """Plain data: the share asked for, what came of it by rule, exploration, feedback, the scorer."""
         with self._lock:
             return {
                 "mode": self.mode,
@@ -282,10 +262,11 @@ class Difficulty:
                 "explored": self._explored,
                 "floors": self._floors,
                 "scorer_failures": self._scorer_failures,
-                "samples": getattr(self.scorer, "samples", None),
+                "samples": None if self._teach is None else self._teach.samples,
                 "pending": len(self._pending),
                 "voices": len(self._voices),
                 "feedback": dict(self._heard),
+                "sources": dict(self._sources),
                 "rules": {
                     rule: {"calls": share.calls, "strong": share.strong, "realised": share.realised}
                     for rule, share in self._shares.items()
@@ -311,6 +292,7 @@ def _classes(given: tuple[float, float] | None, scorer: DifficultyScorer) -> tup
         or not classes[0] <= classes[1]
     ):
         raise ConfigError(
-            f"Difficulty(classes={classes!r}): give the scores at which 'medium' and 'high' begin, such as {CLASSES}"
+            f"Difficulty(classes={classes!r}): give the scores at which 'medium' and 'high' begin, "
+            f"such as {CLASSES}"
         )
     return float(classes[0]), float(classes[1])

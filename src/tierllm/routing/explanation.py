@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import groupby
 
 from ..types import Trace
-from .account import Account, Tried, account_of
+from .account import Account, Passed, Tried, account_of
 from .decision_rows import DecisionRow
-from .words import NEXT, PLACE_WORDS, STEPS, TIER_WORDS, WAITS, dollars, error_words, seconds
+from .words import NEXT, OBSERVED, PLACE_WORDS, STEPS, TIER_WORDS, WAITS, dollars, error_words, seconds
 
 __all__ = ["explained"]
 
@@ -81,7 +82,7 @@ def _passed_over(account: Account) -> list[str]:
     """Why it was not answered elsewhere, in the order of events; each place once for each reason."""
     told: dict[str, None] = {}
     met: dict[tuple[str, str], int] = {}
-    for one in account.candidates:
+    for one in _together(account.candidates):
         reason = one.reason
         if not reason or (one.deployment == "*" and reason in UNTRIED):
             continue
@@ -89,24 +90,39 @@ def _passed_over(account: Account) -> list[str]:
         begin = met.get((one.tier, one.deployment), 0)
         told[_reason(one.tier, one.deployment, reason, mine[begin:])] = None
         met[one.tier, one.deployment] = len(mine)
+    again = account.outcome == "ok" and account.place_answered
     for attempt in account.attempts:  # of a race, or of a call that was left: no reason was written down
         place = (attempt.tier, attempt.deployment)
+        if again and attempt.place == account.place:
+            continue
         if place not in met and attempt.outcome in ("failed", "rejected"):
             told[f"{attempt.place} {attempt.words}"] = None
         elif place not in met and attempt.outcome == "cancelled" and account.outcome == "ok":
             told[f"{attempt.place} was asked as well, and was slower"] = None
     tries = [a for a in account.attempts if a.outcome == "failed" and a.place == account.place]
-    if account.outcome == "ok" and tries and account.place_answered:
-        told[f"{account.place} failed {_times(len(tries))} first ({tries[-1].words})"] = None
+    if again and tries:
+        more = f" {_times(len(tries))}" if len(tries) > 1 else ""
+        told[f"{account.place} {tries[-1].words}, and was tried again{more}"] = None
     return list(told)
+
+
+def _together(candidates: Sequence[Passed]) -> Iterator[Passed]:
+    """Whole tiers that were passed over for the same reason, as one."""
+    for (whole, reason), same in groupby(candidates, key=lambda one: (one.deployment == "*", one.reason)):
+        if whole and reason not in UNTRIED:
+            tiers = list(dict.fromkeys(one.tier for one in same))
+            yield Passed(" and ".join(tiers), "*", reason)
+        else:
+            yield from same
 
 
 def _reason(tier: str, deployment: str, reason: str, tries: list[Tried]) -> str:
     observed, _, rest = reason.partition("observed:")
     if not observed and rest:
-        return f"{_reason(tier, deployment, rest.strip(), tries)} (only observed: nothing was changed)"
+        place, what = _place(tier, deployment), rest.strip()
+        return f"{place} {OBSERVED[what]} (only observed)" if what in OBSERVED else f"{place}: {reason}"
     whole = deployment in ("*", "")
-    place = tier if whole else f"{tier}/{deployment}"
+    place = _place(tier, deployment)
     asked = [each for each in tries if each.outcome in ("failed", "ok", "cancelled")]
     again = f" ({_times(len(asked))} tried)" if len(asked) > 1 else ""
     name = reason.split(" ", 1)[0]
@@ -121,6 +137,10 @@ def _reason(tier: str, deployment: str, reason: str, tries: list[Tried]) -> str:
         return f"{place} answered, and was judged {reason[7:].strip() or 'too poor'}: not good enough"
     words = error_words(name, status=reason[len(name) :].strip())
     return f"{place} {words}{again}" if words else f"{place}: {reason}{again}"
+
+
+def _place(tier: str, deployment: str) -> str:
+    return tier if deployment in ("*", "") else f"{tier}/{deployment}"
 
 
 SAME = frozenset(

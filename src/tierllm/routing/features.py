@@ -14,6 +14,11 @@ MOST_CHARACTERS = 4_000
 TAIL = 1_000
 HEAD = MOST_CHARACTERS - TAIL
 
+MOST_WORDS = 1_000
+"""More than 4,000 characters of English have: for digits with spaces between them, and for Chinese."""
+
+LAST_WORDS = 250
+
 WORDS = re.compile(r"[^\W_]+")
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
@@ -71,17 +76,19 @@ def named_buckets(text: str, buckets: int, seed: int = 0) -> Iterator[tuple[str,
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text; of scripts without spaces, its characters two by two."""
+    """The words of a text, up to 1,000; of scripts without spaces, its characters two by two."""
     words = WORDS.findall(text.lower())
-    if text.isascii() or UNSPACED.search(text) is None:
-        return words
-    parts: list[str] = []
-    for word in words:
-        if UNSPACED.search(word) is None:
-            parts.append(word)
-        else:
-            parts.extend(word[at : at + 2] for at in range(max(1, len(word) - 1)))
-    return parts
+    if not text.isascii() and UNSPACED.search(text) is not None:
+        parts: list[str] = []
+        for word in words:
+            if UNSPACED.search(word) is None:
+                parts.append(word)
+            else:
+                parts.extend(word[at : at + 2] for at in range(max(1, len(word) - 1)))
+        words = parts
+    if len(words) > MOST_WORDS:
+        return words[: MOST_WORDS - LAST_WORDS] + words[-LAST_WORDS:]
+    return words
 
 
 def shape_of(text: str, words: list[str]) -> list[str]:

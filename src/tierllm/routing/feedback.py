@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = ["Pending", "Voices", "Waiting"]
@@ -25,7 +25,7 @@ class Waiting(NamedTuple):
     """A call whose answer came, until somebody says how good it was. Without its text."""
 
     strong: bool
-    buckets: array[int] | None
+    buckets: Sequence[int] | None
     who: str
     since: float
 
@@ -75,11 +75,7 @@ class Pending:
 
 def size(waiting: Waiting) -> int:
     """Roughly the bytes that it takes."""
-    return (
-        300
-        + len(waiting.who)
-        + (0 if waiting.buckets is None else waiting.buckets.itemsize * len(waiting.buckets))
-    )
+    return 300 + len(waiting.who) + (0 if waiting.buckets is None else 4 * len(waiting.buckets))
 
 
 class Voices:

@@ -15,7 +15,7 @@ FIRST = 0.01
 """What each sum of squares starts with: a word that was seen once has not the last word."""
 
 MOST_SQUARES = 25.0
-"""Where a sum of squares stops growing: a step never gets smaller than a twenty-fifth of the first."""
+"""Where a sum of squares stops growing, so that it never stops learning: models and work change."""
 
 MOST = 4.0
 """No weight gets larger, on either side."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,8 @@ from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from .features import buckets_of, named_buckets
 from .heads import STRONG, WEAK, Heads
-from .scorers import check_outcome
 from .scorer_file import MOST_BYTES, Saved, read_scorer, scorer_bytes, write_scorer
+from .scorers import check_outcome
 from .vocabulary import Vocabulary
 
 __all__ = ["LearnedScorer"]
@@ -97,10 +97,10 @@ class LearnedScorer:
     def learn(
         self, text: str, *, weak: float | None = None, strong: float | None = None, weight: float = 1.0
     ) -> None:
-        """Take in how good the weak and the strong model's answers to ``text`` were, 0…1; one may be left out.
+        """Take in how good the answers of the weak and the strong model to ``text`` were, or of one.
 
-        ``weight`` (0…1) says how much the outcomes are to be trusted. Raises ``ConfigError`` for outcomes
-        that are no numbers from 0 to 1, and learns nothing from them.
+        Outcomes are numbers from 0 (useless) to 1; ``weight``, from 0 to 1, says how far to trust them.
+        Raises ``ConfigError`` for others, and learns nothing from them.
         """
         self.learn_from(self.buckets_of(text), weak=weak, strong=strong, weight=weight)
 
@@ -145,11 +145,10 @@ class LearnedScorer:
         Words, pairs of words, and in brackets what the text looks like. The pulls of all of them do not quite
         add up to the score, since predictions bend towards 0 and 1.
         """
-        named = {
-            bucket: name for name, bucket in reversed(list(named_buckets(text, self.buckets, self._seed)))
-        }
-        buckets = list(named)
-        return self._ranked(named.items(), buckets, most)
+        named: dict[int, str] = {}
+        for name, bucket in named_buckets(text, self.buckets, self._seed):
+            named.setdefault(bucket, name)
+        return self._ranked(named, list(named), most)
 
     def words(self, of: Iterable[str] | None = None, most: int = 20) -> list[tuple[str, float]]:
         """The words that pull most, on either side, in texts of the usual length.
@@ -170,17 +169,15 @@ class LearnedScorer:
                 "words(): this scorer keeps no words; give texts to look in, words(of=[...]), "
                 "or make it with LearnedScorer(keep_words=True)"
             )
-        return self._ranked(named.items(), [], most)
+        return self._ranked(named, [], most)
 
-    def _ranked(
-        self, named: Iterable[tuple[int, str]], buckets: Sequence[int], most: int
-    ) -> list[tuple[str, float]]:
+    def _ranked(self, named: Mapping[int, str], buckets: Sequence[int], most: int) -> list[tuple[str, float]]:
         heads = self._heads
         weak, strong = heads.predict(buckets)
         scale = 1.0 / sqrt(len(buckets) or 64)
         slopes = weak * (1.0 - weak) * scale, strong * (1.0 - strong) * scale
         pulls: list[tuple[str, float]] = []
-        for bucket, name in named:
+        for bucket, name in named.items():
             for_weak, for_strong = heads.pull(bucket)
             pulls.append((name, for_strong * slopes[1] - for_weak * slopes[0]))
         pulls.sort(key=lambda pull: -abs(pull[1]))

@@ -54,15 +54,14 @@ class Scale:
         points = self._points = sorted(
             {end for span in spans.values() for end in span[:2] if end is not None}
         )
-        self._masks = [  # before the first point, at it, between it and the second, at that, …
-            self._none | sum(1 << number for number, span in spans.items() if self._holds(span, part))
-            for part in range(2 * len(points) + 1)
-        ]
-
-    def _holds(self, span: Span, part: int) -> bool:
-        if span.low is not None and part < 2 * self._points.index(span.low) + 1:
-            return False
-        return span.high is None or part + span.open <= 2 * self._points.index(span.high) + 1
+        place = {point: 2 * number + 1 for number, point in enumerate(points)}
+        # the parts of all numbers: before the first point, at it, between it and the second, at that, …
+        self._masks = [self._none] * (2 * len(points) + 1)
+        for number, span in spans.items():
+            first = 0 if span.low is None else place[span.low]
+            last = 2 * len(points) if span.high is None else place[span.high] - span.open
+            for part in range(first, last + 1):
+                self._masks[part] |= 1 << number
 
     def at(self, value: float) -> int:
         if value != value:  # no number: nothing holds

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 from .features import cut
+from .heads import logistic
 
 __all__ = ["SIGNS", "RuleScorer", "Sign"]
 
@@ -75,8 +76,7 @@ SIGNS: tuple[Sign, ...] = (
         "average mean total remainder divisible integer integers prime modulo calculate compute evaluate "
         "simplify graph vector much many twice half times",
     ),
-    Sign(name="formulas", points=0.4, most=3, pattern=r"\\[a-zA-Z]{2,}|\$[^$\s]|[=<>≤≥]|\^\{?\w|[∑∫√±×÷]"),
-    Sign(name="numbers", points=0.05, most=6, pattern=r"\d+(?:[.,]\d+)*"),
+    Sign(name="formulas", points=0.4, most=3, pattern=r"\\[a-zA-Z]{2,}|\$[^$\s]|[=<>≤≥]|\^\{?\w|[∑∫√±÷]"),
     Sign(
         name="code",
         points=0.8,
@@ -100,12 +100,17 @@ SIGNS: tuple[Sign, ...] = (
         name="special knowledge",
         points=0.4,
         most=3,
-        words="energy force mass velocity temperature pressure cell cells gene genes protein species acid reaction "
-        "molecule molecules atom atoms electron chemical organism organisms physics chemistry biology medical "
-        "patient diagnosis treatment disease clinical legal law statute liability contract clause tax audit "
-        "revenue interest investment portfolio accounting security encryption protocol kernel compiler",
+        words="energy force mass velocity temperature pressure cell cells gene genes protein species acid "
+        "reaction molecule molecules atom atoms electron chemical organism organisms physics chemistry "
+        "biology medical patient diagnosis treatment disease clinical legal law statute liability contract "
+        "clause tax audit revenue interest investment portfolio accounting security encryption protocol "
+        "kernel compiler",
     ),
-    Sign(name="which of several", points=0.5, pattern=r"(?i)\bwhich (?:of|one of|statement|sequence|best)\b|\bbest\b"),
+    Sign(
+        name="which of several",
+        points=0.5,
+        pattern=r"(?i)\bwhich (?:of|one of|statement|sequence|best)\b|\bbest\b",
+    ),
     Sign(name="long words", points=0.1, most=6, pattern=r"[^\W\d_]{11,}"),
     Sign(name="other scripts", points=0.5, pattern=r"[\u0370-\u1fff\u2e80-\ud7ff\uf900-\ufaff]"),
     # what any model does
@@ -119,7 +124,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         name="looking up",
         points=-0.8,
-        pattern=r"(?i)^\W*(?:who|whose|when|where|(?:in |on )?(?:which|what) (?:year|day|city|country|date)|how old)\b",
+        pattern=r"(?i)^\W*(?:who|when|where|how old|(?:in )?(?:which|what) (?:year|day|city|country))\b",
     ),
 )
 """The table: change it to what your own calls are like."""
@@ -138,7 +143,8 @@ class RuleScorer:
     def __init__(
         self, signs: Iterable[Sign] = SIGNS, *, per_doubling: float = 0.1, base: float = -2.0
     ) -> None:
-        if isinstance(signs, str) or not isinstance(signs, Iterable):
+        given: object = signs
+        if not isinstance(given, Iterable):
             raise ConfigError("RuleScorer(signs=...): give a list of Sign(...)")
         self.signs = tuple(signs)
         for sign in self.signs:
@@ -156,7 +162,7 @@ class RuleScorer:
     def score(self, text: str) -> float:
         """How much a stronger model is thought to gain, 0…1."""
         points = self.base + sum(points for _, points in self.explain(text))
-        return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, points))))
+        return logistic(max(-50.0, min(50.0, points)))
 
     def explain(self, text: str) -> list[tuple[str, float]]:
         """The points that a text has, by sign, in the table's order; "length" comes last."""
@@ -183,4 +189,3 @@ class RuleScorer:
 
     def __repr__(self) -> str:
         return f"<RuleScorer of {len(self.signs)} signs>"
-

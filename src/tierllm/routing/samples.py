@@ -140,7 +140,7 @@ def _tiers(
     if (weak is None) != (strong is None) and len(answered) == 2:
         other = next(tier for tier in answered if tier not in (weak, strong))
         return (other, strong) if weak is None else (weak, other)
-    if not answered or all(row.weak_quality is not None for row in rows):
+    if len(answered) < 2 or all(row.weak_quality is not None for row in rows):
         return weak, strong
     raise ConfigError(
         f"it cannot be told which tier has the weak model and which the strong one: say so with weak= and "
@@ -198,7 +198,7 @@ def _group(samples: Sequence[Sample], rows: Sequence[DecisionRow]) -> str:
                 mine.append(f"u:{row.tenant or ''}\0{row.user}")
             sample.group = mine[-1]
         groups = Counter(sample.group for sample in samples)
-        named = any(group[0] != "p" for group in groups)
+        named = any(group[0] == kind[0] for group in groups)
         if named and len(groups) >= GROUPS_LEAST and max(groups.values()) <= len(samples) / 5:
             return kind
     for sample in samples:

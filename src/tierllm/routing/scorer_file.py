@@ -86,8 +86,8 @@ def read_scorer(raw: bytes) -> Saved:
         raise ConfigError("this is no saved scorer: give what LearnedScorer.save() wrote")
     if _whole(document, "version", 1, MOST_COUNT) != VERSION:
         raise ConfigError(
-            f"this scorer was saved in version {document['version']} of the format, this tierllm reads version "
-            f"{VERSION}: train it again, or use the tierllm that wrote it"
+            f"this scorer was saved in version {document['version']} of the format, and this tierllm reads "
+            f"version {VERSION}: train it again, or use the tierllm that wrote it"
         )
     buckets = _whole(document, "buckets", 1 << 8, 1 << 20)
     if buckets & (buckets - 1):
@@ -99,8 +99,7 @@ def read_scorer(raw: bytes) -> Saved:
     ]
     heads.bias = [_number(each, "bias", -MOST, MOST) for each in _pair(document, "bias")]
     heads.bias_squares = [
-        _number(each, "bias_squares", FIRST / 2, MOST_SQUARES + 2)
-        for each in _pair(document, "bias_squares")
+        _number(each, "bias_squares", FIRST / 2, MOST_SQUARES + 2) for each in _pair(document, "bias_squares")
     ]
     outcomes = document.get("outcomes")
     if not isinstance(outcomes, list) or len(outcomes) != 2:
@@ -127,10 +126,8 @@ def _table(text: object, buckets: int, what: str, least: float, most: float) -> 
     if not isinstance(text, str) or len(text) > size * 2 + 64:
         raise _damaged(what)
     try:
-        opened = zlib.decompressobj()
-        raw = opened.decompress(
-            base64.b64decode(text, validate=True), size + 1
-        )  # never more than it may have
+        opened = zlib.decompressobj()  # which gives no more than it is asked for
+        raw = opened.decompress(base64.b64decode(text, validate=True), size + 1)
     except (binascii.Error, ValueError, zlib.error):
         raise _damaged(what) from None
     if len(raw) != size or not opened.eof:

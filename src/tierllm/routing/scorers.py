@@ -27,6 +27,11 @@ class DifficultyScorer(Protocol):
 class Teachable(Protocol):
     """A scorer that learns from outcomes, of which no text has to be kept in the meantime."""
 
+    @property
+    def samples(self) -> int:
+        """How many prompts it has learned from."""
+        ...
+
     def score(self, text: str, /) -> float: ...
 
     def buckets_of(self, text: str, /) -> array[int]:

@@ -8,13 +8,13 @@ from collections import deque
 __all__ = ["Share"]
 
 RECENT = 512
-"""So many scores are a score's company: enough for a quantile, and few enough to follow a scorer that learns."""
+"""So many scores a score is compared with: enough for a quantile, few enough to follow a learning scorer."""
 
 FIRST = 20
 """Before there are so many, chance decides."""
 
-BOUND = 20.0
-"""By so many calls the share may be off at most: 1 % of 2,000."""
+BOUND = 16.0
+"""By so many calls, and one more, the share may be off at most: less than 1 % of 2,000."""
 
 
 class Share:

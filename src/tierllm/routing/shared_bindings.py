@@ -116,9 +116,8 @@ class SharedBindings:
                 self._exchange_all()
             else:
                 self._soon(self._exchange_all)
-        except BaseException:
+        except RuntimeError:  # no thread is to be had: it is not shared, which no call may fail for
             self._busy = False
-            raise
 
     def _exchange_all(self) -> None:
         try:

@@ -48,9 +48,10 @@ class Sticking:
         self.per = settings.per
         self.mode = settings.mode
         self.returns = settings.returns
-        self.table = Bindings(settings.max_sessions, settings.ttl_s)
+        self.table: Bindings = Bindings(settings.max_sessions, settings.ttl_s)
         if before is not None and (before.per, before.mode) == (self.per, self.mode):
-            self.table.take_over(before.table, clock())
+            self.table = before.table
+            self.table.resize(settings.max_sessions, settings.ttl_s)
         self.level = {tier: number for number, tier in enumerate(tiers)}
         self.shared: SharedBindings | None = None
         if store is not None and store.shared and settings.shared and self.mode == "enforce":
@@ -110,7 +111,7 @@ class Sticking:
         assert plan is not None
         place = binding.place
         at_home = place is binding.home and place[0] == plan.tiers[0] and self.mode == "enforce"
-        if at_home and not course.fixed and not course.avoid and self._usable(call, *place):
+        if at_home and self._well(call, course, place):
             course.fixed, course.prefer = True, place  # as nearly always
             return STAYS
         does, tier, deployment = way_of(

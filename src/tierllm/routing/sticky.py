@@ -125,7 +125,7 @@ class StickySessions:
         ``usable(call, tier, deployment)`` says whether that place is there, has the labels that the call
         requires and would serve it now; with ``""`` for the deployment: whether any of the tier would.
         ``tiers`` are listed best first. ``soon`` does short I/O in the background. The
-        bindings of the one ``before`` (the client has been given another configuration) are taken over.
+        table of the one ``before`` it (the client has been given another configuration) is taken over.
         """
         from .sticking import Sticking
 

@@ -10,6 +10,7 @@ __all__ = [
     "NEXT",
     "PLACE_WORDS",
     "STEPS",
+    "OBSERVED",
     "TIER_WORDS",
     "WAITS",
     "dollars",
@@ -24,11 +25,11 @@ TIER_WORDS: Mapping[str, str] = {
     "min_tier": "below its floor",
     "max_tier": "above its cap",
     "no fallback": "not asked, since it may not fall back",
-    "labels": "has no deployment with the labels it requires",
-    "load": "is about to be full",
+    "labels": "without the labels it requires",
+    "load": "about to be full",
     "budget": "left for last, since a soft limit of its budget is passed",
-    "deadline": "could not have answered before its deadline",
-    "shift": "sheds calls, since it does not keep its objective",
+    "deadline": "left out, since its deadline leaves no time",
+    "shift": "shedding calls, since its objective is not kept",
     "session": "not where its session is at home",
     "sticky": "not where its session is at home",
     "score": "not needed for its difficulty",
@@ -36,9 +37,20 @@ TIER_WORDS: Mapping[str, str] = {
     "cascade": "kept for when the cheaper answer is not good enough",
     "judge": "answered, and that was not good enough",
     "breaker": "open at every place",
-    "window": "has too small a context window",
+    "window": "with too small a context window",
 }
-"""Of a whole tier: ``"gold is about to be full"``."""
+"""Of a whole tier: ``"gold about to be full"``."""
+
+OBSERVED: Mapping[str, str] = {
+    "rule": "would have been granted by its rules, plan or contract",
+    "score": "would have been chosen for its difficulty",
+    "session": "is where its session is at home",
+    "cascade would begin here": "would have answered first, to be judged",
+    "shift": "would have been avoided, since it does not keep the objective",
+    "load": "would have been left out for its load",
+    "budget": "would have been left for last by a budget",
+}
+"""What those who only observe would have done."""
 
 PLACE_WORDS: Mapping[str, str] = {
     "breaker": "open",
@@ -48,12 +60,13 @@ PLACE_WORDS: Mapping[str, str] = {
     "labels": "lacks the labels it requires",
     "hedge": "left to the other side of the race",
     "cancelled": "was left, since the call was cancelled or another was quicker",
-    "load": "is about to be full",
-    "shift": "avoided, since it does not keep the objective",
+    "load": "about to be full",
+    "shift": "avoided, since its objective is not kept",
     "session": "not where its session is at home",
     "sticky": "not where its session is at home",
     "score": "answered, and that was not good enough",
     "judge": "answered, and that was not good enough",
+    "judge failed": "answered, and that could not be judged",
     "quality": "not expected to be good enough",
     "price": "dearer than another",
     "cost": "dearer than another",
@@ -132,7 +145,7 @@ WAITS: Mapping[str, str] = {
 STEPS: Mapping[str, str] = {
     "tier": "a lower tier",
     "max_tokens": "a shorter answer",
-    "unjudged": "no better model answered, so this was served though it was judged too poor",
+    "not_escalated": "no better model answered, so that this was served though it was judged too poor",
     "cheaper": "the cheapest place first",
     "reasoning": "less reasoning",
 }
@@ -172,6 +185,8 @@ def seconds(span_s: float) -> str:
     """A span of time as people say it."""
     if span_s < 0.0995:
         return f"{span_s * 1000:.0f} ms"
+    if span_s < 0.995:
+        return f"{span_s:.2g} s"
     if span_s < 9.95:
         return f"{span_s:.1f} s".replace(".0 s", " s")
     return f"{span_s:,.0f} s" if span_s < 1e15 else f"{span_s:g} s"

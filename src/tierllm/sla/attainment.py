@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .burn import Alarm, Change, Goal, Pair, Tally, Verdict, goals_of, tally, tally_of_cost, verdict
-from .report import GoalReport, Report
+from .report import NOBODY, GoalReport, Report, Whose
 from .windows import CELL_S, WINDOWS_S, Windows, quantile, spaced, with_own
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ CALLS, FAILED, DEGRADED, ELSEWHERE, COSTED, FIRST_TOKENS, APART_AT = range(7)
 
 GOALS_AT = APART_AT + len(APART)
 
-EDGES = spaced(0.05, 11)
-FIRST_EDGES = spaced(0.025, 10)
-"""Where quantiles are known: from 50 ms to 102 s of whole answers, from 25 ms to 26 s of first tokens."""
+EDGES = spaced(0.1, 10)
+FIRST_EDGES = spaced(0.05, 9)
+"""Where quantiles are known: from 100 ms to 102 s of whole answers, from 50 ms to 26 s of first tokens."""
 
 VERDICTS: tuple[Verdict, ...] = ("missed", "at risk", "met", "too few")
 """The worst first."""
@@ -65,7 +65,7 @@ class Attainment:
         self._first_at = self._head + len(self._edges) + 1
         self._within = tuple(self._head + 1 + self._edges.index(goal.limit) for goal in latency)
         self._first_within = tuple(self._first_at + 1 + self._first_edges.index(g.limit) for g in first)
-        self._windows = Windows(self._first_at + len(self._first_edges) + 1)
+        self._windows = Windows(self._first_at + len(self._first_edges) + 1, self._head)
         self._alarms = tuple(Alarm(goal) for goal in self.goals)
         self._lock = threading.RLock()  # reentrant: garbage collection may end a call right here
 
@@ -161,12 +161,9 @@ class Attainment:
 
     def _tallies(self) -> dict[float, tuple[Tally, ...]]:
         """Of each window, how each goal fared."""
-        return {
-            window_s: self._tallied(self._windows.totals(window_s, self._head), window_s)
-            for window_s in WINDOWS_S
-        }
+        return {window_s: self._tallied(*self._windows.head(window_s)) for window_s in WINDOWS_S}
 
-    def _tallied(self, totals: list[int], window_s: float) -> tuple[Tally, ...]:
+    def _tallied(self, totals: list[int], total_usd: float, dearest_usd: float) -> tuple[Tally, ...]:
         answered = totals[CALLS] - totals[FAILED]
         latency = first = 0
         found = []
@@ -181,7 +178,6 @@ class Attainment:
             elif goal.name == "availability":
                 found.append(tally(goal, totals[CALLS], totals[FAILED]))
             else:
-                total_usd, dearest_usd = self._windows.costs(window_s)
                 found.append(tally_of_cost(goal, totals[COSTED], total_usd, dearest_usd))
         return tuple(found)
 
@@ -196,29 +192,15 @@ class Attainment:
                 break  # it has all there is
         return found
 
-    def report(
-        self,
-        now: float,
-        window_s: float,
-        *,
-        tier: str | None = None,
-        contract: str | None = None,
-        tenant: str | None = None,
-    ) -> Report:
+    def report(self, now: float, window_s: float, whose: Whose = NOBODY) -> Report:
         """How well the promises were kept over a window: one of 300 s, 1,800 s, 1 h, 2 h, 6 h, 1 d, 3 d.
 
-        Whose they are is copied into the report. Raises ``ConfigError`` for another window.
+        Raises ``ConfigError`` for another one.
         """
-        return self.reports(now, (window_s,), tier=tier, contract=contract, tenant=tenant)[0]
+        return self.reports(now, (window_s,), whose)[0]
 
     def reports(
-        self,
-        now: float,
-        windows_s: Sequence[float] = WINDOWS_S,
-        *,
-        tier: str | None = None,
-        contract: str | None = None,
-        tenant: str | None = None,
+        self, now: float, windows_s: Sequence[float] = WINDOWS_S, whose: Whose = NOBODY
     ) -> list[Report]:
         """``report`` for several windows, all as of the same moment."""
         for window_s in windows_s:
@@ -229,7 +211,7 @@ class Attainment:
             self._turned(now)
             self._sum_up()
             windows = self._windows
-            counts = {each: (windows.totals(each), windows.costs(each)[0]) for each in windows_s}
+            counts = {each: (windows.totals(each), windows.head(each)[1]) for each in windows_s}
             found = self._tallies()
             pairs = [alarm.pair for alarm in self._alarms]
             elapsed_s = windows.elapsed_s + CELL_S
@@ -242,9 +224,9 @@ class Attainment:
                 goals[goal.name] = self._goal(goal, over, window_s, values[goal.name], pairs[number])
             verdicts = [goal.verdict for goal in goals.values()]
             report = Report(
-                tier=tier,
-                contract=contract,
-                tenant=tenant,
+                tier=whose.tier,
+                contract=whose.contract,
+                tenant=whose.tenant,
                 window_s=window_s,
                 covered_s=min(window_s, elapsed_s),
                 calls=totals[CALLS],

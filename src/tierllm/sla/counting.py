@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import (
     AllTiersFailedError,
@@ -23,7 +23,7 @@ from ..errors import (
 if TYPE_CHECKING:
     from ..types import Request, Response, Trace
 
-__all__ = ["Kind", "cost_of", "first_token_of", "kind_of", "latency_of"]
+__all__ = ["Account", "Kind", "account_of", "kind_of"]
 
 Kind = Literal["answered", "failed", "late", "cached", "personal", "cancelled"]
 
@@ -87,44 +87,39 @@ def _personal(error: BaseException) -> bool:
     return getattr(error, "personal", False) or isinstance(error, THE_CALLERS)
 
 
-def latency_of(trace: Trace, request: Request) -> float:
-    """For how long the caller waited: queues, pauses, failed attempts, and the provider.
+class Account(NamedTuple):
+    """What a call took: seconds until its answer was whole, and until its first chunk; dollars."""
 
-    Not while its consumer held a stream, nor what it was put off by its own ``defer_ok``.
+    latency_s: float
+    first_token_s: float | None
+    cost_usd: float | None
+
+
+def account_of(trace: Trace, request: Request, response: Response | None) -> Account:
+    """What the call took, as far as it is the service's doing.
+
+    Its latency is for how long the caller waited: queues, pauses, failed attempts, and the provider; not
+    while its consumer held a stream, nor what it was put off by its own ``defer_ok``. The first chunk is
+    known of streams only. The cost is that of all attempts together, where a price is known.
     """
-    latency_s = trace.duration_s
-    streamed = None
+    latency_s, first_s, cost_usd, streamed = trace.duration_s, trace.first_token_s, None, None
     for attempt in trace.attempts:
+        cost = attempt.cost_usd
+        if cost is not None:
+            cost_usd = float(cost) if cost_usd is None else cost_usd + float(cost)
         if attempt.first_token_s is not None and (streamed is None or attempt.outcome == "ok"):
             streamed = attempt
     if streamed is not None:
         # nobody can hold a stream before its first chunk, and its latency is the time without that
         latency_s = min(latency_s, streamed.started_s + streamed.latency_s)
-    return max(0.0, latency_s - _put_off_s(trace, request))
-
-
-def first_token_of(trace: Trace, request: Request) -> float | None:
-    """When the first chunk came, from the call's start; ``None`` where it was not streamed."""
-    first_s = trace.first_token_s
-    if first_s is None:
-        for attempt in trace.attempts:
-            if attempt.first_token_s is not None:  # broken off later
-                first_s = attempt.started_s + attempt.first_token_s
-    return None if first_s is None else max(0.0, first_s - _put_off_s(trace, request))
-
-
-def _put_off_s(trace: Trace, request: Request) -> float:
-    if not trace.waits or not request.defer_ok:
-        return 0.0
-    return sum(wait.seconds for wait in trace.waits if wait.kind == "deferred")
-
-
-def cost_of(trace: Trace, response: Response | None) -> float | None:
-    """What the call cost in dollars, all its attempts together; ``None`` where no price is known."""
-    total = None
-    for attempt in trace.attempts:
-        if attempt.cost_usd is not None:
-            total = float(attempt.cost_usd) if total is None else total + float(attempt.cost_usd)
-    if total is None and response is not None and response.cost_usd is not None:
-        total = float(response.cost_usd)
-    return total if total is None or 0 <= total < math.inf else None  # a price may be anybody's function
+        if first_s is None and streamed.first_token_s is not None:  # broken off later
+            first_s = streamed.started_s + streamed.first_token_s
+    if cost_usd is None and response is not None and response.cost_usd is not None:
+        cost_usd = float(response.cost_usd)
+    if cost_usd is not None and not 0 <= cost_usd < math.inf:  # a price may be anybody's function
+        cost_usd = None
+    if request.defer_ok and trace.waits:
+        put_off_s = sum(wait.seconds for wait in trace.waits if wait.kind == "deferred")
+        latency_s = max(0.0, latency_s - put_off_s)
+        first_s = None if first_s is None else max(0.0, first_s - put_off_s)
+    return Account(latency_s, first_s, cost_usd)

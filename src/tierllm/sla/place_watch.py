@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import ContentFilteredError, InvalidRequestError, RateLimitError
+from ..errors import ContentFilteredError, InvalidRequestError, ProviderError, RateLimitError
 from .goals import SPANS_S, Burning, Goal, chance
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ class Asked(Protocol):
 class PlaceWatch:
     """Outcomes at one place, by ``goals``, in cells of five seconds; and the calls under way there.
 
-    What is already over a bound counts as bad now: its end is not waited for. An attempt counts when it ends,
-    one that was cancelled only where it was over a bound by then, whoever had lost patience; refusals of our
-    own, the caller's errors and 429s count for nothing. An answer after exactly ``bound_s`` is within it.
+    What is already over a bound counts as bad now: its end is not waited for, save that of a stream that has
+    begun to speak, which its consumer may be holding. An attempt counts when it ends, one that was cancelled
+    only where it was over a bound by then and had not begun to speak, whoever had lost patience; refusals of
+    our own, the caller's errors and 429s count for nothing. An answer after exactly ``bound_s`` is within it.
 
     A trial counts apart, and only attempts that began since. Not thread-safe: whoever has it holds a lock.
     """
@@ -114,25 +115,29 @@ class PlaceWatch:
         entry = self._under_way.pop(number, None)
         if entry is None or outcome == "rejected":
             return
+        began, asked = entry
+        if asked is not None and asked.progress is None:
+            return  # no provider was reached
         if now >= self._ends_at:
             self._roll(now)
         cells = [self._cell]
-        if self.trial_since is not None and entry[0] >= self.trial_since:
+        if self.trial_since is not None and began >= self.trial_since:
             cells.append(self._trial)
         ok = outcome == "ok"
+        left = outcome == "cancelled" and first_token_s is not None  # its consumer may have held it
         at = 0
         for goal in self.goals:
             kind = goal.kind
             if kind == "latency":
-                bad = latency_s > goal.bound_s
+                bad = latency_s > goal.bound_s and not left
                 counts = ok or bad
             elif kind == "errors":
                 bad = not ok
-                counts = ok or (outcome == "failed" and not isinstance(error, NEUTRAL))
+                counts = ok or (outcome == "failed" and _blames(error))
             elif first_token_s is not None:
                 bad, counts = first_token_s > goal.bound_s, True
             else:
-                counts = bad = not ok and latency_s > goal.bound_s and _streams(entry[1])
+                counts = bad = not ok and latency_s > goal.bound_s and _streams(asked)
             if counts:
                 for cell in cells:
                     cell[at] += 1
@@ -173,8 +178,10 @@ class PlaceWatch:
             progress = None if asked is None else asked.progress
             if asked is not None and progress is None:
                 continue  # it waits for something of ours
+            if progress is not None and progress.streaming and progress.first_at is not None:
+                continue  # its consumer may hold it
             waited_s = now - began if progress is None else progress.elapsed_s
-            silent = progress is not None and progress.streaming and progress.first_at is None
+            silent = progress is not None and progress.streaming
             for at, goal in enumerate(self.goals):
                 if waited_s > goal.bound_s and (silent or goal.kind == "latency"):
                     over[at] += 1
@@ -246,6 +253,11 @@ class PlaceWatch:
 
 def _paired(sums: Sequence[int], overdue: Sequence[int]) -> list[tuple[int, int]]:
     return [(sums[2 * at] + over, sums[2 * at + 1] + over) for at, over in enumerate(overdue)]
+
+
+def _blames(error: BaseException | None) -> bool:
+    """Whether a failure is the place's, as far as known."""
+    return error is None or (isinstance(error, ProviderError) and not isinstance(error, NEUTRAL))
 
 
 def _streams(asked: Asked | None) -> bool:

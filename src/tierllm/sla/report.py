@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .burn import Verdict
 
-__all__ = ["GoalReport", "Report"]
+__all__ = ["NOBODY", "GoalReport", "Report", "Whose"]
+
+
+class Whose(NamedTuple):
+    """Whose promise it is: a tier's, a contract's, or a tier's towards one tenant."""
+
+    tier: str | None = None
+    contract: str | None = None
+    tenant: str | None = None
+
+    def __str__(self) -> str:
+        if self.contract is not None:
+            return f"contract:{self.contract}"
+        return f"tier:{self.tier}" if self.tenant is None else f"tenant:{self.tier}/{self.tenant}"
+
+
+NOBODY = Whose()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from ..events import ObjectiveBurning, ObjectiveRecovered
 from ..types import Objective
 from .attainment import DEGRADED, ELSEWHERE, MIN_SAMPLES, Attainment
-from .counting import Kind, cost_of, first_token_of, kind_of, latency_of
+from .counting import Account, Kind, account_of, kind_of
+from .report import Whose
 from .windows import WINDOWS_S
 
 if TYPE_CHECKING:
@@ -32,36 +33,15 @@ MOVED = ("load", "shift")
 """Why a tier let a call begin in another one: what it sends away it must not hide."""
 
 
-class Subject:
-    """Whose promise it is: a tier's, a contract's, or a tier's towards one tenant."""
+class Subject(NamedTuple):
+    """Whose promise it is, and how well it is kept."""
 
-    __slots__ = ("attainment", "contract", "name", "tenant", "tier")
-
-    def __init__(
-        self,
-        attainment: Attainment,
-        *,
-        tier: str | None = None,
-        contract: str | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        self.attainment = attainment
-        self.tier = tier
-        self.contract = contract
-        self.tenant = tenant
-        if contract is not None:
-            self.name = f"contract:{contract}"
-        else:
-            self.name = f"tier:{tier}" if tenant is None else f"tenant:{tier}/{tenant}"
-
-    def report(self, now: float, window_s: float) -> Report:
-        return self.attainment.report(
-            now, window_s, tier=self.tier, contract=self.contract, tenant=self.tenant
-        )
+    whose: Whose
+    attainment: Attainment
 
     def status(self, now: float) -> dict[str, Any]:
         """All windows, as plain data."""
-        reports = self.attainment.reports(now, tier=self.tier, contract=self.contract, tenant=self.tenant)
+        reports = self.attainment.reports(now, whose=self.whose)
         return {
             "burning": list(reports[0].burning),
             "budget_left": reports[0].budget_left,
@@ -97,17 +77,18 @@ class ServiceLevels:
         self.max_tenants = max_tenants
         self.deadline_s = deadline_s
         self._emit = emit
-        self._objectives = {name: _checked("tiers", name, each) for name, each in tiers.items()}
-        self._tiers = {name: Subject(self._new(each), tier=name) for name, each in self._objectives.items()}
+        self._tiers = {
+            name: self._new(Whose(tier=name), _checked("tiers", name, each)) for name, each in tiers.items()
+        }
         self._contracts = {
-            name: Subject(self._new(_checked("contracts", name, each)), contract=name)
+            name: self._new(Whose(contract=name), _checked("contracts", name, each))
             for name, each in (contracts or {}).items()
         }
         self._tenants: OrderedDict[tuple[str, str], Subject] | None = OrderedDict() if tenants else None
         self._lock = threading.RLock()
 
-    def _new(self, objective: Objective) -> Attainment:
-        return Attainment(objective, min_samples=self.min_samples)
+    def _new(self, whose: Whose, objective: Objective) -> Subject:
+        return Subject(whose, Attainment(objective, min_samples=self.min_samples))
 
     # -- counting ----------------------------------------------------------------
 
@@ -118,15 +99,15 @@ class ServiceLevels:
         tier = None if trace.granted is None else self._tiers.get(trace.granted)
         contract = None if trace.contract is None else self._contracts.get(trace.contract)
         now = self.clock()
-        for candidate in trace.candidates:
-            if candidate.reason in MOVED and candidate.deployment == "*" and candidate.tier in self._tiers:
-                self._tiers[candidate.tier].attainment.apart(now, "moved")
+        for each in trace.candidates:
+            if each.reason in MOVED and each.deployment == "*" and each.tier in self._tiers:
+                left = self._tiers[each.tier]
+                if left.attainment.apart(now, "moved"):
+                    self._look(left, now)
         if tier is None and contract is None:
             return
         kind = kind_of(trace, response, error)
-        latency_s = latency_of(trace, request)
-        first_token_s = first_token_of(trace, request)
-        cost_usd = cost_of(trace, response)
+        account = account_of(trace, request, response)
         marks: tuple[int, ...] = ()
         if kind == "answered" and response is not None:
             if response.degraded:
@@ -134,12 +115,12 @@ class ServiceLevels:
             if response.tier != trace.granted:
                 marks = (*marks, ELSEWHERE)
         if tier is not None:
-            self._count(tier, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+            self._count(tier, now, kind, request, account, marks)
             if self._tenants is not None and request.tenant is not None:
                 tenant = self._tenant(tier, request.tenant)
-                self._count(tenant, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+                self._count(tenant, now, kind, request, account, marks)
         if contract is not None:
-            self._count(contract, now, kind, request, latency_s, first_token_s, cost_usd, marks)
+            self._count(contract, now, kind, request, account, marks)
 
     def _count(
         self,
@@ -147,12 +128,11 @@ class ServiceLevels:
         now: float,
         kind: Kind,
         request: Request,
-        latency_s: float,
-        first_token_s: float | None,
-        cost_usd: float | None,
+        account: Account,
         marks: tuple[int, ...],
     ) -> None:
         attainment = subject.attainment
+        latency_s, first_token_s, cost_usd = account
         if kind == "answered":
             full = attainment.count(now, latency_s, first_token_s, True, cost_usd, marks)
         elif kind == "failed" or (kind == "late" and self._had_its_time(attainment, request, latency_s)):
@@ -171,15 +151,14 @@ class ServiceLevels:
         return (latency_s if given_s is None else given_s) >= own_s
 
     def _tenant(self, tier: Subject, name: str) -> Subject:
-        tenants = self._tenants
+        tenants, key = self._tenants, (tier.whose.tier or "", name)
         assert tenants is not None
-        assert tier.tier is not None
-        key = (tier.tier, name)
         with self._lock:
             found = tenants.get(key)
             if found is None:
-                found = Subject(self._new(tier.attainment.objective), tier=tier.tier, tenant=name)
-                tenants[key] = found
+                found = tenants[key] = self._new(
+                    Whose(tier.whose.tier, tenant=name), tier.attainment.objective
+                )
                 if len(tenants) > self.max_tenants:
                     tenants.popitem(last=False)
             else:
@@ -194,7 +173,7 @@ class ServiceLevels:
             if change.burning:
                 self._emit(
                     ObjectiveBurning(
-                        subject=subject.name,
+                        subject=str(subject.whose),
                         goal=change.goal,
                         burn_rate=change.rate,
                         window_s=change.window_s,
@@ -202,7 +181,9 @@ class ServiceLevels:
                     )
                 )
             else:
-                self._emit(ObjectiveRecovered(subject=subject.name, goal=change.goal, after_s=change.after_s))
+                self._emit(
+                    ObjectiveRecovered(subject=str(subject.whose), goal=change.goal, after_s=change.after_s)
+                )
 
     # -- telling -----------------------------------------------------------------
 
@@ -221,7 +202,8 @@ class ServiceLevels:
         subject = self._found(tier, contract, tenant)
         now = self.clock()
         self._look(subject, now)
-        return subject.report(now, LONGEST_S if window_s is None else float(window_s))
+        asked_s = LONGEST_S if window_s is None else float(window_s)
+        return subject.attainment.report(now, asked_s, subject.whose)
 
     def _found(self, tier: str | None, contract: str | None, tenant: str | None) -> Subject:
         if contract is not None:
@@ -240,11 +222,10 @@ class ServiceLevels:
             return found
         if self._tenants is None:
             raise ConfigError(f"tenant={tenant!r}: attainment is not kept by tenant here; ask for that first")
-        assert found.tier is not None
         with self._lock:
-            kept = self._tenants.get((found.tier, tenant))
+            kept = self._tenants.get((found.whose.tier or "", tenant))
         if kept is None:  # nothing of theirs has been counted, or not lately
-            kept = Subject(self._new(found.attainment.objective), tier=found.tier, tenant=tenant)
+            kept = self._new(Whose(found.whose.tier, tenant=tenant), found.attainment.objective)
         return kept
 
     def status(self) -> dict[str, Any]:
@@ -256,8 +237,8 @@ class ServiceLevels:
             self._look(subject, now)
         by_tier: dict[str, dict[str, Any]] = {}
         for subject in tenants:
-            told = subject.report(now, LONGEST_S).to_dict()
-            by_tier.setdefault(subject.tier or "", {})[subject.tenant or ""] = told
+            told = subject.attainment.report(now, LONGEST_S, subject.whose).to_dict()
+            by_tier.setdefault(subject.whose.tier or "", {})[subject.whose.tenant or ""] = told
         return {
             "tiers": {name: subject.status(now) for name, subject in self._tiers.items()},
             "contracts": {name: subject.status(now) for name, subject in self._contracts.items()},
@@ -274,17 +255,18 @@ class ServiceLevels:
         if older.min_samples != self.min_samples:
             return
         for mine, theirs in ((self._tiers, older._tiers), (self._contracts, older._contracts)):
-            for name, subject in mine.items():
+            for name, subject in [*mine.items()]:
                 before = theirs.get(name)
                 if before is not None and before.attainment.objective == subject.attainment.objective:
-                    subject.attainment = before.attainment
+                    mine[name] = before
         if self._tenants is None or older._tenants is None:
             return
         with older._lock:
             kept = [*older._tenants.items()]
         with self._lock:
             for key, subject in kept:
-                if self._objectives.get(key[0]) == subject.attainment.objective:
+                tier = self._tiers.get(key[0])
+                if tier is not None and tier.attainment.objective == subject.attainment.objective:
                     self._tenants[key] = subject
             while len(self._tenants) > self.max_tenants:
                 self._tenants.popitem(last=False)

@@ -136,7 +136,8 @@ class Shift:
     ) -> Shifting:
         """The shifts of one tier. ``load()`` gives its load and the forecast, each as a share of 1.0.
 
-        ``leads_down=False``: there is no tier below it to shed calls to. Raises ``ConfigError`` where there is nothing to judge its deployments by.
+        ``leads_down=False``: there is no tier below it to shed calls to. Raises ``ConfigError`` where there
+        is nothing to judge its deployments by.
         """
         goals = goals_of(
             objective,

@@ -104,7 +104,7 @@ class Shifting:
         first_token_s: float | None,
         error: BaseException | None = None,
     ) -> None:
-        """What came of it. ``error``: invalid requests, filtered ones and 429s count for nothing."""
+        """What came of it. ``error``: a provider's counts, but invalid requests, filters and 429s do not."""
         with self._lock:
             self._watches[place].ended(number, now, outcome, latency_s, first_token_s, error)
         if now >= self._state.look_at:

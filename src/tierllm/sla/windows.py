@@ -15,6 +15,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from operator import add
+from typing import NamedTuple
 
 __all__ = ["CELL_S", "WINDOWS_S", "Windows", "quantile", "spaced", "with_own"]
 
@@ -67,26 +68,57 @@ class Ring:
             self.cells[at] = cell
             self.costs[at], self.dearest[at] = cost, dearest
 
-    def latest(self, number: int, whole: int) -> Iterator[int]:
-        """Where the cells of a window are that ends in the smallest cell of that number."""
-        last = number // self.per
+    def before(self, number: int, whole: int) -> Iterator[int]:
+        """Where the whole cells of a window are, of which cell ``number`` is under way."""
         for at, mark in enumerate(self.numbers):
-            if last - whole <= mark <= last and mark >= 0:
+            if number - whole <= mark < number and mark >= 0:
                 yield at
+
+    def under_way(self, number: int) -> int | None:
+        """Where the part of cell ``number`` is that has been put away."""
+        at = number % len(self.cells)
+        return at if self.numbers[at] == number else None
+
+
+class Kept(NamedTuple):
+    """The sum of a window's whole cells, which changes only as a new one begins."""
+
+    number: int
+    counts: bytes
+    cost: float
+    dearest: float
 
 
 class Windows:
     """So many counts, over each of the windows; and a sum of costs with the dearest among them.
+
+    The first ``head`` of the counts can be asked for often.
 
     Whoever counts looks first whether ``begun_at <= now < ends_at``, and calls ``turn(now)`` where not;
     then adds to ``cell``, and to ``cost`` and ``dearest``. A clock that is set back counts into the cell
     under way, and time goes on from there.
     """
 
-    __slots__ = ("_number", "_rings", "_width", "_zero_at", "begun_at", "cell", "cost", "dearest", "ends_at")
+    __slots__ = (
+        "_head",
+        "_kept",
+        "_number",
+        "_rings",
+        "_turning",
+        "_width",
+        "_zero_at",
+        "begun_at",
+        "cell",
+        "cost",
+        "dearest",
+        "ends_at",
+    )
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head: int) -> None:
         self._width = width
+        self._head = head
+        self._kept: dict[float, Kept] = {}
+        self._turning = False
         self._rings = tuple(Ring(per, whole) for per, whole in _CELLS)
         self._zero_at: float | None = None
         self._number = 0
@@ -111,35 +143,56 @@ class Windows:
             self.cell, self.cost, self.dearest, self._number = fresh, 0.0, 0.0, number
         self.begun_at, self.ends_at = begun_at, begun_at + CELL_S
         if number > was and any(old):
+            self._turning = True
             cell = _packed(old)
             for ring in self._rings:
                 ring.take(was, cell, cost, dearest)
+            self._turning = False
 
     @property
     def elapsed_s(self) -> float:
         """Seconds from the first call to the beginning of the cell under way; they never go back."""
         return self._number * CELL_S
 
-    def totals(self, window_s: float, stop: int | None = None) -> list[int]:
-        """The counts over a window that ends with the cell under way, up to number ``stop``."""
-        ring, whole = self._of(window_s)
-        cells: list[Sequence[int]] = [self.cell[:stop]]
-        for at in ring.latest(self._number, whole):
-            cell = ring.cells[at]
-            if cell is not None:
-                cells.append(_unpacked(cell)[:stop])
-        return list(map(sum, zip(*cells, strict=True))) if len(cells) > 1 else list(cells[0])
+    def totals(self, window_s: float) -> list[int]:
+        """The counts over a window that ends with the cell under way."""
+        place, whole = _WINDOWS[window_s]
+        ring = self._rings[place]
+        number = self._number // ring.per
+        return self._with_present(
+            ring, number, self._width, [ring.cells[at] for at in ring.before(number, whole)]
+        )
 
-    def costs(self, window_s: float) -> tuple[float, float]:
-        """The sum of costs over a window, and the largest one."""
-        ring, whole = self._of(window_s)
-        at = tuple(ring.latest(self._number, whole))
-        total = math.fsum((self.cost, *(ring.costs[each] for each in at)))
-        return total, max((self.dearest, *(ring.dearest[each] for each in at)))
+    def head(self, window_s: float) -> tuple[list[int], float, float]:
+        """The first counts over a window, the sum of costs and the largest cost."""
+        place, whole = _WINDOWS[window_s]
+        ring = self._rings[place]
+        number = self._number // ring.per
+        kept = self._kept.get(window_s)
+        if kept is None or kept.number != number:
+            kept = self._sum(ring, number, whole)
+            if not self._turning:
+                self._kept[window_s] = kept
+        cost, dearest = kept.cost + self.cost, max(kept.dearest, self.dearest)
+        at = ring.under_way(number)
+        if at is not None:
+            cost, dearest = cost + ring.costs[at], max(dearest, ring.dearest[at])
+        return self._with_present(ring, number, self._head, [kept.counts]), cost, dearest
 
-    def _of(self, window_s: float) -> tuple[Ring, int]:
-        ring, whole = _WINDOWS[window_s]
-        return self._rings[ring], whole
+    def _sum(self, ring: Ring, number: int, whole: int) -> Kept:
+        """The whole cells of a window."""
+        found = [*ring.before(number, whole)]
+        cells = [_unpacked(cell)[: self._head] for at in found if (cell := ring.cells[at]) is not None]
+        counts = _packed(map(sum, zip(*cells, strict=True))) if cells else b""
+        cost = math.fsum(ring.costs[at] for at in found)
+        return Kept(number, counts, cost, max((ring.dearest[at] for at in found), default=0.0))
+
+    def _with_present(self, ring: Ring, number: int, stop: int, past: Iterable[bytes | None]) -> list[int]:
+        """The sum of past cells and of what has been counted since, up to count ``stop``."""
+        at = ring.under_way(number)
+        present = None if at is None else ring.cells[at]
+        cells = [_unpacked(cell)[:stop] for cell in (*past, present) if cell]
+        return list(map(sum, zip(self.cell[:stop], *cells, strict=True)))
 
 
 def _packed(values: Iterable[int]) -> bytes:

@@ -1,0 +1,80 @@
+"""``tierllm explain``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tierllm import Deployment, Tier, TieredClient
+from tierllm.routing.decision_log import DecisionLog
+from tierllm.testing import Fail, FakeProvider
+from tierllm.types import Candidate, Request, Trace
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "decisions.jsonl"
+    decisions = DecisionLog(path)
+    for name in ("a1", "a2"):
+        trace = Trace(name, "gold", "gold", "silver", "mini", outcome="ok", duration_s=1.8, plan="premium")
+        trace.candidates = [Candidate("gold", "big\x1b[31m", "breaker"), Candidate("silver", "mini")]
+        decisions.note(trace, Request(messages=()))
+    decisions.feedback("a2", 0.25)
+    decisions.close()
+    return path
+
+
+def test_a_call_is_explained(tierllm: Any, log: Path) -> None:
+    ran = tierllm("explain", "a1", "--log", str(log))
+    assert ran == (
+        0,
+        "asked gold (plan premium); gold/big\\u001b[31m open; served by silver/mini; 1.8 s\n",
+        "",
+    )
+
+
+def test_feedback_is_told(tierllm: Any, log: Path) -> None:
+    assert tierllm("explain", "a2", "--log", str(log)).out.endswith("feedback: 0.25 (explicit)\n")
+
+
+def test_all_of_it_as_json(tierllm: Any, log: Path) -> None:
+    ran = tierllm("explain", "a2", "--log", str(log), "--json")
+    told = json.loads(ran.out)
+    assert (told["id"], told["served"], told["quality"]) == ("a2", "silver", 0.25)
+    assert told["explained"].startswith("asked gold")
+    assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("name", ["a", "nobody", "\x1b"])
+def test_an_id_that_is_not_there(tierllm: Any, log: Path, name: str) -> None:
+    ran = tierllm("explain", name, "--log", str(log))
+    assert (ran.code, ran.out) == (1, "")
+    assert "has no call" in ran.err
+    assert "response.trace.id" in ran.err
+    assert "\x1b" not in ran.err
+
+
+def test_a_log_that_is_not_there(tierllm: Any, tmp_path: Path) -> None:
+    ran = tierllm("explain", "a1", "--log", str(tmp_path / "no"))
+    assert ran.code == 1
+    assert "there is no decision log" in ran.err
+
+
+def test_what_a_real_client_has_done_by_another_process(process: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    tiers = [
+        Tier("gold", [Deployment("big", FakeProvider(answer=lambda call: Fail.unavailable()))]),
+        Tier("silver", [Deployment("mini", FakeProvider())]),
+    ]
+    with TieredClient(tiers, decisions=path, retry=False) as client:
+        response = client.complete("hello", sla="gold", user="ann")
+        client.feedback(response.trace.id, 1.0)  # type: ignore[union-attr]
+        mine = client.explain(response)
+        assert client.explain(response.trace.id) == mine  # type: ignore[union-attr]
+    ran = process("explain", response.trace.id, "--log", str(path))  # type: ignore[union-attr]
+    assert ran.code == 0
+    assert ran.out == f"{mine}\nfeedback: 1 (explicit)\n"
+    assert "gold/big was out of service (503); served by silver/mini" in mine

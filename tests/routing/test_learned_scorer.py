@@ -1,0 +1,338 @@
+"""The scorer that learns: what it learns, what it refuses, what it writes and reads."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import random
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from routing.questions import apgr, questions
+from tierllm.errors import ConfigError
+from tierllm.routing.heads import MOST
+from tierllm.routing.learned_scorer import LearnedScorer
+from tierllm.routing.vocabulary import MOST_WORDS, Vocabulary
+
+
+def taught(count: int = 600, seed: int = 1, **settings: Any) -> LearnedScorer:
+    scorer = LearnedScorer(**settings)
+    for question in questions(count, seed):
+        scorer.learn(question.text, weak=question.weak, strong=question.strong)
+    return scorer
+
+
+class TestLearning:
+    def test_it_starts_knowing_nothing(self) -> None:
+        scorer = LearnedScorer()
+
+        assert scorer.score("anything") == 0.0
+        assert scorer.predict("anything") == (0.5, 0.5)
+        assert scorer.samples == 0
+        assert scorer.explain("anything at all") == []
+
+    def test_it_learns_where_a_stronger_model_gains(self) -> None:
+        asked = questions(2000, 2)
+
+        assert apgr(LearnedScorer().score, asked) == pytest.approx(0.5, abs=0.03)
+        assert apgr(taught().score, asked) > 0.73  # who knew the kinds themselves would have .79
+
+    def test_each_head_is_needed(self) -> None:
+        """What nobody can answer is no reason for the strong model, though the weak one fails there."""
+        scorer = taught()
+
+        assert scorer.score("settle riddle of the") > scorer.score("paradox unanswerable of the") + 0.3
+
+    def test_one_outcome_moves_its_own_head_alone(self) -> None:
+        scorer = LearnedScorer()
+        for _ in range(50):
+            scorer.learn("solve it", weak=0.0)
+
+        weak, strong = scorer.predict("solve it")
+        assert weak < 0.2
+        assert strong == 0.5
+        assert scorer.outcomes == (50, 0)
+        assert scorer.samples == 50
+
+    def test_no_outcome_teaches_nothing(self) -> None:
+        scorer = LearnedScorer()
+        scorer.learn("solve it")
+
+        assert scorer.samples == 0
+        assert scorer.score("solve it") == 0.0
+
+    def test_weight(self) -> None:
+        full, half, none = LearnedScorer(), LearnedScorer(), LearnedScorer()
+        for scorer, weight in ((full, 1.0), (half, 0.1), (none, 0.0)):
+            for _ in range(5):
+                scorer.learn("solve it", strong=1.0, weight=weight)
+
+        assert none.score("solve it") == 0.0
+        assert 0.0 < half.score("solve it") < full.score("solve it") / 4
+
+    @pytest.mark.parametrize("option", ["weak", "strong", "weight"])
+    @pytest.mark.parametrize("wrong", [math.nan, math.inf, -0.1, 2, True, "good"], ids=repr)
+    def test_what_is_no_outcome_changes_nothing(self, option: str, wrong: Any) -> None:
+        scorer = taught(50)
+        before = scorer.to_bytes()
+
+        with pytest.raises(ConfigError, match=option):
+            scorer.learn("solve it", **{"weak": 1.0, "strong": 0.0, option: wrong})
+        assert scorer.to_bytes() == before
+
+    def test_an_unseen_kind_of_work_is_not_judged_boldly(self) -> None:
+        scorer = taught()
+
+        known = [abs(scorer.score(q.text)) for q in questions(200, 3)]
+        assert abs(scorer.score("zzz yyy xxx www vvv")) < max(known) / 2
+
+    @settings(max_examples=30)
+    @given(st.lists(st.tuples(st.text(max_size=40), st.sampled_from([0.0, 1.0])), min_size=1, max_size=30))
+    def test_whatever_it_is_told_scores_stay_in_range(self, told: list[tuple[str, float]]) -> None:
+        scorer = LearnedScorer(buckets=256)
+        for text, outcome in told * 20:
+            scorer.learn(text, weak=1.0 - outcome, strong=outcome)
+
+        assert all(-1.0 <= scorer.score(text) <= 1.0 for text, _ in told)
+        assert all(abs(weight) <= MOST for table in scorer._heads.weights for weight in table)
+
+    def test_it_follows_a_change(self) -> None:
+        scorer = LearnedScorer()
+        for turn in range(4000):
+            scorer.learn("solve it", weak=1.0 if turn < 2000 else 0.0, strong=0.5)
+
+        assert scorer.score("solve it") > 0.2
+
+    def test_learned_and_asked_in_threads(self) -> None:
+        scorer = LearnedScorer()
+        wrong: list[float] = []
+
+        def work(seed: int) -> None:
+            for question in questions(150, seed):
+                scorer.learn(question.text, weak=question.weak, strong=question.strong)
+                if not -1.0 <= scorer.score(question.text) <= 1.0:
+                    wrong.append(scorer.score(question.text))
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert scorer.samples == 900
+        assert scorer.outcomes == (900, 900)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"buckets": 1000},
+            {"buckets": 128},
+            {"buckets": 1 << 21},
+            {"buckets": True},
+            {"buckets": 65536.0},
+            {"salt": "x"},
+            {"salt": bytes(2000)},
+            {"keep_words": 1},
+        ],
+        ids=str,
+    )
+    def test_settings_that_make_no_sense(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            LearnedScorer(**wrong)
+
+    def test_the_salt_changes_the_buckets(self) -> None:
+        assert list(LearnedScorer(salt=b"a").buckets_of("solve it")) != list(
+            LearnedScorer().buckets_of("solve it")
+        )
+
+
+class TestWhy:
+    def test_explain_names_what_pulls(self) -> None:
+        pulls = dict(taught().explain("settle the riddle for me", most=30))
+
+        assert pulls["riddle"] > 0.02
+        assert any(name.startswith("(") for name in pulls)
+        assert "the riddle" in pulls
+
+    def test_words_of_texts(self) -> None:
+        words = taught().words(["riddle chitchat", "weather"], most=50)
+
+        assert [name for name, _ in words][:6].count("riddle") == 1
+        assert sorted((abs(pull) for _, pull in words), reverse=True) == [abs(pull) for _, pull in words]
+
+    def test_no_words_are_kept_unless_asked_for(self) -> None:
+        scorer = taught()
+
+        with pytest.raises(ConfigError, match="keep_words"):
+            scorer.words()
+        assert b"riddle" not in scorer.to_bytes()
+
+    def test_kept_words(self) -> None:
+        scorer = taught(keep_words=True)
+
+        assert "riddle" in dict(scorer.words(most=100))
+        assert LearnedScorer.from_bytes(scorer.to_bytes()).words() == scorer.words()
+
+    def test_words_are_kept_of_prompts_that_are_scored_for_a_call(self) -> None:
+        scorer = LearnedScorer(keep_words=True)
+        for _ in range(5):
+            scorer.learn_from(scorer.buckets_of("marvellous"), strong=1.0)
+
+        assert [name for name, _ in scorer.words()] == ["marvellous"]
+
+    def test_a_prompt_seen_once_or_a_number_is_not_told(self) -> None:
+        scorer = LearnedScorer(keep_words=True)
+        for text in ("hush", "call 0171234567 sk4f9a now", "call 0171234567 sk4f9a now"):
+            scorer.learn(text, strong=1.0)
+
+        assert sorted(name for name, _ in scorer.words()) == ["call", "now"]
+
+    def test_the_vocabulary_is_bounded(self) -> None:
+        vocabulary = Vocabulary()
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        rng = random.Random(5)
+        for turn in range(30_000):
+            word = "".join(rng.choices(letters, k=8))
+            vocabulary.read([(word, zlib.crc32(word.encode())), ("common", 1)])
+            assert turn % 1000 or len(vocabulary.kept()) <= MOST_WORDS + 2
+        assert dict(vocabulary.words())[1] == "common"
+
+
+class TestKept:
+    @pytest.mark.parametrize(
+        "settings", [{}, {"buckets": 256}, {"salt": b"\x00s", "keep_words": True}], ids=str
+    )
+    def test_written_and_read(self, tmp_path: Path, settings: dict[str, Any]) -> None:
+        scorer = taught(200, **settings)
+        scorer.save(tmp_path / "scorer.json")
+        twin = LearnedScorer.load(tmp_path / "scorer.json")
+
+        texts = [q.text for q in questions(100, 9)]
+        assert [twin.score(t) for t in texts] == [scorer.score(t) for t in texts]
+        assert (twin.samples, twin.outcomes) == (scorer.samples, scorer.outcomes)
+        assert (twin.buckets, twin.salt) == (scorer.buckets, scorer.salt)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["scorer.json"]
+        twin.learn("solve it", weak=1.0)
+        scorer.learn("solve it", weak=1.0)
+        assert twin.to_bytes() == scorer.to_bytes()
+
+    def test_a_write_that_fails_leaves_the_old_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "scorer.json"
+        scorer = taught(20, buckets=256)
+        scorer.save(path)
+        before = path.read_bytes()
+
+        def full(handle: int) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr("os.fsync", full)
+        scorer.learn("more", weak=1.0)
+        with pytest.raises(OSError, match="disk full"):
+            scorer.save(path)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_missing_file_is_the_systems_error(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            LearnedScorer.load(tmp_path / "none.json")
+
+    @pytest.mark.parametrize(
+        ("raw", "says"),
+        [
+            (b"", "damaged"),
+            (b"\x80\x04\x95garbage", "damaged"),
+            (b"[]", "no saved scorer"),
+            (b"{}", "no saved scorer"),
+            (b"null", "no saved scorer"),
+            (b"[" * 100_000, "damaged"),
+            (b"9" * 10_000, "damaged"),
+        ],
+        ids=["empty", "pickle", "list", "mapping", "null", "deep", "number"],
+    )
+    def test_what_is_no_scorer(self, raw: bytes, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            LearnedScorer.from_bytes(raw)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("version", 2),
+            ("version", None),
+            ("version", "1"),
+            ("buckets", 1 << 40),
+            ("buckets", 257),
+            ("buckets", -256),
+            ("buckets", 512),
+            ("buckets", 256.0),
+            ("salt", "zz"),
+            ("salt", 5),
+            ("samples", -1),
+            ("samples", True),
+            ("samples", 1 << 60),
+            ("outcomes", [1]),
+            ("outcomes", [1, 1.5]),
+            ("bias", [0.0]),
+            ("bias", [0.0, 1e300]),
+            ("bias", [0.0, "0"]),
+            ("bias_squares", [0.0, 0.0]),
+            ("weights", "x"),
+            ("weights", [1, 2]),
+            ("weights", ["", ""]),
+            ("weights", ["%%%%", "%%%%"]),
+            ("words", [[1, "two words", 1]]),
+            ("words", [[256, "word", 1]]),
+            ("words", [[1, "word"]]),
+            ("words", [[1, "<script>", 3]]),
+            ("words", 7),
+        ],
+        ids=str,
+    )
+    def test_a_field_that_makes_no_sense(self, field: str, value: object) -> None:
+        document = json.loads(taught(20, buckets=256).to_bytes())
+        document[field] = value
+        with pytest.raises(ConfigError):
+            LearnedScorer.from_bytes(json.dumps(document).encode())
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            bytes(4 * 255),
+            bytes(4 * 257),
+            bytes(10_000_000),
+            b"\x00\x00\xc0\x7f" * 256,
+            b"\x00\x00\x80\x7f" * 256,
+            b"\x00\x00\xa0\x41" * 256,
+        ],
+        ids=["short", "long", "bomb", "nan", "infinite", "too large"],
+    )
+    def test_a_table_that_makes_no_sense(self, table: bytes) -> None:
+        document = json.loads(taught(20, buckets=256).to_bytes())
+        document["weights"][1] = base64.b64encode(zlib.compress(table, 9)).decode()
+        with pytest.raises(ConfigError, match="damaged"):
+            LearnedScorer.from_bytes(json.dumps(document).encode())
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.data())
+    def test_garbled_bytes_raise_nothing_else(self, data: st.DataObject) -> None:
+        raw = bytearray(SMALL)
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(raw) - 1))
+            raw[at] = data.draw(st.integers(0, 255))
+        cut = data.draw(st.integers(0, len(raw)))
+        try:
+            scorer = LearnedScorer.from_bytes(bytes(raw[: cut or None]))
+        except ConfigError:
+            return
+        assert -1.0 <= scorer.score("solve it") <= 1.0
+
+
+SMALL = taught(5, buckets=256).to_bytes()
