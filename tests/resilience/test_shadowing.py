@@ -13,7 +13,7 @@ import pytest
 
 from client.forms import Form, World, every_form, held
 from pipeline.drivers import eventually
-from resilience.test_judging import COST, reply, tiers
+from resilience.judged import COST, reply, tiers
 from tierllm import Budget, Deployment, RateLimit, ResultCache, Tier, TieredClient, UsageLedger, tiered
 from tierllm.errors import ConfigError
 from tierllm.events import CallFinished, ShadowCompared

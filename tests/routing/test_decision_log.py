@@ -648,9 +648,16 @@ def test_processes_lose_and_tear_nothing(path: Path, start: Callable[..., subpro
     assert len(list(path.parent.glob("decisions.jsonl.*"))) > 100
 
 
+@pytest.mark.parametrize("locks", [True, False], ids=["with the lock", "without"])
 def test_who_reads_meanwhile_sees_each_line_once(
-    path: Path, start: Callable[..., subprocess.Popen[str]]
+    path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
+    if not locks:
+
+        def alone(path: str, patience_s: float, *, reading: bool = False) -> None:
+            raise PermissionError("not for you")
+
+        monkeypatch.setattr("tierllm.routing.decision_file._alone", alone)
     child = start("p", 600, 100)
     go(child)
     seen = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client.forms import World
-from resilience.test_judging import reply, tiers
+from resilience.judged import reply, tiers
 from tierllm import ResultCache
 from tierllm.errors import ConfigError
 from tierllm.routing.cascade import Cascade

@@ -20,8 +20,8 @@ __all__ = [
     "shapes_of",
 ]
 
-PER = ("account", "user", "tenant", "plan", "session", "tag", "route", "deployment", "tier")
-WHERE = ("user", "tenant", "plan", "session", "tag", "route", "deployment", "tier", "model")
+PER = ("account", "user", "tenant", "plan", "contract", "session", "tag", "route", "deployment", "tier")
+WHERE = ("user", "tenant", "plan", "contract", "session", "tag", "route", "deployment", "tier", "model")
 PLACES = frozenset({"tier", "deployment", "model"})
 
 MOST_RESERVES = 3

@@ -10,7 +10,7 @@ from ..errors import DeadlineExceededError, ThrottledError
 from ..events import CallThrottled, DegradationChanged, Event, log
 from ..pipeline.effects import Blocking, Handler
 from ..pipeline.fork import renew_after_fork
-from .consent import Consents
+from .consent import Consent, Consents
 from .stairs import Stairs
 from .steps import Degraded, Step
 
@@ -49,6 +49,7 @@ class Sampler:
         stale: Stale | None,
         emergencies: Emergencies | None,
         meter: LoadMeter | None,
+        consent: Sequence[Consent] = (),
     ) -> None:
         self.tier = tier
         self.clock = clock
@@ -60,7 +61,7 @@ class Sampler:
         self._emergencies = emergencies if settings.emergencies else None
         self._meter = meter
         self._dwell_s = settings.dwell_s
-        self._consents = Consents(settings.consent, [step.name for step in settings.steps])
+        self._consents = Consents([*settings.consent, *consent], [step.name for step in settings.steps])
         self._stairs = Stairs(
             settings.steps,
             settings.emergencies,
@@ -113,7 +114,7 @@ class Sampler:
 
     def granted(self, request: Request) -> frozenset[str]:
         """The steps that today may touch a call like this one."""
-        return self._consents.granted(request.plan, request.tenant, self.wall())
+        return self._consents.granted(request.plan, request.tenant, self.wall(), request.contract)
 
     async def _degraded(self, steps: Sequence[Step], call: Call, call_next: Handler) -> Response:
         """Let the call go on with less, and say in its answer what was really taken from it."""

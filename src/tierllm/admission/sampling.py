@@ -93,11 +93,13 @@ class AdaptiveSampling:
         stale: Stale | None = None,
         emergencies: Emergencies | None = None,
         meter: LoadMeter | None = None,
+        consent: Sequence[Consent] = (),
     ) -> Sampler:
         """The policy for one tier. ``load()`` gives its load and the forecast, each as a share of 1.0.
 
         ``stale(call)`` gives an old answer from the cache, ``emergencies`` knows what is declared. Calls
         that go no further than this policy are told to ``meter``, since they belong to the load, too.
+        ``consent`` is that of plans and contracts, beside the tier's own.
         """
         return Sampler(
             self,
@@ -109,6 +111,7 @@ class AdaptiveSampling:
             stale=stale,
             emergencies=emergencies,
             meter=meter,
+            consent=consent,
         )
 
     def __repr__(self) -> str:

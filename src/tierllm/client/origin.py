@@ -146,4 +146,3 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if name not in OF_THE_GROUND and name != "retry_budget"
     }
-

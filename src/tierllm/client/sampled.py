@@ -27,9 +27,10 @@ def sampled(setup: Setup) -> Emergencies | None:
             emit=setup.emit,
             soon=setup.host.soon,
         )
+    consent = () if setup.service is None else setup.service.consents()
     old = None if caching is None else caching.old
     for line in lines.values():
-        line.samples(stale=old, emergencies=emergencies)
+        line.samples(stale=old, emergencies=emergencies, consent=consent)
     if caching is not None:
         caching.consents = {
             name: line.sampling.granted

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
+
 class _Seen(NamedTuple):
     """A file's state, as far as it can be told without reading it."""
 

@@ -26,8 +26,12 @@ def misrouted(config: Config) -> Iterator[InitErrorDetails]:
     """Tiers that there are not, tiers in the wrong order, and rules that need what is not there."""
     tiers = [tier.name for tier in config.tiers]
     scored = config.router is not None and config.router.scorer is not None
+    names: list[str] = []
     for number, rule in enumerate(config.rules):
         loc: Loc = ("rules", number)
+        if rule.name is not None and rule.name in names:
+            yield named((*loc, "name"), "another rule has this name", "give it one of its own")
+        names.append(rule.name or "")
         for option in ("tier", "of"):
             tier = getattr(rule, option)
             if tier is not None and tier not in tiers:

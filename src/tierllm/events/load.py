@@ -62,13 +62,14 @@ class CallThrottled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorityLowered(Event):
-    """A call claimed more than its plan allows: ``claimed`` became ``granted``."""
+    """A call claimed more than its plan, or its contract, allows: ``claimed`` became ``granted``."""
 
     trace_id: str
     plan: str
     claimed: int
     granted: int
     mode: str
+    contract: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AllTiersFailedError, DeadlineExceededError, ProviderError, RejectedError
+from ..errors import AllTiersFailedError, DeadlineExceededError, ProviderError, RejectedError, copied
 from ..events import CascadeEscalated, Event
 from ..pipeline.effects import Handler, Spawn
 from ..routing.cascade import best_first
 from ..routing.course import Course
 from ..routing.judges import Agreement
 from ..types import Candidate, Response
-from .judging import Judging, PoorAnswer, note_score
+from .judging import Judging, PoorAnswer, note_poor, note_score
+from .rising import Rising
 from .verdicts import Verdicts
 from .ways import Ways
 
@@ -55,6 +56,7 @@ class Cascading:
         self.verdicts = verdicts or Verdicts()
         self.ways = Ways(settings, lines, self.verdicts)
         self.judging = Judging(settings, lines=lines, verdicts=self.verdicts, clock=clock)
+        self.rising = Rising()
         self._lines = lines
         self._emit = emit
         self._learns: LearnedJudge | None = None
@@ -95,6 +97,8 @@ class Cascading:
                 raise
             return self._served_anyway(course.spare, f"no better tier answered ({type(error).__name__})")
         finally:
+            if course.spare is not None:
+                self.rising.end(own, way.cheap)
             _turn(course, None)
 
     async def step(self, call: Call, call_next: Handler) -> Response:
@@ -106,13 +110,21 @@ class Cascading:
             if course.spare is not None and self._beneath(call, course.judged):
                 return self._served_anyway(course.spare, "no better tier answered")
             return await call_next(call)
+        known = self.rising.of(call)
         try:
+            if known is not None:
+                raise copied(known)
             response = await call_next(call)
             if _from_cache(call, response):
                 response = await self._known(call, response)
             return response
         except PoorAnswer as poor:
-            course.spare = _own(poor.response, call)
+            joined = call.trace is not None and call.trace.cache == "joined"
+            if known is not None:
+                note_poor(call, known)
+            course.spare = _own(poor.response, call, shared=joined or known is not None)
+            if course.spare is not None:
+                self.rising.begin(call, poor)
             self._escalated(call, poor.score, "enforce")
             raise
 
@@ -218,6 +230,7 @@ class Cascading:
     def renew(self) -> None:
         """After a fork."""
         self.verdicts.renew()
+        self.rising.renew()
 
     def status(self) -> dict[str, Any]:
         """As plain data: counts, the share of the last 200 verdicts that sent calls up, dollars saved."""
@@ -241,14 +254,13 @@ def _from_cache(call: Call, response: Response) -> bool:
     return response.cached and call.trace is not None and call.trace.cache in ("hit", "stale")
 
 
-def _own(response: Response | None, call: Call) -> Response | None:
-    """The poor answer as this call may be served it: who joined another's flight pays nothing for it."""
-    joined = call.trace is not None and call.trace.cache == "joined"
-    if response is None or (joined and call.target is not None):
+def _own(response: Response | None, call: Call, *, shared: bool) -> Response | None:
+    """The poor answer as this call may be served it: one that was made for another costs it nothing."""
+    if response is None or (shared and call.target is not None):
         return None  # what a wrapped function returned to one is not another's
     own = copy.copy(response)
     own.trace = None
-    if joined:
+    if shared:
         own.raw, own.cached, own.cost_usd, own.warnings = None, True, Decimal(0), ()
     return own
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .tier_line import TierLine
     from .verdicts import Verdicts
 
-__all__ = ["Judging", "PoorAnswer", "asked", "judging_now", "note_score"]
+__all__ = ["Judging", "PoorAnswer", "asked", "judging_now", "note_poor", "note_score"]
 
 log = logging.getLogger("tierllm")
 
@@ -98,13 +98,14 @@ class Judging:
             self.verdicts.count("explored")
             return response
         told = "could not be judged" if score is None else f"was judged {score:.2g}"
-        _passed_over(call, response, "judge failed" if score is None else f"judged {score:.2g}")
-        raise PoorAnswer(
+        poor = PoorAnswer(
             f"{call.tier}: the answer {told}, and {settings.at_least:g} is wanted",
             response=response,
             score=score,
             request_id=response.request_id,
         )
+        note_poor(call, poor)
+        raise poor
 
     async def score(self, call: Call, response: Response) -> float | None:
         """What the judge says; ``None``: it failed. Waits for judges that have to wait themselves."""
@@ -254,13 +255,16 @@ def note_score(call: Call, score: float | None) -> None:
         trace.scores = {**(trace.scores or {}), "judge": score}
 
 
-def _passed_over(call: Call, response: Response, reason: str) -> None:
-    """The place that answered was not the one that was chosen in the end."""
-    if call.trace is None:
+def note_poor(call: Call, poor: PoorAnswer) -> None:
+    """Write down that the place which answered was not the one that was chosen in the end."""
+    trace, response, score = call.trace, poor.response, poor.score
+    note_score(call, score)
+    if trace is None or response is None:
         return
-    for candidate in reversed(call.trace.candidates):
+    reason = "judge failed" if score is None else f"judged {score:.2g}"
+    for candidate in reversed(trace.candidates):
         if (candidate.tier, candidate.deployment) == (response.tier, response.deployment):
             if candidate.reason is None:
                 candidate.reason = reason
             return
-    call.trace.candidates.append(Candidate(call.tier, response.deployment or "*", reason))
+    trace.candidates.append(Candidate(call.tier, response.deployment or "*", reason))

@@ -22,6 +22,7 @@ from ..pipeline.compose import compose
 from .choosing import Choosing
 
 if TYPE_CHECKING:
+    from ..admission.consent import Consent
     from ..admission.emergency import Emergencies
     from ..admission.permit import Short
     from ..admission.policy import TierAdmission
@@ -147,7 +148,11 @@ class TierLine:
         return shifting
 
     def samples(
-        self, *, stale: Callable[[Call], Response | None] | None, emergencies: Emergencies | None
+        self,
+        *,
+        stale: Callable[[Call], Response | None] | None,
+        emergencies: Emergencies | None,
+        consent: Sequence[Consent] = (),
     ) -> None:
         """Take away from calls under load what the tier's sampling says."""
         if self.tier.sampling is not None and self.admission is not None:
@@ -159,6 +164,7 @@ class TierLine:
                 emit=self.emit,
                 stale=stale,
                 emergencies=emergencies,
+                consent=consent,
                 meter=self.admission.load,
             )
             self._build()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..types import Trace
+from ..types import Attempt, Trace
 from . import lenient
-from .decision_line import attempts_of
-from .decision_rows import DecisionRow
 from .words import error_words
 
-__all__ = ["Account", "Passed", "Tried", "account_of"]
+if TYPE_CHECKING:
+    from .decision_rows import DecisionRow
+
+__all__ = ["Account", "Passed", "Tried", "account_of", "attempts_of"]
 
 
 class Passed(NamedTuple):
@@ -81,7 +82,7 @@ class Account(NamedTuple):
 
 def account_of(what: Trace | DecisionRow | Mapping[str, object]) -> Account:
     """Whatever it is, told alike; what is of another kind than it should be is as good as not known."""
-    given = what.raw if isinstance(what, DecisionRow) else what
+    given = what if isinstance(what, Trace | Mapping) else what.raw
     told = _plain(given) if isinstance(given, Trace) else given
     chance = told.get("propensity")
     explored = told.get("explored")
@@ -133,6 +134,33 @@ def _plain(trace: Trace) -> dict[str, object]:
         "attempts": attempts_of(trace.attempts),
         "waits": [{"kind": w.kind, "where": w.where, "seconds": w.seconds} for w in trace.waits],
     }
+
+
+def attempts_of(attempts: Sequence[Attempt]) -> list[dict[str, object]]:
+    """Each attempt; of its error the kind, and what tells how long it will last."""
+    told: list[dict[str, object]] = []
+    for attempt in attempts:
+        one: dict[str, object] = {
+            "tier": attempt.tier,
+            "deployment": attempt.deployment,
+            "model": attempt.model,
+            "outcome": attempt.outcome,
+            "started_s": round(attempt.started_s, 6),
+            "latency_s": round(attempt.latency_s, 6),
+        }
+        if attempt.first_token_s is not None:
+            one["first_token_s"] = round(attempt.first_token_s, 6)
+        if attempt.cost_usd is not None:
+            one["cost_usd"] = f"{attempt.cost_usd:f}"
+        error = attempt.error
+        if error is not None:
+            one["error"] = type(error).__name__
+            for name in ("status", "retry_after_s", "budget", "phase"):
+                value = getattr(error, name, None)
+                if value:
+                    one[name] = round(value, 3) if isinstance(value, float) else value
+        told.append(one)
+    return told
 
 
 def _tried(told: Mapping[str, object]) -> Tried:

@@ -19,6 +19,9 @@ ONCE_BYTES = 1 << 20
 
 POLL_S = 0.002
 
+ROUNDS = 100
+"""A reader without a lock looks so often for a moment in which nothing is moved."""
+
 
 class Appended(NamedTuple):
     """How many of the lines are there now, wholly, and what kept the rest out."""
@@ -59,6 +62,11 @@ class DecisionFile:
                 raise ConfigError(f"{self.path!r} is no decision log, and not touched: give another path")
         finally:
             os.close(handle)
+        try:
+            with _alone(self.path, 0.0):  # so that readers find a lock from the first line on
+                pass
+        except OSError:
+            pass  # somebody has it, or a flush will tell
 
     def append(self, lines: Sequence[bytes], *, patience_s: float) -> Appended:
         """Write ``lines``, each ended by a newline, in this order. Waits so long for others that write."""
@@ -186,20 +194,38 @@ def opened_for_reading(path: str | os.PathLike[str], *, patience_s: float) -> li
     try:
         with _alone(path, patience_s, reading=True):
             return _handles(path)
-    except OSError:  # no lock, none that may be read, or somebody sits on it: good enough
+    except OSError:  # no lock, none that may be read, or somebody sits on it
+        for _ in range(ROUNDS):
+            found = _handles(path)
+            if _identities(_listed(path)) == [os.fstat(handle).st_ino for handle, _ in found]:
+                return found  # nothing was moved meanwhile
+            for handle, _ in found:
+                os.close(handle)
         return _handles(path)
 
 
-def _handles(path: str) -> list[tuple[int, int]]:
+def _listed(path: str) -> list[str]:
+    """The files of the log, oldest first."""
     directory, name = os.path.split(path)
     older = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,5})")
     try:
         numbers = sorted((int(n[1]) for n in map(older.fullmatch, os.listdir(directory)) if n), reverse=True)
     except OSError:
         numbers = []
+    return [*(f"{path}.{number}" for number in numbers), path]
+
+
+def _identities(files: list[str]) -> list[int]:
+    try:
+        return [os.stat(each).st_ino for each in files]
+    except OSError:
+        return []
+
+
+def _handles(path: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     try:
-        for each in (*(f"{path}.{number}" for number in numbers), path):
+        for each in _listed(path):
             try:
                 handle = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

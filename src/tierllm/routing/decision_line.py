@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from ..types import Attempt, length_of
+from ..types import length_of
+from .account import attempts_of
 from .features import cut
 
 if TYPE_CHECKING:
     from ..types import Request, Response, Trace
     from .course import Course
 
-__all__ = ["VERSION", "Prompts", "Who", "attempts_of", "encoded", "line_of", "pseudonym"]
+__all__ = ["VERSION", "Prompts", "Who", "encoded", "line_of", "pseudonym"]
 
 VERSION = 1
 """Of the lines; readers take newer ones, too, and leave out what they do not know."""
@@ -98,33 +99,6 @@ def line_of(
     if prompts != "none":
         _say_prompt(line, request, course, prompts, buckets)
     return line
-
-
-def attempts_of(attempts: Sequence[Attempt]) -> list[Line]:
-    """Each attempt; of its error the kind, and what tells how long it will last."""
-    told: list[Line] = []
-    for attempt in attempts:
-        one: Line = {
-            "tier": attempt.tier,
-            "deployment": attempt.deployment,
-            "model": attempt.model,
-            "outcome": attempt.outcome,
-            "started_s": round(attempt.started_s, 6),
-            "latency_s": round(attempt.latency_s, 6),
-        }
-        if attempt.first_token_s is not None:
-            one["first_token_s"] = round(attempt.first_token_s, 6)
-        if attempt.cost_usd is not None:
-            one["cost_usd"] = f"{attempt.cost_usd:f}"
-        error = attempt.error
-        if error is not None:
-            one["error"] = type(error).__name__
-            for name in ("status", "retry_after_s", "budget", "phase"):
-                value = getattr(error, name, None)
-                if value:
-                    one[name] = round(value, 3) if isinstance(value, float) else value
-        told.append(one)
-    return told
 
 
 def pseudonym(name: str, salt: bytes) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from ..types import Trace
 from .account import Account, Passed, Tried, account_of
-from .decision_rows import DecisionRow
 from .words import NEXT, OBSERVED, PLACE_WORDS, STEPS, TIER_WORDS, WAITS, dollars, error_words, seconds
+
+if TYPE_CHECKING:
+    from .decision_rows import DecisionRow
 
 __all__ = ["explained"]
 

@@ -165,7 +165,12 @@ def _check_tiers(where: str, rule: Rule, tiers: Sequence[str]) -> None:
         name = getattr(rule, option)
         if name is not None and name not in tiers:
             raise unknown_tier(f"{where}{option}", name, tiers)
-    low, high = rule.min_tier, rule.max_tier
+    start, low, high = rule.tier, rule.min_tier, rule.max_tier
+    if start is not None and low is not None and tiers.index(start) > tiers.index(low):
+        raise ConfigError(
+            f"{where}tier={start!r} is below min_tier={low!r}: min_tier is how far its calls may step down; "
+            "exchange them"
+        )
     if low is not None and high is not None and tiers.index(low) < tiers.index(high):
         raise ConfigError(
             f"{where}min_tier={low!r} is above max_tier={high!r}: min_tier is the floor, max_tier the best "

@@ -36,11 +36,11 @@ class Rule:
     1.0 for full; ``below_load`` and ``below_forecast``: less than that. ``budget_left``: of the tightest
     budget, at most this share is left.
 
-    **Where they go.** ``tier`` is where they start, and their difficulty has no say; or else ``min_tier`` is
-    the floor, ``max_tier`` the best that they get. ``balance`` is the share of them that goes to a stronger
-    model: 0 is cost, 1 is quality. A rule that says nothing of this leaves its calls as they are: it is an
-    exception to those after it. One with ``set_class`` says how difficult its calls are, and the search goes
-    on.
+    **Where they go.** ``tier`` is where they start, and their difficulty has no say. ``min_tier`` is the
+    floor; where no tier is named, ``max_tier`` is the best that they get, and ``balance`` the share of them
+    that goes to a stronger model: 0 is cost, 1 is quality. A rule that says nothing of this leaves its calls
+    as they are: it is an exception to those after it. One with ``set_class`` says how difficult its calls
+    are, and the search goes on.
 
     Frozen. Raises ``ConfigError`` for what makes no sense.
     """
@@ -200,10 +200,11 @@ def _check_outcome(where: str, given: dict[str, Any]) -> None:
             f"{where}set_class=..., {said[0]}=...): a rule that sets the class sends no call anywhere, the "
             "search goes on after it; make two rules"
         )
-    if given["tier"] is not None and len(said) > 1:
+    if given["tier"] is not None and {"max_tier", "balance"} & set(said):
+        other = "balance" if "balance" in said else "max_tier"
         raise ConfigError(
-            f"{where}tier=..., {said[1]}=...): the tier is named, so there is nothing left to bound or to "
-            "balance; take one of them out"
+            f"{where}tier=..., {other}=...): the tier is named: there is nothing left to cap or to balance; "
+            "take one of them out"
         )
     if not said and all(value is None for option, value in given.items() if option not in ("name", "tz")):
         raise ConfigError(f"{where.rstrip(', ')}): it says nothing; give it a tier, bounds or a condition")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import bisect
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError
 from .decision_rows import DecisionRow
+from .doubly_robust import Expected
 from .evaluation import Evaluation, Weighed, evaluated, worth
 from .learned_scorer import LearnedScorer
 from .samples import Sample, Samples, samples_of
@@ -17,14 +18,10 @@ from .samples import Sample, Samples, samples_of
 __all__ = ["Training", "train", "train_samples"]
 
 FOLDS = 5
-BINS = 10
 GROUPS_LEAST = 20
 
 WORTH_LEAST = 50.0
 """Where chance chose the model, the outcomes of each must say as much as so many drawn evenly."""
-
-PRIOR = 5.0
-"""How many outcomes the mean of all counts for, beside those of a bin."""
 
 MOST_WEIGHT = 1.5
 """An outcome that chance had made rare counts so many times as much as a certain one, at most.
@@ -230,10 +227,10 @@ def _judged(
     numbers: dict[str, int] = {}
     of = list(zip(samples, ranks, folds, strict=True))
     judging = [each for each in of if each[0].can_judge]
-    weak = _Expected(judging, lambda s: s.weak)
-    strong = _Expected(judging, lambda s: s.strong)
-    weak_usd = _Expected(judging, lambda s: s.weak_usd)
-    strong_usd = _Expected(judging, lambda s: s.strong_usd)
+    weak = Expected(judging, lambda s: s.weak, folds=FOLDS)
+    strong = Expected(judging, lambda s: s.strong, folds=FOLDS)
+    weak_usd = Expected(judging, lambda s: s.weak_usd, folds=FOLDS)
+    strong_usd = Expected(judging, lambda s: s.strong_usd, folds=FOLDS)
     priced = weak_usd.share > 0.9 and strong_usd.share > 0.9
     calls = [
         Weighed(
@@ -248,54 +245,6 @@ def _judged(
     ]
     important = [rank for sample, rank, _ in of if sample.important]
     return evaluated(calls, share=share, important=important, doubts=doubts, resamples=resamples, seed=seed)
-
-
-class _Expected:
-    """What one model makes of calls, whether it was asked or not: right in the mean of many calls.
-
-    An outcome is expected to be the mean of those with a like score, without the call's own fold; where the
-    model was called, it is put right by how much that was wrong, divided by the chance of the call.
-    """
-
-    def __init__(
-        self, judging: Sequence[tuple[Sample, float, int]], known: Callable[[Sample], float | None]
-    ) -> None:
-        self._known = known
-        self._sums = [[[0.0, 0.0] for _ in range(BINS)] for _ in range(FOLDS)]
-        whole = [0.0, 0.0]
-        called = told = 0
-        for sample, rank, fold in judging:
-            value = known(sample)
-            called += sample.is_whole or value is not None
-            if value is None:
-                continue
-            told += 1
-            weight = 1.0 / (sample.propensity or 1.0)
-            cell = self._sums[fold][_bin(rank)]
-            for sums in (cell, whole):
-                sums[0] += weight * value
-                sums[1] += weight
-        self._mean = whole[0] / whole[1] if whole[1] else 0.0
-        self.share = told / called if called else 0.0
-        self._cells = [[self._expected(fold, at) for at in range(BINS)] for fold in range(FOLDS)]
-
-    def _expected(self, fold: int, at: int) -> float:
-        others = [sums[at] for other, sums in enumerate(self._sums) if other != fold]
-        total, weight = sum(each[0] for each in others), sum(each[1] for each in others)
-        return (total + PRIOR * self._mean) / (weight + PRIOR)
-
-    def of(self, sample: Sample, rank: float, fold: int) -> float:
-        value = self._known(sample)
-        if value is not None and sample.is_whole:
-            return value
-        expected = self._cells[fold][_bin(rank)]
-        if value is None:
-            return expected
-        return expected + (value - expected) / (sample.propensity or 1.0)
-
-
-def _bin(rank: float) -> int:
-    return min(BINS - 1, int(rank * BINS))
 
 
 def _method(judging: Sequence[Sample]) -> str:

@@ -190,6 +190,7 @@ class ServiceTerms:
                 claimed=priority,
                 granted=most,
                 mode=contract.mode,
+                contract=contract.name,
             )
         )
         said = f"contract {name!r}: priority {priority}"
