@@ -163,6 +163,7 @@ class Setup(Planned, Outermost):
             treasury=self.treasury,
             prices=prices,
             limits=limits,
+            lowest=names[-1],
         ).lines(self.tiers)
         for line in self.lines.values():
             self.treasury.keep(line.stores())

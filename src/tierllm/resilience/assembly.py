@@ -46,6 +46,8 @@ class Assembly:
     treasury: Treasury
     prices: PriceBook | None
     limits: Sequence[RateLimit] = ()
+    lowest: str = ""
+    """The tier from which nothing leads down."""
 
     def line(self, tier: Tier) -> TierLine:
         """A tier's line, with those of its deployments."""
@@ -63,6 +65,7 @@ class Assembly:
             rng=self.rng,
             emit=self.emit,
             estimator=self.treasury.books.estimator,
+            leads_down=tier.name != self.lowest,
         )
 
     def lines(self, tiers: Sequence[Tier]) -> dict[str, TierLine]:

@@ -281,7 +281,7 @@ class DeploymentLine:
         if call.trace is not None:
             call.trace.attempts.append(attempt)
         shifting = self.shifting
-        number = 0 if shifting is None else shifting.begun(self.name, began)
+        number = 0 if shifting is None else shifting.begun(self.name, began, call)
         try:
             guarded = self._metered if call.caps or self._always_metered else self._guarded
             response = await guarded(call)
@@ -303,7 +303,13 @@ class DeploymentLine:
         finally:
             if shifting is not None:
                 shifting.ended(
-                    self.name, number, self.clock(), attempt.outcome, attempt.latency_s, attempt.first_token_s
+                    self.name,
+                    number,
+                    self.clock(),
+                    attempt.outcome,
+                    attempt.latency_s,
+                    attempt.first_token_s,
+                    attempt.error,
                 )
 
     def _timed(self, attempt: Attempt, call: Call, began: float) -> None:

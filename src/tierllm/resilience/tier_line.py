@@ -58,6 +58,7 @@ class TierLine:
         rng: random.Random,
         emit: Callable[[Event], None] | None,
         estimator: CostEstimator,
+        leads_down: bool,
     ) -> None:
         self.tier = tier
         self.lines = tuple(lines)
@@ -72,7 +73,7 @@ class TierLine:
         self.cheapest = self._cheapest(estimator)
         self.choosing = Choosing(tier, self.lines, rule=rule, clock=clock, rng=rng, cheapest=self.cheapest)
         self.hedge = self.choosing.hedge = self._hedging()
-        self.shifting = self._shifting()
+        self.shifting = self._shifting(leads_down)
         self._build()
 
     @property
@@ -129,7 +130,7 @@ class TierLine:
             min_quality=self.tier.min_quality,
         )
 
-    def _shifting(self) -> Shifting | None:
+    def _shifting(self, leads_down: bool) -> Shifting | None:
         given = self.tier.shift
         if not given:
             return None
@@ -142,6 +143,8 @@ class TierLine:
             load=None if self.admission is None else self.admission.reading,
             clock=self.clock,
             emit=self.emit,
+            rng=self.rng,
+            leads_down=leads_down and self.tier.fallback is not False,
         )
         for line in self.lines:
             line.shifting = shifting
