@@ -407,6 +407,9 @@ def speed(questions: Sequence[Question] | None) -> None:
         ("100 kB of words", " ".join(prompts)[:100_000].ljust(100_000, "x")),
         ("100 kB of one letter", "a" * 100_000),
         ("100 kB of digits", "1 " * 50_000),
+        ("100 kB of empty lines", "\n" * 100_000),
+        ("100 kB of question marks", "?" * 100_000),
+        ("100 kB of braces and spaces", "{    " * 20_000),
         ("100 kB of Chinese", "".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(100_000))),
     ):
         for scoring in (scorer.score, RuleScorer().score):

@@ -110,7 +110,8 @@ class TestChanged:
         assert changed(Config.parse(BASE), with_changes(**tables)) == told
 
     def test_the_same_words_in_another_directory_are_another_place(self, tmp_path: Path) -> None:
-        text = '[store]\nkind="disk"\ndirectory="s"\n[providers.f]\nkind="fake"\n[[tiers]]\nname="g"\n[[tiers.deployments]]\nmodel="m"'
+        text = '[store]\nkind = "disk"\ndirectory = "s"\n[providers.f]\nkind = "fake"\n'
+        text += '[[tiers]]\nname = "g"\n[[tiers.deployments]]\nmodel = "m"'
         made = []
         for name in ("a", "b"):
             (tmp_path / name).mkdir()

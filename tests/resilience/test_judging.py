@@ -516,6 +516,13 @@ def test_a_session_stays_at_home_and_is_judged_there(
     call.course.prefer = prefer
     found = world.client._setup.cascading.ways.of(call)
     assert (None if found is None else found[:2]) == way
+    if fixed and prefer is not None and way is not None:  # its deployment there is not to be had
+        assert call.trace is not None
+        call.course.prefer = None
+        call.trace.candidates += [Candidate("gold", "*", "session"), Candidate("silver", "*", "session")]
+        found = world.client._setup.cascading.ways.of(call)
+        assert found is not None
+        assert found[:2] == way
     call.course.important = True
     assert world.client._setup.cascading.ways.of(call) is None
 

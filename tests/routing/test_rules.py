@@ -66,7 +66,6 @@ def test_bounds_are_one_or_two() -> None:
         ({"tier": ""}, "tier=''"),
         ({"tier": "x", "max_tier": "y"}, "tier=..., max_tier=...)"),
         ({"tier": "x", "balance": 0.5}, "tier=..., balance=...)"),
-        ({"tier": "x", "balance": 0.5}, "tier=..., balance=...)"),
         ({"balance": 1.1}, "balance=1.1"),
         ({"balance": False}, "balance=False"),
         ({"balance": "cheap"}, "balance='cheap'"),

@@ -16,8 +16,8 @@ from tierllm.routing.learned_scorer import LearnedScorer
 from tierllm.routing.rule_scorer import SIGNS, RuleScorer, Sign
 from tierllm.routing.scorers import DifficultyScorer, Teachable, check_outcome, scorer_of
 
-PINNED = [2490, 10000, 12929, 19245, 22651, 25775, 28869, 30516]
-PINNED += [37634, 40668, 41060, 43007, 47231, 51123, 51432, 63131]
+PINNED = [2490, 10000, 12929, 14101, 19245, 22651, 25775, 28869, 30516]
+PINNED += [37634, 40668, 41060, 43007, 46379, 47231, 51123, 51432, 63131]
 
 
 class TestScorerOf:
@@ -97,6 +97,14 @@ class TestFeatures:
         assert all(0 <= at < buckets for at in found)
         assert {at for _, at in named_buckets(text, buckets, seed)} == set(found)
 
+    def test_the_signs_that_rules_go_by_are_features(self) -> None:
+        names = [
+            name for name, _ in named_buckets("Which of these proofs holds?\n```\ndef f(): ...\n```", 65536)
+        ]
+
+        assert {"(which of several)", "(code itself)", "(code)"} <= set(names)
+        assert "(everyday)" not in names
+
     def test_lone_surrogates_are_read(self) -> None:
         assert buckets_of("a \ud800 b", 65536)
 
@@ -129,7 +137,7 @@ class TestFeatures:
     )
     def test_what_is_read_is_bounded(self, text: str) -> None:
         assert len(list(named_buckets(text, 1 << 20))) < 2 * MOST_CHARACTERS
-        assert len(buckets_of(text, 1 << 20)) <= 2010
+        assert len(buckets_of(text, 1 << 20)) <= 2030
 
 
 class TestRules:

@@ -109,6 +109,8 @@ class Flight:
         tried, told = self.so_far(), self.tape.error
         shift_s = self.call.begun_at - call.begun_at
         trace.candidates += tried.candidates
+        if theirs.scores:
+            trace.scores = {**(trace.scores or {}), **theirs.scores}
         trace.waits += tried.waits
         trace.attempts += [
             _own(attempt, shift_s, told, error)

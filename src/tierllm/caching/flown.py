@@ -111,6 +111,8 @@ class Flown:
         """
         how: Literal[0, 1] = 1 if look.mode == "refresh" else 0
         key = b"%s:%s:%d" % (look.slot, tier.encode("utf-8", "surrogatepass"), how)
+        if call.course is not None and call.course.judged == tier:
+            key += b":judged"  # whose answers may be refused
         granted = self._granted(call, tier)
         return key + json.dumps(sorted(granted)).encode() if granted else key
 

@@ -22,7 +22,8 @@ class Lookup:
     ``asked_at`` is when a tier was asked, ``returned`` what a wrapped function returned. ``alone``: not to
     be answered from what is there, nor together with others. ``altered``: the call was made smaller on
     its way, so that its answer is not what was asked for. ``up_to_date``: the boards had been read.
-    ``flights`` are those that the call founded, with budgets of its own.
+    ``flights`` are those that the call founded, with budgets of its own. ``wanted`` is the tier whose answer
+    will do.
     """
 
     __slots__ = (
@@ -38,12 +39,14 @@ class Lookup:
         "slot",
         "spare",
         "up_to_date",
+        "wanted",
     )
 
     def __init__(self, mode: str, flights: list[Flight] | None = None) -> None:
         self.mode = mode
         self.key: Key | None = None
         self.scope = ""
+        self.wanted = ""
         self.slot = b""
         self.generation = 0
         self.asked_at = 0.0

@@ -141,6 +141,9 @@ class Caching:
             return False
         if not self._cool(plan.tiers[0], look, request):
             return False
+        look.wanted = plan.tiers[0]
+        if call.course is not None and call.course.accepts and self.cache.serve_higher:
+            look.wanted = call.course.accepts
         look.scope = self.cache.scope_of(request)
         look.key = await self.key(call, look)
         if look.key is None:
@@ -159,19 +162,18 @@ class Caching:
     async def key(self, call: Call, look: Lookup) -> Key | None:
         """Of the request; and of which labels answers need, and which contents they rest on."""
         if call.sizes is not None and length_of(call.messages) > LARGE:
-            return await Blocking(lambda: self._key(call, look.scope))
-        return self._key(call, look.scope)
+            return await Blocking(lambda: self._key(call, look))
+        return self._key(call, look)
 
-    def _key(self, call: Call, scope: str) -> Key | None:
-        request, plan = call.request, call.plan
-        assert plan is not None
+    def _key(self, call: Call, look: Lookup) -> Key | None:
+        request = call.request
         also: list[Any] = []
         if request.require:
             also.append(["require", sorted(request.require)])
         if request.depends_on:
             also.append(["depends_on", request.depends_on])
         if not self.cache.serve_higher:
-            also.append(["tier", plan.tiers[0]])
+            also.append(["tier", look.wanted])
         if call.target is not None:  # a wrapped function
             own = getattr(call.target, "own", None)
             if own is not None and own.name is None:
@@ -180,7 +182,7 @@ class Caching:
             also.append(["call", call.target if asks is None else asks()])
         return key_of(
             request,
-            scope=scope,
+            scope=look.scope,
             messages=call.messages,
             also=also or None,
             hasher=self.cache.hasher,
@@ -195,9 +197,8 @@ class Caching:
 
     async def _answered(self, call: Call, look: Lookup) -> Response | None:
         """The answer that was kept, if there is one which this call may have now."""
-        assert call.plan is not None
         assert look.key is not None
-        granted, found = call.plan.tiers[0], None
+        granted, found = look.wanted, None
         if look.up_to_date:  # nothing was awaited since then: not worth asking the boards again
             found = self._stack.peek(look.slot, look.key.canonical, self.wall())
         if self.cache.mode == "observe":
@@ -239,7 +240,9 @@ class Caching:
         look.spare = found
         if now >= entry.fresh_until + self.cache.stale_while_revalidate_s:
             return None
-        await self._renewal.refresh(call, look, granted)
+        await self._renewal.refresh(
+            call, look, granted if call.plan is None or entry.tier not in call.plan.tiers else entry.tier
+        )
         return self.hit(found, call, "stale", now)
 
     def _good_enough(self, tier: str, wanted: str) -> bool:

@@ -7,23 +7,29 @@ import queue
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Config
 from ..config.changes import FOR_LIFE, changed
 from ..config.kept import Kept
 from ..cost.prices import PriceBook
 from ..errors import ConfigError
+from ..events import log_failure
 from ..resilience.retry import RetryBudget
 
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
 
-__all__ = ["Origin", "Tenure", "settings_of"]
+__all__ = ["Closable", "Origin", "Tenure", "settings_of"]
 
 OF_THE_GROUND = ("clock", "rng", "listeners")
 """What a client has from its beginning to its end, beside its store, ledger and cache."""
+
+
+class Closable(Protocol):
+    """A provider, or a log."""
+
+    def close(self) -> None: ...
 
 
 class Tenure:
@@ -89,8 +95,8 @@ class Origin:
                 )
         return found
 
-    def became(self, config: Config, kept: Kept, dropped: Sequence[Provider], tenure: Tenure) -> None:
-        """Calls go by ``config`` now. Providers ``dropped`` are closed when nobody has a call there."""
+    def became(self, config: Config, kept: Kept, dropped: Sequence[Closable], tenure: Tenure) -> None:
+        """Calls go by ``config`` now. What was ``dropped`` is closed once no call is left that has it."""
         earlier, self.tenure = self.tenure, tenure
         self.config, self.kept = config, kept
         kept.settled()
@@ -99,9 +105,9 @@ class Origin:
 
     # -- life ------------------------------------------------------------------
 
-    def leaving(self) -> list[Provider]:
-        """Providers that are no longer used, and not closed yet."""
-        return [provider for each in tuple(self.retiring) for provider in each.take()]
+    def leaving(self) -> list[Closable]:
+        """What is no longer used, and not closed yet."""
+        return [thing for each in tuple(self.retiring) for thing in each.take()]
 
     def renew(self) -> None:
         """After a fork: the parent sees to what it has under way."""
@@ -110,33 +116,35 @@ class Origin:
 
 
 class Retirement:
-    """Providers that wait for the last call of a tenure to end, and are closed then, by a thread of their own.
+    """What waits for the last call of a tenure to end, and is closed then, by a thread of its own.
 
     A tenure may end anywhere, in a finalizer too, which garbage collection runs in the middle of whatever a
     thread does: so all that is done there is to put something into a queue that bears it.
     """
 
-    def __init__(self, providers: Sequence[Provider], tenure: Tenure, among: set[Retirement]) -> None:
-        self._providers = list(providers)
+    def __init__(self, things: Sequence[Closable], tenure: Tenure, among: set[Retirement]) -> None:
+        self._things = list(things)
         self._among = among
         over: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._over = over
         self._watched = weakref.ref(tenure, lambda _: over.put(None))
         threading.Thread(target=self._wait, name="tierllm-retiring", daemon=True).start()
 
-    def take(self) -> list[Provider]:
-        """They are seen to by somebody else."""
-        taken, self._providers = self._providers, []
+    def take(self) -> list[Closable]:
+        """Somebody else sees to them."""
+        taken, self._things = self._things, []
         self._over.put(None)
         return taken
 
     def _wait(self) -> None:
         self._over.get()
-        taken, self._providers = self._providers, []
+        taken, self._things = self._things, []
         self._among.discard(self)
-        with ExitStack() as all_of_them:  # one that fails must not save the others
-            for provider in taken:
-                all_of_them.callback(provider.close)
+        for thing in taken:
+            try:  # one that fails must not save the others
+                thing.close()
+            except Exception:
+                log_failure(f"closing {type(thing).__name__} failed")
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..pipeline.provider import Provider
     from ..resilience.tier_line import TierLine
     from ..routing.routing_table import Decision, RoutingTable
+    from ..routing.scored import Scored
     from ..routing.tier import Tier
     from ..sla.terms import ServiceTerms, Terms
     from ..types import Call, Request, Trace
@@ -34,6 +35,7 @@ class Planned:
     lines: Mapping[str, TierLine]
     service: ServiceTerms | None
     table: RoutingTable | None
+    scored: Scored | None
     treasury: Treasury
     _observes: bool
     _plans: dict[Any, Plan]
@@ -67,7 +69,10 @@ class Planned:
             course.request_class = request.request_class
             course.important = request.importance == "high"
         bounds = self._bounds(terms, None if self._observes else decision)
-        return request, self._plan(request, bounds), course, terms
+        admissible = self._plan(request, bounds)
+        if self.scored is not None and not self._observes and not course.fixed and not course.important:
+            course.accepts = self.scored.weakest(admissible)
+        return request, admissible, course, terms
 
     def _written(self, trace: Trace, request: Request, course: Course, terms: Terms | None) -> None:
         """What was decided, and what would have been by those who only observe."""
@@ -133,7 +138,8 @@ class Planned:
         if tiers is not before.tiers:
             call.plan = before.starting_at(tiers[0])
             trace.granted = tiers[0]
-            trace.candidates.append(Candidate(before.granted, "*", "budget"))
+            raised = before.tiers[: before.tiers.index(tiers[0])]
+            trace.candidates += [Candidate(name, "*", "budget") for name in raised]
 
     # -- as it begins ----------------------------------------------------------------
 

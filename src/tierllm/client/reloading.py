@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..events import Event
     from ..pipeline.provider import Provider
     from .ground import Ground
-    from .origin import Origin
+    from .origin import Closable, Origin
     from .setup import Setup
     from .watching import Watch
 
@@ -157,7 +157,9 @@ class Reloading:
         stays = {id(provider) for provider in (*kept.providers(), *new.providers())}
         new.succeed(old)
         self._setup = new  # calls begin under it from here on
-        dropped = [provider for at, provider in ours.items() if at not in stays]
+        dropped: list[Closable] = [provider for at, provider in ours.items() if at not in stays]
+        if old.decisions is not None and old.decisions is not new.decisions:
+            dropped.append(old.decisions)
         origin.became(config, kept, dropped, tenure)
         self._closed_meanwhile(new)
         return Reloaded(changed, config.digest)
@@ -190,8 +192,8 @@ class Reloading:
         if self._watch is not None:
             self._watch.renew()
 
-    def _leave_origin(self) -> list[Provider]:
-        """Stop watching; providers that are still to be closed."""
+    def _leave_origin(self) -> list[Closable]:
+        """Stop watching; what is still to be closed of earlier configurations."""
         if self._watch is not None:
             self._watch.close()
         return [] if self._origin is None else self._origin.leaving()

@@ -174,20 +174,20 @@ class Setup(Planned, Outermost):
         self._observes = router is not None and router.mode == "observe"
         self.difficulty = difficulty_of(router, self)
         self.table = table_of(router, self)
+        self.scored = scored_of(router, self)
         self.sticking = sticking_of(sessions, self)
         self.cascading = cascading_of(cascade, self)
-        self.shadowing = shadowing_of(shadow, self)
         self.levels = levels_of(self, tenants=tenant_attainment)
         self.decisions = decisions_of(decisions, self)
+        self.shadowing = shadowing_of(shadow, self)
         self._routes = self._is_routed()
         self.caching = kept_by(cache, self)
         self.emergencies: Emergencies | None = sampled(self)
         self.quotes = Quotes(self.lines, self.estimator, self.cascading)
         self._confirms = confirm is not None or confirm_over_usd is not None
         outer = self._outer(stale, simple_reply, policies)
-        scored = scored_of(router, self)
-        if scored is not None:
-            outer.append(scored)
+        if self.scored is not None:
+            outer.append(self.scored)
         chain: list[Policy] = [self.fallback]
         if self.cascading is not None:
             chain = [self.cascading, self.fallback, self.cascading.step]
@@ -289,6 +289,8 @@ class Setup(Planned, Outermost):
         """How good the answer to a call was; whether the router has learned from it."""
         difficulty = self.difficulty
         learned = difficulty is not None and difficulty.feedback(trace_id, score, source=source)
+        if self.cascading is not None:
+            learned = self.cascading.feedback(trace_id, score) or learned
         if self.decisions is not None:
             self.decisions.feedback(trace_id, score, source)
         if self.emit is not None:

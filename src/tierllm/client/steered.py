@@ -213,4 +213,5 @@ def shadowing_of(shadow: Shadow | None, setup: Setup) -> Shadowing | None:
         clock=setup.clock,
         rng=setup.ground.rng,
         emit=setup.emit,
+        compared=None if setup.decisions is None else setup.decisions.compared,
     )

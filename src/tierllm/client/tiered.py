@@ -259,6 +259,8 @@ class TieredClient(Accounts, Cached, Queued, Routed):
         self._ground.host.close()
         with ExitStack() as all_of_them:  # one that fails must not save the others
             all_of_them.callback(self._setup.treasury.close)
+            if self._setup.decisions is not None:
+                all_of_them.callback(self._setup.decisions.close)
             if self._setup.caching is not None:
                 all_of_them.callback(self._setup.caching.cache.close, self)
             for provider in self._setup.providers():
@@ -266,10 +268,14 @@ class TieredClient(Accounts, Cached, Queued, Routed):
 
     async def aclose(self) -> None:
         """``close``, with what belongs to the running event loop."""
+        import asyncio
+
         self._ground.host.close()
         await self._ground.host.drained()
         async with AsyncExitStack() as all_of_them:
             all_of_them.push_async_callback(self._setup.treasury.aclose)
+            if self._setup.decisions is not None:
+                all_of_them.push_async_callback(asyncio.to_thread, self._setup.decisions.close)
             if self._setup.caching is not None:
                 all_of_them.push_async_callback(self._setup.caching.cache.aclose, self)
             for provider in self._setup.providers():

@@ -58,9 +58,9 @@ class Kept:
         return [made for where, (_, made) in self._made.items() if _is_provider(where)]
 
     def undone(self) -> None:
-        """It is not to be used after all: close the providers that were made for it alone."""
+        """It is not to be used after all: close what was opened for it alone."""
         for where, made in self._new.items():
-            if _is_provider(where):
+            if _is_provider(where) or where == ("decisions",):
                 made.close()
 
 

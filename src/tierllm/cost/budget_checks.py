@@ -9,8 +9,10 @@ from ..errors import ConfigError
 
 __all__ = ["PLACES", "OnExceed", "checked_on_exceed", "checked_per", "checked_where", "one_of"]
 
-PER = ("user", "tenant", "plan", "contract", "tag", "session", "route", "tier", "deployment")
-PER += ("client", "call", "run")
+PER = (
+    *("user", "tenant", "plan", "contract", "tag", "session", "route", "tier", "deployment"),
+    *("client", "call", "run"),
+)
 WHERE = ("user", "tenant", "plan", "contract", "tag", "session", "route", "tier", "deployment", "model")
 PLACES = frozenset({"tier", "deployment", "model"})
 ON_EXCEED = ("reject", "downgrade", "clamp")

@@ -25,6 +25,7 @@ from ..errors import (
 from ..events import Event, SteppedDown, TierRestored, log_failure
 from ..pipeline.effects import Handler
 from ..types import Attempt
+from .judging import PoorAnswer
 
 if TYPE_CHECKING:
     from ..types import Call, Response
@@ -134,6 +135,11 @@ class FallbackChain:
             step.min_window = window
             try:
                 response = await call_next(step)
+            except PoorAnswer as error:  # nothing is wrong with the tier: a better one is asked
+                errors.append(error)
+                if number + 1 < len(tiers):
+                    continue
+                raise
             except (ProviderError, RejectedError) as error:
                 errors.append(error)
                 _noted(error, step)

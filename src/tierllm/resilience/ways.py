@@ -20,6 +20,9 @@ __all__ = ["Ways"]
 LED_AWAY = frozenset({"budget", "load", "shift"})
 """Reasons for which a call was led away from a tier: it is not led back there by its answer."""
 
+AT_HOME = "session"
+"""The reason for which a call goes past tiers to where its session is."""
+
 WAYS_KEPT = 1024
 
 
@@ -39,17 +42,15 @@ class Ways:
             return None
         if request.sla is not None or getattr(call.target, "streams", False):
             return None  # what a function streams is its caller's own affair
+        led = self._led(call)
         choice, at_home = None, False
         if course is not None:
-            choice, at_home = course.choice, course.prefer is not None
+            choice, at_home = course.choice, course.prefer is not None or AT_HOME in led.values()
             if course.important or (course.fixed and not at_home):
                 return None
             if choice is not None and choice.arm == "strong":
                 return None
-        spared: frozenset[str] = frozenset()
-        if call.trace is not None and call.trace.candidates:
-            noted = call.trace.candidates
-            spared = frozenset(c.tier for c in noted if c.deployment == "*" and c.reason in LED_AWAY)
+        spared = frozenset(tier for tier, reason in led.items() if reason in LED_AWAY)
         if plan.raised and choice is None and not at_home:
             spared |= frozenset(plan.tiers[-plan.raised :])
         key = (plan, spared)
@@ -62,6 +63,12 @@ class Ways:
         if at_home and way is not None and way.cheap != plan.tiers[0]:
             return None  # its session stays where it is
         return way
+
+    @staticmethod
+    def _led(call: Call) -> dict[str, str]:
+        """The tiers that the call does not begin in, each with why."""
+        noted = () if call.trace is None else call.trace.candidates
+        return {each.tier: each.reason for each in noted if each.deployment == "*" and each.reason}
 
     def in_time(self, call: Call, way: Way) -> bool:
         """Whether the deadline leaves room for both answers: as far as is known, at the usual pace."""

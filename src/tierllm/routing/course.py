@@ -27,10 +27,12 @@ class Course:
     The place in ``prefer`` is asked first in its tier, those in ``avoid`` last. The answer of the tier
     ``judged`` is judged before anybody sees it; ``spare`` is one that was not good enough, kept in case
     nothing better comes. ``important``: when in doubt, it goes to the stronger model. ``shifts``: it may go
-    to a lower tier where its own sheds.
+    to a lower tier where its own sheds. ``accepts`` is the tier whose cached answers will do for it, where they
+    need not be of the one it begins in.
     """
 
     __slots__ = (
+        "accepts",
         "avoid",
         "balance",
         "choice",
@@ -50,6 +52,7 @@ class Course:
         self.fixed = fixed
         self.important = False
         self.shifts = True
+        self.accepts: str | None = None
         self.rule: str | None = None
         self.balance: float | None = None
         self.request_class: str | None = None

@@ -6,6 +6,8 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from .signs import signs_in
+
 __all__ = ["MOST_CHARACTERS", "buckets_of", "cut", "named_buckets"]
 
 MOST_CHARACTERS = 4_000
@@ -92,21 +94,22 @@ def words_of(text: str) -> list[str]:
 
 
 def shape_of(text: str, words: list[str]) -> list[str]:
-    """What can be seen from afar: how long it is, of how many lines, how much of it is numbers, how it begins
-    and ends. Each begins with a zero, which no word does."""
-    digits = sum(map(str.isdigit, words))
+    """What can be seen from afar: how long a text is, of how many lines, how much of it is numbers, how it
+    begins and ends, and the signs that rules go by. Each begins with a zero, which no word does."""
+    different = set(words)
     signs = [
         f"\0{floor(len(text))}+ characters",
         f"\0{floor(len(words))}+ words",
         f"\0{floor(text.count(chr(10)))}+ line breaks",
-        f"\0{floor(digits)}+ numbers",
+        f"\0{floor(sum(map(str.isdigit, words)))}+ numbers",
         f"\0{min(3, text.count('?'))}+ question marks",
         f"\0ends in {text.rstrip()[-1:]}",
     ]
     if words:
-        signs.append(f"\0{len(set(words)) * 10 // len(words)}0 % of the words only once")
+        signs.append(f"\0{len(different) * 10 // len(words)}0 % of the words only once")
         signs.append(f"\0first is {words[0]}")
         signs.append(f"\0last is {words[-1]}")
+    signs.extend(f"\0{name}" for name in signs_in(text, different))
     return signs
 
 

@@ -10,6 +10,7 @@ from ..types import Candidate
 if TYPE_CHECKING:
     from ..pipeline.effects import Handler
     from ..types import Call, Response
+    from .choice import Arm, Choice
     from .course import Course
     from .difficulty import Difficulty
     from .plan import Plan
@@ -51,14 +52,20 @@ class Scored:
         if between is None:
             return await call_next(call)
         own = call.copy()
-        arm_tier = self._chosen(own, course, plan, *between)
+        choice = self._chosen(own, course, plan, *between)
         response = await call_next(own)
-        choice, trace = course.choice, call.trace
-        if choice is not None and trace is not None and response.tier == arm_tier and not response.cached:
-            self.difficulty.remember(trace.id, choice, course.key)
+        trace = call.trace
+        if trace is not None and response.tier in between and not (response.cached or response.degraded):
+            answered: Arm = "weak" if response.tier == between[0] else "strong"
+            self.difficulty.remember(trace.id, choice, course.key, answered=answered)
             if self._judged is not None:
                 await self._judged(call, response)
         return response
+
+    def weakest(self, plan: Plan) -> str | None:
+        """The lowest tier that difficulty may send a call with this plan to."""
+        between = self._between(plan)
+        return None if between is None else between[0]
 
     def _between(self, plan: Plan) -> tuple[str, str] | None:
         """The two tiers that the call may begin in; ``None`` where there is nothing to choose."""
@@ -67,28 +74,31 @@ class Scored:
             return None
         return max(able, key=self._rank.__getitem__), min(able, key=self._rank.__getitem__)
 
-    def _chosen(self, call: Call, course: Course, plan: Plan, weak: str, strong: str) -> str:
-        """Choose, write it down, and have the call begin there; the tier that was chosen."""
+    def _chosen(self, call: Call, course: Course, plan: Plan, weak: str, strong: str) -> Choice:
+        """Choose, write it down, and have the call begin there."""
         choice = self.difficulty.choose(
             call.request.text, share=course.balance, rule=course.rule or "", floor=course.important
         )
-        course.choice = choice
+        observes = self.mode == "observe"
+        if not observes:  # what was not heeded says nothing about chance
+            course.choice = choice
         course.request_class = course.request_class or choice.request_class
         tier = weak if choice.arm == "weak" else strong
         trace = call.trace
         if trace is not None:
             trace.request_class = course.request_class
             trace.scores = {**(trace.scores or {}), "difficulty": choice.score}
-            trace.explored = choice.propensity
+            if not observes:
+                trace.explored = choice.propensity
         if tier == plan.granted:
-            return tier
-        if self.mode == "observe":
+            return choice
+        if observes:
             if trace is not None:
                 trace.candidates.append(Candidate(tier, "*", "observed: score"))
-            return plan.granted
+            return choice
         call.plan = plan.starting_at(tier)
         if trace is not None:
             trace.granted = tier
             passed = call.plan.tiers[len(plan.tiers) - call.plan.raised :]
             trace.candidates += [Candidate(name, "*", "score") for name in passed]
-        return tier
+        return choice
