@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tierllm.events import ConfigRejected, ConfigReloaded, TierRestored
 from tierllm.testing import Fail, FakeClock, FakeProvider
 
 Make = Callable[..., Filed]
+NOW_S = 1_800_000_000.0
 
 
 @pytest.fixture
@@ -186,19 +188,86 @@ def test_calls_under_way_end_as_they_began(make: Make, gate: Gate) -> None:
     assert filed.client.complete("hi").model == "new"
 
 
+def test_a_call_that_comes_as_it_changes_goes_by_the_new_one(make: Make) -> None:
+    """Between a client's look at its setup and the setup's own, another thread may have reloaded."""
+    filed = make(toml(tier("gold", models=("old",))))
+    old = filed.client._setup
+    filed.become(toml(tier("gold", models=("new",))))
+    gc.collect()
+    assert old.ready(_request()).run().model == "new"
+
+
+def test_nothing_piles_up(make: Make) -> None:
+    filed = make(calls_of(9))
+    for model in "abcabc":
+        filed.become(calls_of(9, model=model))
+        filed.become(calls_of(8, model=model))
+    setup = filed.client._setup
+    assert [place.model for place in setup.treasury.places] == ["c"]
+    assert len(setup.treasury.stores()) == 1
+    assert len(filed.client._origin.kept._made) < 12  # type: ignore[union-attr]
+
+
+def test_cached_answers_of_what_is_the_same_are_found(make: Make) -> None:
+    def cached(*silver: str, rule: str = "") -> str:
+        return toml("[cache]\nserve_higher = false", tier("gold"), tier("silver", *silver), rule)
+
+    filed = make(cached())
+    assert [filed.client.complete("hi", sla=name).cached for name in ("gold", "silver")] == [False, False]
+    filed.become(cached('prompt = "Be brief."'))
+    assert [filed.client.complete("hi", sla=name).cached for name in ("gold", "silver")] == [True, False]
+    filed.become(cached('prompt = "Be brief."', rule='[[rules]]\nuser = "u"\ntier = "gold"'))
+    assert [filed.client.complete("hi", sla=name).cached for name in ("gold", "silver")] == [True, True]
+
+
 def test_a_tier_that_is_gone_still_catches_those_that_fall(make: Make, gate: Gate) -> None:
-    filed = make(toml(tier("gold"), tier("silver")), providers={"fake": gate.fake})
+    filed = make(toml(tier("gold", "retry = false"), tier("silver")), providers={"fake": gate.fake})
     gate.shut()
+    usual = gate.fake._answer
+    assert usual is not None
+    gate.fake._answer = lambda call: (
+        usual(call) and (Fail.unavailable() if call.model == "gold" else "caught")
+    )
     calls = Calls()
     calls.begin(filed.client, sla="gold")
     gate.came()
     filed.become(toml(tier("bronze")))
-    gate.fake.script("silver", "caught")
     gate.open()
     calls.end()
-    assert calls.answers[0].tier == "gold"
+    assert [(answer.tier, answer.text) for answer in calls.answers] == [("silver", "caught")]
     with pytest.raises(ConfigError, match="no such tier"):
         filed.client.complete("hi", sla="gold")
+
+
+async def test_tasks_wait_and_end_as_threads_do(make: Make) -> None:
+    """A queue of tasks, while the pool they wait for becomes another, again and again."""
+    fake = FakeProvider(latency_s=0.002)
+    filed = make(pooled(2, "max_waiting = 200"), providers={"fake": fake})
+    tasks = [asyncio.ensure_future(filed.client.acomplete(f"{n}")) for n in range(60)]
+    for size in (1, 3, 2, 1, 4, 2):
+        filed.write(pooled(size, "max_waiting = 200", model=f"m{size}"))
+        await asyncio.to_thread(filed.client.reload)
+        tasks += [asyncio.ensure_future(filed.client.acomplete(f"later {n}")) for n in range(5)]
+        await asyncio.sleep(0)
+    answers = await asyncio.gather(*tasks)
+    assert len(answers) == 90
+    assert fake.peak_in_flight <= 4
+    pool = filed.client._setup.lines["gold"].pool
+    assert pool is not None
+    assert (pool.in_use, pool.waiting) == (0, 0)
+    assert {answer.model for answer in answers[60:65]} == {"m1"}
+
+
+async def test_a_stream_ends_as_it_began(make: Make) -> None:
+    filed = make(toml(tier("gold", models=("old",))))
+    async with filed.client.astream("hi") as stream:
+        first = await anext(aiter(stream))
+        filed.write(toml(tier("gold", models=("new",))))
+        await asyncio.to_thread(filed.client.reload)
+        text = first.text + "".join([chunk.text async for chunk in stream])
+    assert stream.response.model == "old"
+    assert stream.response.text == text
+    assert (await filed.client.acomplete("hi")).model == "new"
 
 
 def _request() -> Any:
@@ -392,6 +461,50 @@ class TestPools:
         status = filed.client.status()["tiers"]["gold"]["pool"]
         assert (status["size"], status["peak"]) == (2, 1)
 
+    def test_a_pool_asks_the_limits_that_hold_now(self, make: Make, gate: Gate) -> None:
+        def limited(calls: int, model: str = "gold") -> str:
+            account = f"[accounts.one]\nmax_concurrency = {calls}"
+            return toml(tier("gold", deployment='account = "one"', models=(model,)), account)
+
+        filed = make(limited(1), providers={"fake": gate.fake})
+        gate.shut()
+        before = Calls()
+        before.begin(filed.client)
+        gate.came()
+        filed.become(limited(2, "new"))
+        line = filed.client._setup.lines["gold"]
+        assert line.pool is not None
+        assert line.pool.gate is line
+        after = Calls()
+        for _ in range(3):
+            after.begin(filed.client)
+        gate.came(2)
+        wait_until(lambda: line.pool is not None and line.pool.waiting == 1)
+        gate.open()
+        before.end()
+        after.end()
+        assert not after.errors
+        assert gate.fake.peak_in_flight == 3  # a limit of other numbers begins anew
+
+    def test_how_busy_a_tier_is_is_known_further(self, make: Make) -> None:
+        filed = make(pooled(4))
+        admission = filed.client._setup.lines["gold"].admission
+        filed.become(pooled(2))
+        now = filed.client._setup.lines["gold"].admission
+        assert admission is not None
+        assert now is not None
+        assert now is not admission
+        assert now.load is admission.load
+
+    def test_weights_of_tenants_change(self, make: Make) -> None:
+        filed = make(pooled(1))
+        pool = filed.client._setup.lines["gold"].pool
+        assert pool is not None
+        filed.become(pooled(1, "admission = {weights = {acme = 3}, age_s = 5}"))
+        assert pool.shares.weight_of("acme") == 3
+        filed.become(pooled(1, "admission = {weights = {acme = 2}}", "max_wait_s = 9"))
+        assert pool.shares.weight_of("acme") == 2
+
     def test_borrowing_changes_while_places_are_lent(self, make: Make, gate: Gate) -> None:
         def sharing(share: float, size: int = 2) -> str:
             upper = tier("gold", f"admission = {{max_concurrency = 1, borrow = {share}, on_full = 'refuse'}}")
@@ -411,7 +524,7 @@ class TestPools:
         calls.begin(filed.client, sla="gold", fallback=False)
         gate.came()
         assert silver.in_use == 2
-        filed.become(sharing(0.0))
+        filed.become(sharing(0.0, size=9))
         with pytest.raises(ThrottledError):
             filed.client.complete("hi", sla="gold", fallback=False)
         gate.open()
@@ -439,7 +552,11 @@ class TestPools:
     def test_a_new_tier_lends_at_once(self, make: Make, gate: Gate) -> None:
         filed = make(pooled(1), providers={"fake": gate.fake})
         upper = tier("gold", "admission = {max_concurrency = 1, borrow = 0.5}")
+        pool = filed.client._setup.lines["gold"].pool
+        assert pool is not None
+        lock = pool._lock
         filed.become(toml(upper, tier("silver", "max_concurrency = 2")))
+        assert pool._lock is lock  # others may be inside
         gate.shut()
         calls = Calls()
         for _ in range(2):
@@ -448,6 +565,67 @@ class TestPools:
         gate.open()
         calls.end()
         assert not calls.errors
+
+
+class TestLoad:
+    STEPS = """
+[tiers.sampling]
+dwell_s = {dwell}
+emergencies = {{storm = ["short"]}}
+[[tiers.sampling.steps]]
+name = "short"
+at = 1.5
+max_tokens = 4
+[[tiers.sampling.consent]]
+steps = "all"
+since = 2020-01-01
+"""
+
+    def sampled(self, *more: str, dwell: int = 60) -> str:
+        gold = ["[[tiers]]", 'name = "gold"', "max_concurrency = 4", *more, self.STEPS.format(dwell=dwell)]
+        return toml(*gold, '[[tiers.deployments]]\nmodel = "gold"', tier("silver"))
+
+    @pytest.mark.parametrize("dwell", [60, 30], ids=["same-steps", "other-steps"])
+    def test_an_emergency_goes_on(self, make: Make, dwell: int) -> None:
+        filed = make(self.sampled(), clock=FakeClock(NOW_S))
+        filed.client.emergency("storm")
+        assert filed.client.complete("hi").degraded == ("short",)
+        filed.become(self.sampled("max_tokens = 90", dwell=dwell))
+        assert filed.client.emergencies() == {"storm"}
+        assert filed.client.complete("hi").degraded == ("short",)
+        filed.client.emergency("storm", on=False)
+        assert filed.client.complete("hi").degraded == ()
+
+    def test_what_steps_have_done_is_not_forgotten(self, make: Make) -> None:
+        filed = make(self.sampled(), clock=FakeClock(NOW_S))
+        filed.client.emergency("storm")
+        filed.client.complete("hi")
+        filed.become(self.sampled("max_tokens = 90"))
+        filed.client.complete("hi")
+        steps = filed.client.status()["tiers"]["gold"]["sampling"]["steps"]
+        assert steps["short"]["calls"] == 2
+
+    def test_a_consent_of_a_plan_comes_and_goes(self, make: Make) -> None:
+        bare = self.sampled().replace('[[tiers.sampling.consent]]\nsteps = "all"\nsince = 2020-01-01\n', "")
+        agreed = bare + '\n[plans.free]\nconsent = [{steps = "all", since = 2020-01-01}]'
+        filed = make(bare, clock=FakeClock(NOW_S))
+        filed.client.emergency("storm")
+        assert filed.client.complete("hi", plan="free").degraded == ()
+        assert filed.become(agreed) == ("plans.free",)
+        assert filed.client.complete("hi", plan="free").degraded == ("short",)
+        filed.become(bare)
+        assert filed.client.complete("hi", plan="free").degraded == ()
+
+    def test_hedges_that_were_saved_up_stay(self, make: Make) -> None:
+        def hedged(*more: str) -> str:
+            return toml(tier("gold", "hedge = {min_samples = 5}", *more, models=("a", "b")))
+
+        filed = make(hedged())
+        for _ in range(30):
+            filed.client.complete("hi")
+        before = filed.client.status()["tiers"]["gold"]["hedge"]
+        filed.become(hedged("max_tokens = 9"))
+        assert filed.client.status()["tiers"]["gold"]["hedge"] == before
 
 
 # -- places ----------------------------------------------------------------------------------

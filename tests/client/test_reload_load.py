@@ -15,6 +15,7 @@ import pytest
 from client.reloads import PRICED, Filed, Gate, tier, toml
 from tierllm import BudgetExceededError, TierLLMError
 from tierllm.events import BudgetOverrun, CallSettled, ConfigReloaded
+from tierllm.routing.decision_rows import read_decisions
 from tierllm.testing import FakeProvider
 
 FLIPS = 200
@@ -112,6 +113,88 @@ def test_two_hundred_flips(tmp_path: Path, kept_in: str) -> None:
     assert threading.active_count() <= threads + 8  # those that do short I/O
     assert len(os.listdir("/proc/self/fd")) <= fds + 8
     client.close()
+
+
+def everything(number: int) -> str:
+    """A configuration of which nearly every table is there, and is another for another number."""
+    return toml(
+        tier(
+            "gold",
+            f"max_tokens = {100 + number}",
+            f"max_concurrency = {2 + number}",
+            "max_waiting = 100",
+            "objective = {latency_p95_s = 3.0}",
+            f"shift = {{burn = {6 + number}}}",
+            f"hedge = {{min_samples = {5 + number}}}",
+            f"admission = {{weights = {{acme = {1 + number}}}, age_s = {5 + number}}}",
+            'choose = "cheapest"',
+            models=("a", f"b{number}"),
+            deployment=f"{PRICED}\nadaptive = {{start = {20 + number}}}\nrpm = {10**6 + number}",
+        ),
+        tier("silver", "max_concurrency = 4", models=("same",), deployment=PRICED),
+        f'[[budgets]]\nhard_calls = {10**6 + number}\nname = "all"',
+        f"[plans.free]\nhigh_priority = 5\nhigh_priority_quota = {100 + number}",
+        f'[contracts.acme]\ntenants = ["acme"]\nrpm = {10**6 + number}',
+        f'[[rules]]\nname = "r{number}"\nimportance = "high"\nmin_tier = "gold"',
+        f'[router]\nscorer = "learned"\nbalance = 0.{3 + number}',
+        f"[sessions]\nttl_s = {60 + number}",
+        f'[cascade]\njudge = {{kind = "format", min_chars = {1 + number}}}',
+        f'[shadow]\nto = "silver"\nshare = 0.1\nhard_usd = {1 + number}\njudge = "format"',
+        f'[decisions]\npath = "d.jsonl"\nkeep = {3 + number}',
+    )
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    filed = Filed(tmp_path / "tierllm.toml", everything(0))
+    client, failures, over = filed.client, [], threading.Event()
+    answered = Counter[str]()
+    rules = Counter[str]()
+
+    def calling(number: int) -> None:
+        called = 0
+        while not over.is_set():
+            called += 1
+            important = called % 3 == 0
+            try:
+                answer = client.complete(
+                    f"What is {called} and {number}?",
+                    session=f"s{called % 11}",
+                    tenant="acme" if called % 2 else None,
+                    plan="free",
+                    priority=called % 7,
+                    importance="high" if important else None,
+                )
+            except BaseException as error:
+                failures.append(error)
+                continue
+            trace = answer.trace
+            assert trace is not None
+            answered[str(trace.config)] += 1
+            if important:
+                rules[f"{trace.rule} {trace.config}"] += 1
+            if called % 4 == 0:
+                client.feedback(trace.id, 1.0)
+
+    workers = [threading.Thread(target=calling, args=(n,)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for flip in range(24):
+        filed.become(everything(1 - flip % 2))
+        threading.Event().wait(0.005)
+        client.status()
+    over.set()
+    for worker in workers:
+        worker.join(30)
+    assert not failures
+    assert len(answered) == 2
+    assert len(rules) == 2  # each rule goes with the configuration that it stands in
+    for line in client._setup.lines.values():
+        assert line.pool is not None
+        assert (line.pool.in_use, line.pool.waiting) == (0, 0)
+        for place in line.lines:
+            assert place.adaptive is None or place.adaptive.in_flight == 0
+    client.close()
+    assert sum(1 for _ in read_decisions(tmp_path / "d.jsonl")) == sum(answered.values())
 
 
 def test_a_pool_never_holds_more_than_the_largest_that_held(tmp_path: Path) -> None:

@@ -409,6 +409,17 @@ class TestPoison:
         assert unguarded < clean - 0.1, "the flood is one that would hurt"
 
 
+def test_a_forked_child_does_not_wait_for_its_parents_locks() -> None:
+    scorer = LearnedScorer()
+    difficulty = made(scorer, share=0.5)
+    for thing in (scorer, difficulty):
+        thing._lock.acquire()  # as a thread of the parent may have at the fork
+        thing.renew()
+
+    difficulty.remember("a", difficulty.choose("solve it"))
+    assert difficulty.feedback("a", 1.0) is True
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         "wrong",

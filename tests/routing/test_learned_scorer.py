@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from routing.questions import apgr, questions
 from tierllm.errors import ConfigError
-from tierllm.routing.heads import MOST
+from tierllm.routing.heads import MOST, MOST_SQUARES, Heads
 from tierllm.routing.learned_scorer import LearnedScorer
 from tierllm.routing.vocabulary import MOST_WORDS, Vocabulary
 
@@ -109,6 +109,23 @@ class TestLearning:
             scorer.learn("solve it", weak=1.0 if turn < 2000 else 0.0, strong=0.5)
 
         assert scorer.score("solve it") > 0.2
+
+    def test_it_never_stops_learning(self) -> None:
+        """However much it has learned, a step is as large as this at least."""
+        heads = Heads(1)
+        for turn in range(2000):
+            heads.learn(0, [0], float(turn % 2), 1.0)
+        assert MOST_SQUARES <= heads.squares[0][0] < MOST_SQUARES + 1
+        assert MOST_SQUARES <= heads.bias_squares[0] < MOST_SQUARES + 1
+
+    @pytest.mark.parametrize("outcome", [0.0, 1.0])
+    def test_no_weight_gets_too_large(self, outcome: float) -> None:
+        heads = Heads(1)
+        heads.weights[1][0] = heads.bias[1] = MOST * (2 * outcome - 1)
+        heads.squares[1][0] = 1e-9
+        heads.learn(1, [0], outcome, 1.0)
+
+        assert heads.weights[1][0] == heads.bias[1] == MOST * (2 * outcome - 1)
 
     def test_learned_and_asked_in_threads(self) -> None:
         scorer = LearnedScorer()
@@ -317,6 +334,13 @@ class TestKept:
     def test_a_table_that_makes_no_sense(self, table: bytes) -> None:
         document = json.loads(taught(20, buckets=256).to_bytes())
         document["weights"][1] = base64.b64encode(zlib.compress(table, 9)).decode()
+        with pytest.raises(ConfigError, match="damaged"):
+            LearnedScorer.from_bytes(json.dumps(document).encode())
+
+    @pytest.mark.parametrize("cut", [1, 4, 8])
+    def test_a_table_whose_end_is_missing(self, cut: int) -> None:
+        document = json.loads(taught(20, buckets=256).to_bytes())
+        document["weights"][1] = base64.b64encode(zlib.compress(bytes(1024), 0)[:-cut]).decode()
         with pytest.raises(ConfigError, match="damaged"):
             LearnedScorer.from_bytes(json.dumps(document).encode())
 

@@ -84,6 +84,17 @@ def test_of_equal_scores_chance_takes_as_many_as_belong_to_it() -> None:
     assert 0.45 < sum(ones) / len(ones) < 0.55
 
 
+def test_the_chance_of_one_of_many_that_are_equal() -> None:
+    kept = Share()
+    for score in [1.0] * 300 + [0.0] * 200:
+        kept.took(score, 0.3, False)
+
+    assert kept.chance(1.0, 0.3) == pytest.approx(0.5, abs=0.01)
+    assert kept.chance(0.0, 0.3) == 0.0
+    assert kept.chance(0.0, 0.8) == pytest.approx(0.5, abs=0.01)
+    assert kept.chance(1.0, 0.8) == kept.chance(2.0, 0.3) == 1.0
+
+
 def test_a_share_that_moves_is_followed() -> None:
     kept, rng = Share(), random.Random(3)
     strong = 0

@@ -49,6 +49,9 @@ class Plans:
     def __len__(self) -> int:
         return len(self._books)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._books
+
     def __iter__(self) -> Iterator[ServicePlan]:
         return iter([book.plan for book in self._books.values()])
 

@@ -75,8 +75,19 @@ def same_limit(one: RateLimit, other: RateLimit) -> bool:
     return said[0] == said[1]
 
 
-def checked_limit_per(where: str, given: Any) -> tuple[str, ...]:
-    """Whose limit it is. It is somebody's: a place has its own limits."""
+def checked_limit_per(where: str, given: dict[str, Any], usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Whose limit it is; ``usual`` where nothing is said of it."""
+    keys = _checked_keys(where, given["limit_per"])
+    if keys != usual and all(given[option] is None for option in LIMITS):
+        raise ConfigError(
+            f"{where}, limit_per={given['limit_per']!r}): there is no limit that it could be for; "
+            f"give {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, or leave it out"
+        )
+    return keys
+
+
+def _checked_keys(where: str, given: Any) -> tuple[str, ...]:
+    """It is somebody's: a place has its own limits."""
     known = ("user", "tenant", "plan", "contract", "session", "tag", "route")
     keys = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
     if not keys or any(key not in known for key in keys) or len(set(keys)) < len(keys):

@@ -22,6 +22,8 @@ from .promised import (
 
 __all__ = ["ServicePlan"]
 
+PER = ("tenant", "user")
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class ServicePlan:
@@ -77,7 +79,7 @@ class ServicePlan:
         rpd: int | None = None,
         tpd: int | None = None,
         max_concurrency: int | None = None,
-        limit_per: str | Sequence[str] = ("tenant", "user"),
+        limit_per: str | Sequence[str] = PER,
         objective: Objective | None = None,
         consent: Sequence[Consent] = (),
         shifts: bool = True,
@@ -94,7 +96,7 @@ class ServicePlan:
         check_above_0(where, "weight", weight, "a weight")
         check_tier_names(where, min_tier, max_tier)
         check_limits(where, given)
-        given["limit_per"] = checked_limit_per(where, limit_per)
+        given["limit_per"] = checked_limit_per(where, given, PER)
         check_objective(where, objective)
         given["consent"] = checked_consent(where, consent)
         if not isinstance(shifts, bool):

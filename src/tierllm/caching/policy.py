@@ -142,8 +142,6 @@ class Caching:
         if not self._cool(plan.tiers[0], look, request):
             return False
         look.wanted = plan.tiers[0]
-        if call.course is not None and call.course.accepts and self.cache.serve_higher:
-            look.wanted = call.course.accepts
         look.scope = self.cache.scope_of(request)
         look.key = await self.key(call, look)
         if look.key is None:
@@ -174,6 +172,8 @@ class Caching:
             also.append(["depends_on", request.depends_on])
         if not self.cache.serve_higher:
             also.append(["tier", look.wanted])
+        elif call.plan is not None and call.plan.cap is not None:
+            also.append(["cap", call.plan.cap])  # others' better answers would push its own out
         if call.target is not None:  # a wrapped function
             own = getattr(call.target, "own", None)
             if own is not None and own.name is None:
@@ -231,7 +231,7 @@ class Caching:
         entry = found.entry
         if not self._may_have(entry, call.request):
             return None
-        if not self._good_enough(entry.tier, granted):
+        if not self._good_enough(entry.tier, granted, call):
             look.spare = found  # of a lower tier: for when the call has come down to it
             return None
         now = self.wall()
@@ -245,8 +245,13 @@ class Caching:
         )
         return self.hit(found, call, "stale", now)
 
-    def _good_enough(self, tier: str, wanted: str) -> bool:
-        return tier == wanted or (self.cache.serve_higher and self.origins.above(tier, wanted))
+    def _good_enough(self, tier: str, wanted: str, call: Call) -> bool:
+        """Whether an answer of ``tier`` will do for one of ``wanted``, and is not above the call's cap."""
+        if tier == wanted:
+            return True
+        cap = None if call.plan is None else call.plan.cap
+        within = cap is None or tier == cap or not self.origins.above(tier, cap)
+        return within and self.cache.serve_higher and self.origins.above(tier, wanted)
 
     def usable(self, found: Found | None, call: Call, tier: str) -> Found | None:
         """``found``, where it is fresh, and what ``tier`` would answer, or better."""
@@ -254,7 +259,7 @@ class Caching:
             return None
         if not self._may_have(found.entry, call.request):
             return None
-        return found if self._good_enough(found.entry.tier, tier) else None
+        return found if self._good_enough(found.entry.tier, tier, call) else None
 
     def _may_have(self, entry: Entry, request: Request) -> bool:
         """Whether its maker could serve the request today, and nothing is invalid of what the request names.
@@ -306,7 +311,7 @@ class Caching:
         if look.spare is None:
             return None
         tier = look.spare.entry.tier
-        if tier not in plan.tiers and not self._good_enough(tier, plan.tiers[0]):
+        if tier not in plan.tiers and not self._good_enough(tier, plan.tiers[0], call):
             return None
         return self._old(look, look.spare, call)
 
@@ -315,7 +320,7 @@ class Caching:
         look = call.lookup
         if look is None or look.key is None or look.alone or look.spare is None:
             return None
-        if not self._good_enough(look.spare.entry.tier, call.tier):
+        if not self._good_enough(look.spare.entry.tier, call.tier, call):
             return None
         return self._old(look, look.spare, call) if self._cool(call.tier, look, call.request) else None
 

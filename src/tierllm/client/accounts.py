@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from ..cost.runs import Run
-from ..cost.spend import WHO
+from ..cost.spend import WHO, asked_by
 from ..errors import ConfigError
 from ..pipeline.defaults import scoped
 from ..routing.ask import CallOptions, ask
@@ -46,11 +46,15 @@ class Accounts:
     ) -> Estimate:
         """What a call would use, before it is sent: tokens, dollars, seconds.
 
-        For the tier it would start in, and under ``tiers`` for each one it may be served by.
+        For the tier it would start in, and under ``tiers`` for each one it may be served by. Where its
+        difficulty decides, that is where it would send the call as things are, were there no exploring.
         ``exact=False`` does not count tokens but tells them from the text's length, in microseconds.
         Raises ``ConfigError`` for calls that make no sense.
         """
-        return self._setup.quotes.of(self.ready(ask(prompt, options)).call, exact=exact)
+        setup, call = self._setup, self.ready(ask(prompt, options)).call
+        if setup.scored is not None:
+            setup.scored.foreseen(call)
+        return setup.quotes.of(call, exact=exact)
 
     def estimate_many(
         self, prompts: Iterable[Prompt], *, exact: bool | None = None, **options: Unpack[CallOptions]
@@ -71,11 +75,16 @@ class Accounts:
 
     def remaining(self, **who: Any) -> list[Remaining]:
         """What is left of every budget for ``who`` (``user=``, ``tenant=``, ``plan=``, …), or for whom
-        ``tierllm.scope`` says.
+        ``tierllm.scope`` says. A tenant's contract and its plan are filled in, as for a call.
 
         Asks the store, which may take as long as its timeout. Raises ``StoreUnavailableError``.
         """
-        return self._setup.treasury.remaining(**{**scoped(WHO), **who})
+        asked, service = {**scoped(WHO), **who}, self._setup.service
+        if service is not None:
+            request = service.filled(asked_by(asked))
+            found = {"contract": request.contract, "plan": request.plan}
+            asked |= {key: name for key, name in found.items() if name is not None}
+        return self._setup.treasury.remaining(**asked)
 
     @overload
     def usage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from ..routing.course import Course, key_of
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..resilience.tier_line import TierLine
     from ..routing.routing_table import Decision, RoutingTable
     from ..routing.scored import Scored
+    from ..routing.sticking import Sticking
     from ..routing.tier import Tier
     from ..sla.terms import ServiceTerms, Terms
     from ..types import Call, Request, Trace
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["Planned"]
 
 PLANS_KEPT = 1024
+
+BOUNDS = ("plan", "contract", "rule")
+
+
+class Observed(NamedTuple):
+    """Where a call may go, and what bounds there would be if those held, too, who only observe."""
+
+    plan: Plan
+    bounds: Bounds
+    rule: Decision | None
 
 
 class Planned:
@@ -36,10 +47,12 @@ class Planned:
     service: ServiceTerms | None
     table: RoutingTable | None
     scored: Scored | None
+    sticking: Sticking | None
     treasury: Treasury
     _observes: bool
     _plans: dict[Any, Plan]
     _ranks: Mapping[str, int]
+    _sheds: bool
     _shifting: Sequence[TierLine]
 
     def providers(self) -> list[Provider]:
@@ -47,44 +60,68 @@ class Planned:
 
     # -- before it is sent off -----------------------------------------------------
 
-    def _routed(self, request: Request) -> tuple[Request, Plan, Course, Terms | None]:
-        """The request with its contract, where it may go, and what plan, contract and rules say of it."""
+    def _routed(self, request: Request) -> tuple[Request, Plan, Course, Observed | None]:
+        """The request with its contract, where it may go, and what those say who only observe."""
         service, table = self.service, self.table
         terms: Terms | None = None
         if service is not None:
-            request = service.filled(request)
-            terms = service.terms_of(request)
-        course = Course(key_of(request), fixed=request.sla is not None)
+            request, terms = service.settled(request)
+        key = "" if self.sticking is None else self.sticking.key_of(request)
+        course = Course(key or key_of(request), fixed=request.sla is not None)
         decision: Decision | None = None
         if terms is not None:
             course.shifts = terms.shifts
         if table is not None:
             decision = table.decide(request, terms)
-            course.rule, course.request_class = decision.rule, decision.request_class
+            course.rule, course.score, course.buckets = decision.rule, decision.score, decision.buckets
+        if decision is not None and not self._observes:
+            held = decision
+            course.request_class = decision.request_class
             course.important = decision.floor
-            if not self._observes:
-                course.balance = decision.balance
-                course.fixed = course.fixed or decision.tier is not None
+            course.balance = decision.balance
+            course.fixed = course.fixed or decision.tier is not None
         else:
+            held, course.observed = None, decision
             course.request_class = request.request_class
-            course.important = request.importance == "high"
-        bounds = self._bounds(terms, None if self._observes else decision)
-        admissible = self._plan(request, bounds)
-        if self.scored is not None and not self._observes and not course.fixed and not course.important:
-            course.accepts = self.scored.weakest(admissible)
-        return request, admissible, course, terms
+            course.important = request.importance == "high" or request.request_class == "high"
+        admissible = self._plan(request, self._bounds(terms, held))
+        would = None if terms is None else terms.observed
+        if would is None and held is decision:
+            return request, admissible, course, None
+        return (
+            request,
+            admissible,
+            course,
+            Observed(admissible, self._bounds(would or terms, decision), decision),
+        )
 
-    def _written(self, trace: Trace, request: Request, course: Course, terms: Terms | None) -> None:
+    def _written(self, trace: Trace, request: Request, course: Course, observed: Observed | None) -> None:
         """What was decided, and what would have been by those who only observe."""
         trace.plan, trace.contract = request.plan, request.contract
         trace.rule, trace.request_class = course.rule, course.request_class
-        observed = None if terms is None else terms.observed
-        if not (self._observes and self.table is not None) and observed is None:
+        if observed is None:
             return
-        decision = None if self.table is None else self.table.decide(request, terms)
-        would = self._plan(request, self._bounds(observed or terms, decision))
-        if would.granted != trace.granted:
-            trace.candidates.append(Candidate(would.granted, "*", "observed: rule"))
+        here, bounds, decision = observed
+        if decision is not None and trace.request_class is None:
+            trace.request_class = decision.request_class
+        try:
+            would = self._plan(request, bounds)
+        except ConfigError:
+            words = "no tier within its bounds has a deployment with the labels it requires"
+            trace.warnings = (*trace.warnings, f"observed only: it would be refused: {words}")
+            return
+        if would.tiers == here.tiers:
+            return
+        why = dict(would.excluded)
+        if would.granted != here.granted:
+            by = why.get(here.granted, "rule")
+            by = by if by in BOUNDS else "rule"
+            trace.candidates.append(Candidate(would.granted, "*", f"observed: {by}"))
+        for by in BOUNDS:
+            out = [tier for tier in here.tiers if why.get(tier) == by and self._above(would.granted, tier)]
+            if out:
+                said = f"observed only: its {by} would keep it out of {', '.join(out)}"
+                trace.warnings = (*trace.warnings, said)
 
     def _bounds(self, terms: Terms | None, decision: Decision | None) -> Bounds:
         """The higher floor and the lower cap of what plan, contract and rule say."""
@@ -94,11 +131,10 @@ class Planned:
             tier, floor, cap = decision.tier, decision.min_tier, decision.max_tier
         floor_by = cap_by = "rule"
         if terms is not None:
-            by = "plan" if terms.contract is None else "contract"
             if terms.min_tier is not None and (floor is None or self._above(terms.min_tier, floor)):
-                floor, floor_by = terms.min_tier, by
+                floor, floor_by = terms.min_tier, terms.floor_by
             if terms.max_tier is not None and (cap is None or self._above(cap, terms.max_tier)):
-                cap, cap_by = terms.max_tier, by
+                cap, cap_by = terms.max_tier, terms.cap_by
         if tier is None and floor is None and cap is None:
             return UNBOUND
         return Bounds(tier, floor, floor_by, cap, cap_by)
@@ -130,17 +166,6 @@ class Planned:
                 )
                 raise ConfigError(f"extra[{name!r}]: no deployment has such a provider; {hint}")
 
-    def _steer(self, call: Call, trace: Trace) -> None:
-        """Where a soft limit is passed that sends calls down, the tier it started in comes last."""
-        before = call.plan
-        assert before is not None
-        tiers = self.treasury.steered(call.request, before.tiers, call.caps)
-        if tiers is not before.tiers:
-            call.plan = before.starting_at(tiers[0])
-            trace.granted = tiers[0]
-            raised = before.tiers[: before.tiers.index(tiers[0])]
-            trace.candidates += [Candidate(name, "*", "budget") for name in raised]
-
     # -- as it begins ----------------------------------------------------------------
 
     def _rank(self, call: Call, trace: Trace) -> None:
@@ -155,18 +180,61 @@ class Planned:
         if warnings:
             trace.warnings = (*trace.warnings, *warnings)
 
-    def _leave(self, call: Call, trace: Trace) -> None:
-        """The places that calls go past at present, and the tier that sheds this one."""
-        course, before = call.course, call.plan
-        assert course is not None
-        assert before is not None
+    def _avoided(self, course: Course) -> None:
+        """The places that calls go past at present."""
         now, avoid = self.clock(), []
         for line in self._shifting:
             shifting = line.shifting
             assert shifting is not None
             avoid += [(line.tier.name, name) for name in shifting.avoided(course.key, now)]
         course.avoid = avoid
-        number, plan = 0, before
+
+    def settle(self, call: Call) -> None:
+        """It is to begin in the first tier of its plan: that may be one that sends calls down at present."""
+        trace = call.trace
+        assert trace is not None
+        if self.treasury.steers(call.caps):
+            self._steer(call, trace)
+        self._sent_down(call, trace)
+
+    def _sent_down(self, call: Call, trace: Trace) -> None:
+        if self._shifting:
+            self._leave(call, trace)
+        if self._sheds:
+            self._shed(call, trace)
+
+    def _steer(self, call: Call, trace: Trace) -> None:
+        """Where a soft limit is passed that sends calls down, the tiers it is passed in come last.
+
+        A limit that is not about tiers takes the best one away, whichever the call begins in.
+        """
+        before = call.plan
+        assert before is not None
+        best_first, tiers = before.best_first, before.open
+        first = self.treasury.steered(call.request, best_first, call.caps)[0]
+        passed = best_first[: best_first.index(first)]
+        if before.raised:
+            before = before.putting_last(passed)
+            trace.candidates += [Candidate(name, "*", "budget") for name in passed if name not in tiers]
+            if tiers[0] not in passed:
+                over = passed[:1]  # counts for all tiers: no further down for that
+                first = next(
+                    tier
+                    for tier in self.treasury.steered(call.request, (*over, *tiers), call.caps)
+                    if tier not in over
+                )
+        if first != tiers[0]:
+            trace.granted = first
+            trace.candidates += [Candidate(name, "*", "budget") for name in tiers[: tiers.index(first)]]
+            before = before.starting_at(first)
+        call.plan = before
+
+    def _leave(self, call: Call, trace: Trace) -> None:
+        """The tier that sheds this one."""
+        course, before = call.course, call.plan
+        assert course is not None
+        assert before is not None
+        now, number, plan = self.clock(), 0, before
         while course.shifts and plan.leads_down(0):
             shifting = self.lines[plan.tiers[0]].shifting
             if shifting is None or not shifting.leaves_tier(course.key, now):
@@ -181,14 +249,15 @@ class Planned:
         """Where the tier it would start in is about to be full, it starts at the next that is not."""
         before = call.plan
         assert before is not None
-        for number, name in enumerate(before.tiers):
+        tiers = before.open
+        for number, name in enumerate(tiers):
             admission = self.lines[name].admission
             if admission is None or not admission.sheds(call.turn.priority):
-                if number and not before.raised:
+                if number:
                     call.plan = before.starting_at(name)
                     trace.granted = name
-                    trace.candidates += [Candidate(tier, "*", "load") for tier in before.tiers[:number]]
-                    call.turn.shed_from = before.tiers[:number]
+                    trace.candidates += [Candidate(tier, "*", "load") for tier in tiers[:number]]
+                    call.turn.shed_from = tiers[:number]
                 return
 
     def _shed_now(self, call: Call) -> None:

@@ -175,8 +175,8 @@ class Setup(Planned, Outermost):
         self.difficulty = difficulty_of(router, self)
         self.table = table_of(router, self)
         self.scored = scored_of(router, self)
-        self.sticking = sticking_of(sessions, self)
         self.cascading = cascading_of(cascade, self)
+        self.sticking = sticking_of(sessions, self)
         self.levels = levels_of(self, tenants=tenant_attainment)
         self.decisions = decisions_of(decisions, self)
         self.shadowing = shadowing_of(shadow, self)
@@ -228,9 +228,9 @@ class Setup(Planned, Outermost):
         now = clock()
         deadline_s = request.deadline_s or self.deadline_s
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
-        course = terms = None
+        course = observed = None
         if self._routes:
-            request, admissible, course, terms = self._routed(request)
+            request, admissible, course, observed = self._routed(request)
         else:
             admissible = self._plan(request)
         trace = Trace(self.ground.trace_id(), request.sla, admissible.granted)
@@ -243,11 +243,11 @@ class Setup(Planned, Outermost):
         call.begun_at = now
         if course is not None:
             call.course = course
-            self._written(trace, request, course, terms)
+            self._written(trace, request, course, observed)
         treasury = self.treasury
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self.owner)
-            if treasury.steers(call.caps):
+            if self.sticking is None and treasury.steers(call.caps):
                 self._steer(call, trace)
         if self.caching is not None:
             call.lookup = self.caching.lookup(request)
@@ -260,10 +260,10 @@ class Setup(Planned, Outermost):
     def _places(self, call: Call, trace: Trace) -> None:
         if self.service is not None:
             self._rank(call, trace)
-        if self._shifting:
-            self._leave(call, trace)
-        if self._sheds:
-            self._shed(call, trace)
+        if self._shifting and call.course is not None:
+            self._avoided(call.course)
+        if self.sticking is None:  # else once it has said where the call begins
+            self._sent_down(call, trace)
 
     def _handled(self, call: Call) -> Flow[Response]:
         request = call.request

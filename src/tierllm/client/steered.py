@@ -40,7 +40,11 @@ __all__ = [
 
 def check_router(router: object) -> None:
     """Raises ``ConfigError`` for what is none."""
-    if router is not None and (isinstance(router, type) or not hasattr(router, "bound")):
+    if router is None:
+        return
+    from ..routing.router import Router
+
+    if not isinstance(router, Router):
         raise ConfigError(f"TieredClient(router={router!r}): give Router([Rule(...), ...])")
 
 
@@ -103,7 +107,7 @@ def table_of(router: Router | None, setup: Setup) -> RoutingTable | None:
         load=lambda tier: _load_of(setup, tier),
         budget_left=setup.treasury.left_share,
         wall=setup.wall,
-        classify=None if difficulty is None else difficulty.classify,
+        classify=None if difficulty is None else difficulty.weighed,
     )
     return table if router.rules else None
 
@@ -129,6 +133,7 @@ def scored_of(router: Router | None, setup: Setup) -> Scored | None:
         strong=router.strong or names[0],
         mode=router.mode,
         judged=None if router.judge is None else _Judged(router, setup),
+        settle=setup.settle,
     )
 
 
@@ -159,7 +164,9 @@ def sticking_of(sessions: StickySessions | None, setup: Setup) -> Sticking | Non
     """The policy that sends sessions where they were."""
     if sessions is None:
         return None
-    if isinstance(sessions, type) or not hasattr(sessions, "bound"):
+    from ..routing.sticky import StickySessions
+
+    if not isinstance(sessions, StickySessions):
         raise ConfigError(f"TieredClient(sessions={sessions!r}): give StickySessions(...)")
 
     def usable(call: Call, tier: str, deployment: str) -> bool:
@@ -179,6 +186,8 @@ def sticking_of(sessions: StickySessions | None, setup: Setup) -> Sticking | Non
         tiers=list(setup.lines),
         emit=setup.emit,
         soon=setup.host.soon,
+        settle=setup.settle,
+        chosen=setup.scored is not None or setup.cascading is not None,
     )
 
 

@@ -29,7 +29,7 @@ class _Seen(NamedTuple):
 
 
 class Watch:
-    """Reloads a client where its file has changed. ``look()`` looks once; ``start()`` does so again and again.
+    """Reloads a client where its file has changed: ``look()`` looks once, ``start()`` makes a thread look.
 
     A file is read once it stands still: two looks in a row have to find it alike, so that one that is being
     written is not taken for whole. What counts is the content: a file that was only touched changes nothing,

@@ -18,6 +18,7 @@ from ..types import Request
 from .alerts import Alerts
 from .bookkeeping import Bookkeeper
 from .budget import Budget, Draw, Remaining, lines_of
+from .budget_checks import PLACES
 from .runs import Cap, active_runs
 from .spend import asked_by
 
@@ -77,6 +78,7 @@ class Treasury:
         self.alerts = Alerts(emit, wall)
         self.places: list[Place] = []
         self._steering = tuple(b for b in self.budgets if _steers(b))
+        self._everywhere = tuple(b for b in self.budgets if b.mode == "enforce" and not _of_places(b))
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
         self._known: dict[str, tuple[Standing, int]] = {}
         self._lock = threading.Lock()
@@ -183,10 +185,11 @@ class Treasury:
 
     def left_share(self, request: Request) -> float | None:
         """What is left of the tightest budget that holds for ``request`` wherever it goes, as a share, as far
-        as is known without asking a shared store; ``None``: there is none."""
+        as is known without asking a shared store; ``None``: there is none. Budgets that only observe, and
+        those of a run or of the call itself, do not count."""
         now, least = self.wall(), None
-        for budget in self.budgets:
-            if "tier" in budget.per or "deployment" in budget.per or not budget.holds_for(request):
+        for budget in self._everywhere:
+            if not budget.holds_for(request):
                 continue
             for draw in budget.draws(request, "", "", now, self.store_of(budget)):
                 most = draw.limit.hard if draw.limit.hard is not None else draw.limit.soft
@@ -371,6 +374,11 @@ class Treasury:
             budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
             for budget in self.budgets
         )
+
+
+def _of_places(budget: Budget) -> bool:
+    """Whether it may hold in one place and not in another."""
+    return bool(PLACES & budget.where.keys() or PLACES & set(budget.per))
 
 
 def _steers(budget: Budget) -> bool:

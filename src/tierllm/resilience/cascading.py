@@ -85,6 +85,7 @@ class Cascading:
         own.plan = way.plan
         if call.plan.tiers[0] != way.cheap:
             _passed_over(call, call.plan.tiers[0], "cascade")
+        course.home = way.cheap
         _turn(course, way.cheap)
         try:
             response = await call_next(own)
@@ -125,6 +126,7 @@ class Cascading:
             course.spare = _own(poor.response, call, shared=joined or known is not None)
             if course.spare is not None:
                 self.rising.begin(call, poor)
+            course.home = None  # that tier is not good enough: it is wherever it will be answered
             self._escalated(call, poor.score, "enforce")
             raise
 

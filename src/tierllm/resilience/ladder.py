@@ -96,7 +96,7 @@ def _admissible(answer: Response, call: Call) -> bool:
     if call.target is not None and answer.raw is None:
         return False  # a wrapped call returns what its function returns, never a bare text
     plan = call.plan
-    floored = request.min_tier is not None or (plan is not None and plan.bounded)
+    floored = request.min_tier is not None or (plan is not None and plan.floored)
     if answer.cached and (request.require or (floored and answer.tier is None)):
         return False
     return answer.tier is None or plan is None or answer.tier in plan.tiers

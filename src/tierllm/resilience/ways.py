@@ -19,10 +19,6 @@ __all__ = ["Ways"]
 
 LED_AWAY = frozenset({"budget", "load", "shift"})
 """Reasons for which a call was led away from a tier: it is not led back there by its answer."""
-
-AT_HOME = "session"
-"""The reason for which a call goes past tiers to where its session is."""
-
 WAYS_KEPT = 1024
 
 
@@ -45,8 +41,8 @@ class Ways:
         led = self._led(call)
         choice, at_home = None, False
         if course is not None:
-            choice, at_home = course.choice, course.prefer is not None or AT_HOME in led.values()
-            if course.important or (course.fixed and not at_home):
+            choice, at_home = course.choice, course.bound
+            if course.important or course.fixed:
                 return None
             if choice is not None and choice.arm == "strong":
                 return None

@@ -30,13 +30,30 @@ class Binding:
     ``used_at`` is when ``place`` last answered it, ``back_at`` when it may look for the way home,
     ``checked_at`` when the store was last asked about it. ``moves`` are the times of its last moves.
     ``misses`` counts the answers that came from elsewhere, one after the other, though ``place`` was well.
+    A home without a deployment's name is that tier, whichever place of it will answer. ``granted`` is the
+    tier that routing had calls of the session begin in when it was bound, by its rules and by who calls.
+    ``loose``: it keeps its deployment where a call comes to that tier, and has no home in it.
     All times are those of the table's clock.
     """
 
-    __slots__ = ("back_at", "checked_at", "home", "misses", "moves", "place", "since", "used_at", "why")
+    __slots__ = (
+        "back_at",
+        "checked_at",
+        "granted",
+        "home",
+        "loose",
+        "misses",
+        "moves",
+        "place",
+        "since",
+        "used_at",
+        "why",
+    )
 
     def __init__(self, place: Place, now: float) -> None:
         self.home = self.place = place
+        self.granted = ""
+        self.loose = False
         self.since = self.used_at = self.checked_at = self.back_at = now  # one float, until they differ
         self.why = ""
         self.moves: tuple[float, ...] = ()
@@ -71,12 +88,25 @@ class Binding:
                 return False
             self._moved(now)
         self.home = self.place = place
-        self.why, self.back_at = "", now
+        self.why, self.back_at, self.since = "", now, now
+        return True
+
+    def found(self, place: Place, home: Place, granted: str, why: str, now: float, back_at: float) -> bool:
+        """Be bound anew: at ``place`` from now on, at home at ``home``. False as with ``move``."""
+        if place != self.place:
+            if not self.room(1 if place == home else 2, now):
+                return False
+            self._moved(now)
+        self.home, self.place, self.granted, self.loose = home, place, granted, False
+        self.why, self.back_at = (why, back_at) if place != home else ("", now)
+        self.since = self.used_at = now
+        self.misses = 0
         return True
 
     def follow(self, other: Binding) -> None:
         """Another process has moved it since."""
         self.home, self.place, self.why = other.home, other.place, other.why
+        self.granted, self.loose = other.granted, other.loose
         self.since, self.back_at = other.since, other.back_at
         self.used_at = max(self.since, other.used_at)
         self.moves = tuple(sorted({*self.moves, *other.moves}))[-MOST_MOVES:]
@@ -155,17 +185,25 @@ class Bindings:
 
     def bind(self, key: str, place: Place, now: float) -> Binding:
         """The binding of ``key``: at home at ``place``, unless another call was quicker."""
+        return self.add(key, Binding(place, now), now)
+
+    def add(self, key: str, binding: Binding, now: float) -> Binding:
+        """The binding of ``key``: that one, unless another call was quicker."""
         with self._lock:
-            binding = self._rows.get(hash(key))
-            if binding is None or now - binding.used_at >= self.ttl_s:
-                binding = Binding(self._same(place), now)
-                self._keep(hash(key), binding, now)
+            known = self._rows.get(hash(key))
+            if known is not None and now - known.used_at < self.ttl_s:
+                return known
+            self._named(binding)
+            self._keep(hash(key), binding, now)
             return binding
 
-    def put(self, key: str, binding: Binding, now: float) -> Binding:
-        """Take in what a store told of ``key``; of two that differ, the one that moved last holds."""
+    def put(self, key: str, binding: Binding, now: float) -> Binding | None:
+        """Take in what a store told of ``key``; of two that differ, the one that moved last holds. ``None``
+        where its time is over."""
+        if now - binding.used_at >= self.ttl_s:
+            return None
         with self._lock:
-            binding.home, binding.place = self._same(binding.home), self._same(binding.place)
+            self._named(binding)
             known = self._rows.get(hash(key))
             if known is None:
                 self._keep(hash(key), binding, now)
@@ -180,7 +218,27 @@ class Bindings:
 
     def settle(self, binding: Binding, place: Place, now: float) -> bool:
         with self._lock:
-            return binding.home != place and binding.settle(self._same(place), now)
+            return (binding.home, binding.place) != (place, place) and binding.settle(self._same(place), now)
+
+    def name_home(self, binding: Binding, place: Place) -> None:
+        """Any place of that tier was its home; now it is this one."""
+        with self._lock:
+            if not binding.home[1]:
+                binding.home = self._same(place)
+
+    def found(
+        self,
+        binding: Binding,
+        place: Place,
+        *,
+        home: Place,
+        granted: str,
+        why: str,
+        now: float,
+        back_at: float,
+    ) -> bool:
+        with self._lock:
+            return binding.found(self._same(place), self._same(home), granted, why, now, back_at)
 
     def forget(self, key: str) -> bool:
         """Whether it was bound."""
@@ -198,11 +256,16 @@ class Bindings:
         rows.move_to_end(number)
         for _ in range(LOOKED_AT):
             oldest = next(iter(rows))
+            if oldest == number:
+                break
             if len(rows) > self.most:
                 self.evicted += 1
             elif now - rows[oldest].used_at < self.ttl_s:
                 break
             del rows[oldest]
+
+    def _named(self, binding: Binding) -> None:
+        binding.home, binding.place = self._same(binding.home), self._same(binding.place)
 
     def _same(self, place: Place) -> Place:
         """One tuple for each place, however many are bound there."""

@@ -108,7 +108,15 @@ class Cascade:
         beneath = [tier for tier in free if order.index(tier) > order.index(strong)]
         above = [tier for tier in better if tier != strong and tier not in beneath]
         tiers = (cheap, strong, *beneath, *above, *order[len(better) + 1 :])
-        made = CascadePlan(cheap, tiers, plan.excluded, ranked=order, started=plan.highest)
+        made = CascadePlan(
+            cheap,
+            tiers,
+            plan.excluded,
+            ranked=order,
+            floored=plan.floored,
+            cap=plan.cap,
+            started=plan.highest,
+        )
         return Way(cheap, strong, made)
 
     def __repr__(self) -> str:
@@ -136,7 +144,8 @@ class CascadePlan(Plan):
 
     def starting_at(self, tier: str) -> Plan:
         at = self.ranked.index(tier)
-        return Plan(tier, (*self.ranked[at:], *self.ranked[:at]), self.excluded, at)
+        tiers = (*self.ranked[at:], *self.ranked[:at])
+        return Plan(tier, tiers, self.excluded, at, floored=self.floored, cap=self.cap)
 
     def _rank(self, number: int) -> int:
         return self.ranked.index(self.tiers[number])
@@ -144,10 +153,7 @@ class CascadePlan(Plan):
 
 def best_first(plan: Plan) -> tuple[str, ...]:
     """Its tiers by their level, wherever it begins."""
-    if isinstance(plan, CascadePlan):
-        return plan.ranked
-    raised = len(plan.tiers) - plan.raised
-    return (*plan.tiers[raised:], *plan.tiers[:raised])
+    return plan.best_first
 
 
 def _nearest(free: Sequence[str], better: Sequence[str], strong: str | None) -> str:

@@ -149,7 +149,7 @@ def _say_how_hard(line: Line, trace: Trace, request: Request, course: Course | N
     choice = None if course is None else course.choice
     if course is not None:
         held = held or course.request_class
-        if course.fixed:
+        if course.fixed or course.bound:
             line["fixed"] = True
     if choice is not None:
         line["arm"] = choice.arm

@@ -107,12 +107,38 @@ class Difficulty:
         score, _ = self._score(text)
         return self._class_of(score), score
 
-    def choose(self, text: str, *, share: float | None = None, rule: str = "", floor: bool = False) -> Choice:
+    def weighed(self, text: str) -> tuple[RequestClass, float, Sequence[int] | None]:
+        """As ``classify``, with what the scorer made of the text; score and that are ``known`` afterwards."""
+        score, buckets = self._score(text)
+        return self._class_of(score), score, buckets
+
+    def foreseen(self, text: str, *, share: float | None = None, rule: str = "", floor: bool = False) -> Arm:
+        """What ``choose`` would say as things are, were there no chance. Nothing counts."""
+        score, _ = self._score(text)
+        asked = self.share if share is None else _part("share", share)
+        if floor or score != score:
+            return "strong"
+        if asked is None:
+            return "weak" if self._class_of(score) == "low" else "strong"
+        asked = self._at_pace(asked)
+        with self._lock:
+            kept = self._shares.get(rule) or Share()
+            return "strong" if kept.chance(score, kept.wanted(asked)) >= 0.5 else "weak"
+
+    def choose(
+        self,
+        text: str,
+        *,
+        share: float | None = None,
+        rule: str = "",
+        floor: bool = False,
+        known: tuple[float, Sequence[int] | None] | None = None,
+    ) -> Choice:
         """Strong or weak for one call. ``share`` is its rule's own; with a ``floor`` it is strong anyway.
 
         Calls with a floor do not count towards the share: that is about calls that difficulty decides on.
         """
-        score, buckets = self._score(text)
+        score, buckets = self._score(text) if known is None else known
         request_class = self._class_of(score)
         asked = self.share if share is None else _part("share", share)
         if floor:
@@ -121,19 +147,25 @@ class Difficulty:
             return Choice(
                 "strong", score, 1.0, share=asked, floor=True, request_class=request_class, buckets=buckets
             )
+        unknown = score != score
         if asked is None:
+            if unknown:
+                return Choice("strong", score, 1.0, request_class=request_class, buckets=buckets)
             return self._by_class(score, request_class, buckets)
         asked = self._at_pace(asked)
         with self._lock:
             kept = self._share_of(rule)
+            if unknown:  # no number: nothing is left to chance
+                kept.took(None, asked, True)
+                return Choice("strong", score, 1.0, share=asked, request_class=request_class, buckets=buckets)
             wanted = kept.wanted(asked)
             threshold = kept.threshold(asked)
-            chance = kept.chance(score, wanted) if score == score else 1.0
+            chance = kept.chance(score, wanted)
             overall = (1.0 - self.explore) * chance + self.explore * wanted
             explored = self._rng.random() < self.explore
             strong = self._rng.random() < (wanted if explored else chance)
             self._explored += explored
-            kept.took(score if score == score else None, asked, strong)
+            kept.took(score, asked, strong)
         return Choice(
             "strong" if strong else "weak",
             score,

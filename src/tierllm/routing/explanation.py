@@ -53,7 +53,7 @@ def _asked(account: Account) -> str:
 def _class(account: Account) -> list[str]:
     told = []
     if account.rule:
-        told.append(f"by rule {account.rule!r}")
+        told.append(f"by rule {account.rule!r}{' (only observed)' if _observed(account) else ''}")
     scores = ", ".join(f"{name} {value:.2f}" for name, value in account.scores.items())
     if account.request_class:
         told.append(f"taken for {account.request_class} difficulty" + (f" ({scores})" if scores else ""))
@@ -66,6 +66,13 @@ def _class(account: Account) -> list[str]:
     elif account.propensity is not None and account.propensity < 1:
         told.append(f"the choice of the model had a chance of {account.propensity:.0%}")
     return told
+
+
+def _observed(account: Account) -> bool:
+    """Whether its rule would have changed something, had it held."""
+    return any(one.reason == "observed: rule" for one in account.candidates) or any(
+        warning.startswith("observed only: its rule ") for warning in account.warnings
+    )
 
 
 def _bounds(account: Account) -> list[str]:

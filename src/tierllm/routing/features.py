@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from operator import add
 
 from .signs import signs_in
 
@@ -48,16 +49,16 @@ def buckets_of(text: str, buckets: int, seed: int = 0) -> list[int]:
     mask, shift = buckets - 1, 33 - buckets.bit_length()
     crc32 = zlib.crc32
     found: set[int] = set()
-    add = found.add
+    note = found.add
     before = 0
     for word in words:
         crc = crc32(word.encode("utf-8", "surrogatepass"), seed)
-        add(crc & mask)
+        note(crc & mask)
         if before:
-            add((crc * 31 + before * SPREAD & LOW) >> shift)
+            note((crc * 31 + before * SPREAD & LOW) >> shift)
         before = crc
     for sign in shape_of(text, words):
-        add(crc32(sign.encode("utf-8", "surrogatepass"), seed) & mask)
+        note(crc32(sign.encode("utf-8", "surrogatepass"), seed) & mask)
     return list(found)
 
 
@@ -86,7 +87,7 @@ def words_of(text: str) -> list[str]:
             if UNSPACED.search(word) is None:
                 parts.append(word)
             else:
-                parts.extend(word[at : at + 2] for at in range(max(1, len(word) - 1)))
+                parts.extend(map(add, word, word[1:]) if len(word) > 1 else word)
         words = parts
     if len(words) > MOST_WORDS:
         return words[: MOST_WORDS - LAST_WORDS] + words[-LAST_WORDS:]

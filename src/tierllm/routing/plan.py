@@ -22,13 +22,19 @@ class Plan:
 
     So many of the last ones as ``raised`` says are higher than the others: a soft limit sent the call
     down, and it goes there only if all else fails. ``excluded`` names those that it may not go to, each with
-    why: ``"min_tier"``, ``"no fallback"``, ``"labels"``, or whose bounds it is out of.
+    why: ``"min_tier"``, ``"no fallback"``, ``"labels"``, or whose bounds it is out of. ``ranked`` are the
+    tiers by their level, where turning ``tiers`` round until the best is first does not tell it. ``floored``:
+    somebody has named a floor. ``cap`` is the best tier that plan, contract and rule grant, ``None`` where
+    that is the first of all; what the caller asks for is no cap.
     """
 
     granted: str
     tiers: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...] = ()
     raised: int = 0
+    ranked: tuple[str, ...] = ()
+    floored: bool = False
+    cap: str | None = None
 
     def leads_down(self, number: int) -> bool:
         """Whether the next tier after that ``number`` is a lower one."""
@@ -38,26 +44,55 @@ class Plan:
         """Whether nothing lower comes after ``tier``."""
         return not self.leads_down(self.tiers.index(tier))
 
-    def starting_at(self, tier: str) -> Plan:
-        """The same tiers, beginning with ``tier``; what is higher comes after all that is lower."""
-        best_first = (
-            *self.tiers[len(self.tiers) - self.raised :],
-            *self.tiers[: len(self.tiers) - self.raised],
-        )
-        at = best_first.index(tier)
-        return Plan(tier, (*best_first[at:], *best_first[:at]), self.excluded, at)
+    @property
+    def best_first(self) -> tuple[str, ...]:
+        """The tiers by their level, wherever the call begins."""
+        if self.ranked or not self.raised:
+            return self.ranked or self.tiers
+        return (*self.tiers[len(self.tiers) - self.raised :], *self.tiers[: len(self.tiers) - self.raised])
 
     @property
-    def bounded(self) -> bool:
-        """Whether the application's own words keep it out of some tier: a plan, a contract or a rule."""
-        return any(reason in ("plan", "contract", "rule") for _, reason in self.excluded)
+    def open(self) -> tuple[str, ...]:
+        """The tiers that were not put last."""
+        return self.tiers[: len(self.tiers) - self.raised] if self.raised else self.tiers
+
+    def starting_at(self, tier: str) -> Plan:
+        """The same tiers, beginning with ``tier``; what is higher comes after all that is lower.
+
+        What had been put last before stays behind what is put there now.
+        """
+        best_first = self.best_first
+        at = best_first.index(tier)
+        higher = best_first[:at]
+        before = [each for each in self.tiers[len(self.tiers) - self.raised :] if each in higher]
+        return self._ordered(best_first, at, before)
+
+    def putting_last(self, tiers: Sequence[str]) -> Plan:
+        """The same beginning; of those that come last already, ``tiers`` come after the others."""
+        behind = self.tiers[len(self.tiers) - self.raised :]
+        last = [each for each in behind if each in tiers]
+        if not last or behind[len(behind) - len(last) :] == tuple(last):
+            return self
+        best_first = self.best_first
+        return self._ordered(best_first, best_first.index(self.tiers[0]), last, behind)
+
+    def _ordered(
+        self, best_first: tuple[str, ...], at: int, last: Sequence[str], higher: Sequence[str] | None = None
+    ) -> Plan:
+        higher = best_first[:at] if higher is None else higher
+        behind = (*(each for each in higher if each not in last), *last)
+        ranked = () if behind == best_first[:at] else best_first
+        tiers = (*best_first[at:], *behind)
+        return Plan(tiers[0], tiers, self.excluded, at, ranked, self.floored, self.cap)
 
     @property
     def highest(self) -> str:
         """The tier that the call would have started in, had no soft limit been passed."""
-        return self.tiers[-self.raised] if self.raised else self.tiers[0]
+        return self.best_first[0]
 
     def _rank(self, number: int) -> int:
+        if self.ranked:
+            return self.ranked.index(self.tiers[number])
         return (number + self.raised) % len(self.tiers)
 
 
@@ -103,6 +138,7 @@ def plan(request: Request, tiers: Sequence[Tier], bounds: Bounds = UNBOUND) -> P
         if own <= floor:
             floor, below = own, "min_tier"
     cap = 0 if bounds.cap is None else min(names.index(bounds.cap), floor)
+    floored = bounds.floor is not None or request.min_tier is not None
     start = min(max(wanted, cap), floor)
     if not request.fallback:
         floor, below = start, "no fallback"
@@ -119,8 +155,13 @@ def plan(request: Request, tiers: Sequence[Tier], bounds: Bounds = UNBOUND) -> P
     excluded += [(name, below) for name in names[floor + 1 :]]
     if not admissible:
         labels = ", ".join(sorted(request.require))
-        raise ConfigError(f"require={{{labels}}}: no deployment of {', '.join(without)} has these labels")
-    return Plan(admissible[0], tuple(admissible), tuple(excluded))
+        whose = {by: [name for name, why in excluded if why == by] for by in ("plan", "contract", "rule")}
+        kept = "".join(f"; its {by} keeps it out of {', '.join(out)}" for by, out in whose.items() if out)
+        raise ConfigError(
+            f"require={{{labels}}}: no deployment of {', '.join(without)} has these labels{kept}"
+        )
+    best = names[cap] if cap else None
+    return Plan(admissible[0], tuple(admissible), tuple(excluded), floored=floored, cap=best)
 
 
 def _rank(option: str, name: str, names: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ class Question(NamedTuple):
 def questions_of(rules: Sequence[Rule]) -> list[Question]:
     """All that these rules ask, but names and classes; what is cheapest to find out comes first."""
     found = [_numbers(rules, "priority", lambda asked: asked.priority), *_tools(rules), *_hours(rules)]
-    found.append(_numbers(rules, "tokens", lambda asked: asked.sources.tokens(asked.request)))
+    found.append(_numbers(rules, "tokens", lambda asked: asked.tokens()))
     found += [_loads(rules, of) for of in {rule.of: None for rule in rules}]
     found.append(_budgets(rules))
     return [question for question in found if question.asking]
@@ -56,12 +56,16 @@ class Scale:
         )
         place = {point: 2 * number + 1 for number, point in enumerate(points)}
         # the parts of all numbers: before the first point, at it, between it and the second, at that, …
-        self._masks = [self._none] * (2 * len(points) + 1)
+        begin, end = [0] * (2 * len(points) + 1), [0] * (2 * len(points) + 2)
         for number, span in spans.items():
             first = 0 if span.low is None else place[span.low]
             last = 2 * len(points) if span.high is None else place[span.high] - span.open
-            for part in range(first, last + 1):
-                self._masks[part] |= 1 << number
+            begin[first] |= 1 << number
+            end[max(first, last + 1)] |= 1 << number  # where nothing is between, it ends as it begins
+        self._masks, mask = [], self._none
+        for begins, ends in zip(begin, end, strict=False):
+            mask = (mask | begins) & ~ends
+            self._masks.append(mask)
 
     def at(self, value: float) -> int:
         if value != value:  # no number: nothing holds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
 from ..types import length_of
-from .asked import Sources
+from .asked import Classify, Sources
 from .difficulty import Difficulty
 from .plan import unknown_tier
 from .routing_table import Decision, RoutingTable
@@ -101,7 +101,7 @@ class Router:
         budget_left: Callable[[Request], float | None] | None = None,
         tokens: Callable[[Request], int] | None = None,
         wall: Clock = time.time,
-        classify: Callable[[str], tuple[str, float]] | None = None,
+        classify: Classify | None = None,
     ) -> RoutingTable:
         """The rules for these tiers, best first.
 
@@ -120,7 +120,7 @@ class Router:
             classify = Difficulty(self.scorer, classes=self.classes).classify
         sources = Sources(
             start=tiers[0],
-            tiers=frozenset(tiers),
+            ranks={name: rank for rank, name in enumerate(tiers)},
             load=load or _no_load,
             budget_left=budget_left or _no_budget,
             tokens=tokens or _roughly,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .asked import Asked, Sources
+from .asked import Asked, Buckets, Sources
 from .conditions import NAMED
 from .questions import Question, questions_of
 
@@ -23,8 +23,8 @@ class Decision(NamedTuple):
     ``rule`` is the name of the one that matched (``"rules[3]"`` where it has none), ``None`` where none did.
     ``tier``, ``min_tier``, ``max_tier`` and ``balance`` are what it says; ``min_tier`` may also come from
     rules for difficult calls, where nobody knows how difficult this one is. ``request_class`` and ``score``
-    are how difficult it is, as far as that was said or had to be found out. ``floor``: its difficulty must
-    not send it to the weaker model.
+    are how difficult it is, as far as that was said or had to be found out; ``buckets`` what the scorer made
+    of its text. ``floor``: its difficulty must not send it to the weaker model.
     """
 
     rule: str | None = None
@@ -35,6 +35,7 @@ class Decision(NamedTuple):
     request_class: str | None = None
     score: float | None = None
     floor: bool = False
+    buckets: Buckets = None
 
 
 NOTHING = Decision()
@@ -90,7 +91,7 @@ class RoutingTable:
             if row.simple:
                 return self._said(row, request, asked, floor)
             if asked is None:
-                asked = Asked(request, self._sources, _priority(request, terms))
+                asked = Asked(request, self._sources, terms)
             for bit, question in row.questions:
                 if not known & bit:
                     known |= bit
@@ -116,7 +117,7 @@ class RoutingTable:
         if asked is None:
             if request.importance != "high" and request.request_class is None:
                 return decision
-            asked = Asked(request, self._sources, 0)
+            asked = Asked(request, self._sources)
         name = asked.request_class
         # what is said to be high goes to the weaker model only by a rule that speaks of it
         important = request.importance == "high" and not (row is not None and row.heeds_importance)
@@ -126,7 +127,8 @@ class RoutingTable:
         rule, tier, min_tier, max_tier, balance, *_ = decision
         if floor is not None:
             min_tier = self._higher(min_tier, floor)
-        return Decision(rule, tier, min_tier, max_tier, balance, name, asked.score, important or difficult)
+        floored = important or difficult
+        return Decision(rule, tier, min_tier, max_tier, balance, name, asked.score, floored, asked.buckets)
 
     def _tagged(self, tags: Sequence[str]) -> int:
         found, mask = self._tags, self._untagged
@@ -183,9 +185,3 @@ def _masks(named: Sequence[frozenset[str] | None]) -> tuple[dict[str | None, int
         for name in names or ():
             found[name] = found.get(name, others) | 1 << number
     return found, others
-
-
-def _priority(request: Request, terms: Terms | None) -> int:
-    if terms is None or terms.max_priority is None:
-        return request.priority
-    return min(request.priority, terms.max_priority)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -32,9 +32,9 @@ class Rule:
     at least so much, or ``(lowest, highest)``, of what plan and contract allow. ``tokens``: ``(fewest,
     most)`` of input, as estimated. In both pairs one may be ``None``. ``tools``: whether it brings any.
     ``hours``: as ``"mon-fri 08:00-18:00"`` by the clocks in ``tz``. ``load`` and ``forecast``: the load of
-    the tier ``of`` (left out: the one that a call starts in) is, or is going to be, at least so much, with
-    1.0 for full; ``below_load`` and ``below_forecast``: less than that. ``budget_left``: of the tightest
-    budget, at most this share is left.
+    the tier ``of`` (left out: the one that a call starts in by what its caller, plan and contract say) is, or
+    is going to be, at least so much, with 1.0 for full; ``below_load`` and ``below_forecast``: less than
+    that. ``budget_left``: of the tightest budget, at most this share is left.
 
     **Where they go.** ``tier`` is where they start, and their difficulty has no say. ``min_tier`` is the
     floor; where no tier is named, ``max_tier`` is the best that they get, and ``balance`` the share of them
@@ -136,7 +136,8 @@ class Rule:
 def _names(where: str, option: str, given: Any) -> frozenset[str] | None:
     if given is None:
         return None
-    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
+    many = isinstance(given, Iterable) and not isinstance(given, Mapping)
+    several = (given,) if isinstance(given, str) else tuple(given) if many else ()
     if not several or not all(isinstance(name, str) and name for name in several):
         raise ConfigError(f"{where}{option}={given!r}): give a name or several, or leave it out")
     known = LEVELS.get(option)

@@ -23,7 +23,9 @@ class Scored:
 
     It stands behind the cache: only what has to be asked for is scored. ``weak`` and ``strong`` are tiers; of
     the admissible ones, the lowest that is no lower than ``weak`` and the highest that is no higher than
-    ``strong`` stand in for them. ``judged(call, response)`` has somebody say how good an answer is.
+    ``strong`` stand in for them. ``judged(call, response)`` has somebody say how good an answer is. ``settle(call)`` is
+    told of calls that are to begin in another tier than their plan said: that tier may be one that sends
+    them on.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Scored:
         strong: str,
         mode: str,
         judged: Callable[[Call, Response], Awaitable[None]] | None = None,
+        settle: Callable[[Call], None] | None = None,
     ) -> None:
         self.difficulty = difficulty
         self.mode = mode
@@ -42,14 +45,11 @@ class Scored:
         self._weak = self._rank[weak]
         self._strong = self._rank[strong]
         self._judged = judged
+        self._settle = settle
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        course, plan = call.course, call.plan
-        assert plan is not None
-        if course is None or course.fixed or len(plan.tiers) == 1 or plan.raised:
-            return await call_next(call)
-        between = self._between(plan)
-        if between is None:
+        course, plan, between = call.course, call.plan, self._undecided(call)
+        if course is None or plan is None or between is None:
             return await call_next(call)
         own = call.copy()
         choice = self._chosen(own, course, plan, *between)
@@ -62,13 +62,26 @@ class Scored:
                 await self._judged(call, response)
         return response
 
-    def weakest(self, plan: Plan) -> str | None:
-        """The lowest tier that difficulty may send a call with this plan to."""
-        between = self._between(plan)
-        return None if between is None else between[0]
+    def foreseen(self, call: Call) -> None:
+        """Have the call begin where its difficulty would send it, but for chance. Nothing counts."""
+        course, plan, between = call.course, call.plan, self._undecided(call)
+        if course is None or plan is None or between is None or self.mode == "observe":
+            return
+        text = call.request.text
+        arm = self.difficulty.foreseen(
+            text, share=course.balance, rule=course.rule or "", floor=course.important or not text
+        )
+        tier = between[0] if arm == "weak" else between[1]
+        call.plan = plan if tier == plan.granted else plan.starting_at(tier)
 
-    def _between(self, plan: Plan) -> tuple[str, str] | None:
-        """The two tiers that the call may begin in; ``None`` where there is nothing to choose."""
+    def _undecided(self, call: Call) -> tuple[str, str] | None:
+        """The weak and the strong tier that it may begin in; ``None`` where there is nothing to choose."""
+        course, plan = call.course, call.plan
+        assert plan is not None
+        if course is None or course.fixed or course.bound or len(plan.tiers) == 1 or plan.raised:
+            return None
+        if course.observed is not None and course.observed.tier is not None:
+            return None  # of those who observe, rules have the first word as well
         able = [t for t in plan.tiers if self._strong <= self._rank[t] <= self._weak]
         if len(able) < 2:
             return None
@@ -76,20 +89,28 @@ class Scored:
 
     def _chosen(self, call: Call, course: Course, plan: Plan, weak: str, strong: str) -> Choice:
         """Choose, write it down, and have the call begin there."""
+        text, said = call.request.text, course.observed
+        share, floor = (course.balance, course.important) if said is None else (said.balance, said.floor)
         choice = self.difficulty.choose(
-            call.request.text, share=course.balance, rule=course.rule or "", floor=course.important
+            text,
+            share=share,
+            rule=course.rule or "",
+            floor=floor or not text,  # of what shows no prompt nobody knows that it is easy
+            known=None if course.score is None else (course.score, course.buckets),
         )
         observes = self.mode == "observe"
         if not observes:  # what was not heeded says nothing about chance
             course.choice = choice
-        course.request_class = course.request_class or choice.request_class
+            course.request_class = course.request_class or choice.request_class
         tier = weak if choice.arm == "weak" else strong
         trace = call.trace
         if trace is not None:
-            trace.request_class = course.request_class
+            trace.request_class = trace.request_class or choice.request_class
             trace.scores = {**(trace.scores or {}), "difficulty": choice.score}
             if not observes:
                 trace.explored = choice.propensity
+        if not observes:
+            course.home = tier
         if tier == plan.granted:
             return choice
         if observes:
@@ -101,4 +122,6 @@ class Scored:
             trace.granted = tier
             passed = call.plan.tiers[len(plan.tiers) - call.plan.raised :]
             trace.candidates += [Candidate(name, "*", "score") for name in passed]
+        if self._settle is not None:
+            self._settle(call)
         return choice

@@ -27,6 +27,15 @@ CHECK_S: Final = 60.0
 WAITING: Final = 10_000
 """So many wait to be written at most; the oldest are left out, which costs their being shared."""
 
+SKEW_S: Final = 2.0
+"""Clocks of hosts may differ by so much."""
+
+ABSENT_S: Final = 5.0
+"""For so long a session that nobody knew is not asked for again."""
+
+OUT_S: Final = 2.0
+"""For so long nothing is read from a store that was out of reach."""
+
 COMPLAIN_AGAIN_S: Final = 60.0
 TRIES: Final = 3
 LARGEST_BYTES: Final = 2_000
@@ -69,6 +78,8 @@ class SharedBindings:
         self._complain_at = -math.inf
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str, Binding] = OrderedDict()
+        self._absent: OrderedDict[int, float] = OrderedDict()
+        self._out_until = -math.inf
         self._busy = False
 
     def name_of(self, key: str) -> str:
@@ -80,6 +91,9 @@ class SharedBindings:
 
     async def fetch(self, key: str) -> Binding | None:
         """What the store knows of ``key``, for a session that is not known here."""
+        now = self._clock()
+        if now < self._out_until or now < self._absent.get(hash(key), now):
+            return None
         if self.store.inline:
             return self._fetched(key)
         return await Blocking(lambda: self._fetched(key))
@@ -91,11 +105,20 @@ class SharedBindings:
         except StoreUnavailableError as error:
             self._complain(error)
             return None
-        binding = self._parsed(raw)
+        told = self._parsed(raw)
+        binding = None if told is None else self.table.put(key, told, self._clock())
         if binding is None:
-            return None
-        self.found += 1
-        return self.table.put(key, binding, self._clock())
+            self._note_absent(key)
+        else:
+            self.found += 1
+        return binding
+
+    def _note_absent(self, key: str) -> None:
+        """Nobody knows of it: answers from a cache bind nobody, and must not read the store each time."""
+        with self._lock:
+            self._absent[hash(key)] = self._clock() + ABSENT_S
+            if len(self._absent) > WAITING:
+                self._absent.popitem(last=False)
 
     def due(self, binding: Binding, now: float) -> bool:
         """Whether it is time to ask the store whether somebody else has moved it."""
@@ -142,7 +165,7 @@ class SharedBindings:
             raw = self.store.load(name)
             theirs = self._parsed(raw)
             if theirs is not None:
-                if theirs.since > ours.since + SAME_S:
+                if theirs.since > ours.since + SAME_S and not self._is_ahead(raw):
                     self.adopted += 1
                     self.table.put(key, theirs, self._clock())
                     return
@@ -156,6 +179,7 @@ class SharedBindings:
     def _complain(self, error: StoreUnavailableError) -> None:
         self.failed += 1
         now = self._clock()
+        self._out_until = now + OUT_S
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_AGAIN_S
             log.warning("sticky sessions go by what this process knows: %s", error)
@@ -171,7 +195,10 @@ class SharedBindings:
             "used": round(binding.used_at + ahead_s, 3),
             "why": binding.why[:LONGEST_NAME],
             "moves": [round(at + ahead_s, 3) for at in binding.moves],
+            "granted": binding.granted,
         }
+        if binding.loose:
+            row["loose"] = True
         return json.dumps(row, separators=(",", ":")).encode()
 
     def _parsed(self, raw: bytes | None) -> Binding | None:
@@ -193,12 +220,16 @@ class SharedBindings:
             } if (
                 tier in self.level
                 and 0 < len(name) <= LONGEST_NAME
-                and 0 < len(home_name) <= LONGEST_NAME
+                and len(home_name) <= LONGEST_NAME
                 and len(why) <= LONGEST_NAME
                 and len(moves) <= MOST_MOVES
                 and all(_is_time(at) for at in (since, used, *moves))
             ):
-                return self._binding((home_tier, home_name), (tier, name), since, used, why, moves)
+                told = self._binding((home_tier, home_name), (tier, name), since, used, why, moves)
+                granted = found.get("granted")
+                told.granted = granted if isinstance(granted, str) and granted in self.level else ""
+                told.loose = found.get("loose") is True
+                return told
         return None
 
     def _binding(
@@ -220,6 +251,12 @@ class SharedBindings:
             binding.back_at = binding.since + self.returns.wait_s(home, place, self.level)
         binding.moves = tuple(sorted(min(at + behind_s, now) for at in moves))
         return binding
+
+    def _is_ahead(self, raw: bytes | None) -> bool:
+        """Whether ``raw``, which is a document, tells of a move that has yet to come: its clock is wrong, and
+        it would be the newest for as long as that."""
+        since: float = json.loads(raw or b"")["since"]
+        return since > self._wall() + SKEW_S
 
     def status(self) -> dict[str, int]:
         return {

@@ -121,8 +121,8 @@ SIGNS: tuple[Sign, ...] = (
 )
 """The table of ``RuleScorer``, to be taken apart and put together anew.
 
-A ``LearnedScorer`` reads these signs, too: where a name, a word or a pattern changes here, saved scorers do not
-mean the same any more, and ``scorer_file.VERSION`` goes up.
+A ``LearnedScorer`` reads these signs, too: where a name, a word or a pattern changes here, saved scorers do
+not mean the same any more, and ``scorer_file.VERSION`` goes up.
 """
 
 _NAMES: dict[str, tuple[str, ...]] = {

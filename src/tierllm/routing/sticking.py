@@ -16,7 +16,7 @@ from .sticky_rule import GOES_HOME, IS_LIFTED, IS_SENT, STAYS, way_of
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
-    from ..pipeline.effects import Handler
+    from ..pipeline.effects import Flow, Handler
     from ..stores import Store
     from ..types import Call, Request, Response
     from .sticky import StickySessions
@@ -44,6 +44,8 @@ class Sticking:
         emit: Callable[[Event], None] | None = None,
         soon: Callable[[Callable[[], object]], object] | None = None,
         before: Sticking | None = None,
+        settle: Callable[[Call], None] | None = None,
+        chosen: bool = False,
     ) -> None:
         self.per = settings.per
         self.mode = settings.mode
@@ -69,39 +71,74 @@ class Sticking:
         self._clock = clock
         self._usable = usable
         self._emit = emit
+        self._settle_plan = settle
+        self._chosen = chosen
         renew_after_fork(self)
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
-        course = call.course
-        if course is None:
-            course = call.course = Course(key_of(call.request))
-        key = course.key if self.per == "session" else self._key(call.request)
-        if not key or call.plan is None:
+        course, plan = call.course, call.plan
+        if plan is None:
             return await call_next(call)
+        if course is None:
+            course = call.course = Course(self.key_of(call.request) or key_of(call.request))
+        own = call.copy()  # who stands further out may call on twice
+        course.bound, course.prefer, course.home = False, None, plan.highest
+        key = course.key if self.per == "session" else self.key_of(call.request)
+        if not key:
+            return await self._go(own, call_next)
         now = self._clock()
         binding = self.table.get(key, now)
         if binding is None and self.shared is not None:
             binding = await self.shared.fetch(key)
-        if binding is None:
-            response = await call_next(call)
+        if binding is None or self._is_free(key, call.request, course, binding):
+            if binding is not None and self.mode == "enforce":
+                course.prefer = binding.place  # should it come to that tier
+            response = await self._go(own, call_next)
             if not response.cached and response.tier and response.deployment:
-                self._bind(key, (response.tier, response.deployment))
+                self._bind(key, own, binding, (response.tier, response.deployment))
             return response
         before = binding.place
-        does = self._steer(call, course, binding, now)
-        response = await call_next(call)
+        does = self._steer(own, course, binding, now)
+        response = await self._go(own, call_next)
         if not response.cached and response.tier and response.deployment:
             place = (response.tier, response.deployment)
+            if does == STAYS and course.home == before[0] and self._is_sent_on(own, before):
+                does = LEAVES
+            if not binding.home[1] and binding.home[0] == place[0]:
+                self.table.name_home(binding, place)
             if place == binding.place and not (does == GOES_HOME and self.mode == "observe"):
                 self._stayed(key, binding, does)
             elif before is binding.place:  # else another call of this session has moved it meanwhile
-                self._strayed(key, call, binding, does, place)
+                self._strayed(key, own, binding, does, place)
         return response
 
-    def _key(self, request: Request) -> str:
+    def _go(self, call: Call, call_next: Handler) -> Flow[Response]:
+        """On to the tier that was chosen, or to where that one sends it."""
+        if self._settle_plan is not None:
+            self._settle_plan(call)
+        return call_next(call)
+
+    def _is_sent_on(self, call: Call, place: Place) -> bool:
+        """Whether the tier of ``place``, where it was to begin, has sent it down."""
+        return call.plan is not None and call.plan.granted != place[0]
+
+    def key_of(self, request: Request) -> str:
+        """Under which key the call's session is bound; empty: it is not."""
         if self.per == "user":
             return "" if request.user is None else f"u:{request.tenant or ''}\0{request.user}"
-        return "" if request.session is None else key_of(request)
+        return "" if request.session is None and self.per != "session" else key_of(request)
+
+    def _is_free(self, key: str, request: Request, course: Course, binding: Binding) -> bool:
+        """Whether the call is not held in the tier of ``binding``: that is loose, or was made for calls that
+        routing sent to a lower tier than it does now, or difficulty is to decide anew on each of a user's."""
+        if binding.loose or (self._chosen and key[0] == "u"):
+            return True
+        granted = binding.granted
+        if not granted or granted == course.home or course.fixed or course.important:
+            return False
+        assert course.home is not None
+        lowest = len(self.level)
+        return self.level.get(course.home, lowest) < self.level.get(granted, lowest)
 
     # -- before ------------------------------------------------------------------
 
@@ -112,7 +149,8 @@ class Sticking:
         place = binding.place
         at_home = place is binding.home and place[0] == plan.tiers[0] and self.mode == "enforce"
         if at_home and self._well(call, course, place):
-            course.fixed, course.prefer = True, place  # as nearly always
+            # as nearly always
+            course.bound, course.prefer, course.home = not course.fixed, place, place[0]
             return STAYS
         does, tier, deployment = way_of(
             binding,
@@ -128,24 +166,72 @@ class Sticking:
         if does == IS_SENT:
             course.prefer = place  # should it come to that tier
             return does
-        course.fixed = True
+        course.bound = not course.fixed
         if deployment:
             course.prefer = (tier, deployment)
-        if tier and tier != plan.tiers[0]:
-            call.plan = plan.starting_at(tier)
-            if call.trace is not None:
-                skipped = plan.tiers[: plan.tiers.index(tier)]
-                call.trace.granted = tier
-                call.trace.candidates += [Candidate(each, "*", "session") for each in skipped]
+        if tier:
+            course.home = tier
+            if tier != plan.tiers[0]:
+                call.plan = plan.starting_at(tier)
+                if call.trace is not None:
+                    skipped = plan.tiers[: plan.tiers.index(tier)]
+                    call.trace.granted = tier
+                    call.trace.candidates += [Candidate(each, "*", "session") for each in skipped]
         return does
 
     # -- after -------------------------------------------------------------------
 
-    def _bind(self, key: str, place: Place) -> None:
-        binding = self.table.bind(key, place, self._clock())
-        self.bound += 1
-        if self.shared is not None:
-            self.shared.later(key, binding)
+    def _bind(self, key: str, call: Call, binding: Binding | None, place: Place) -> None:
+        """It was answered where routing led: there it is bound, at home in the tier it was to begin in.
+
+        A tier that the caller has named, or that this one call was important enough for, is nobody's home;
+        nor is one that difficulty chose for a call of a user.
+        """
+        course, plan, now = call.course, call.plan, self._clock()
+        assert course is not None
+        assert plan is not None
+        loose = call.request.sla is not None or course.important or (self._chosen and key[0] == "u")
+        if loose and binding is not None:
+            self._loosely(key, call, binding, place, now)
+            return
+        home = place
+        if not loose and course.home is not None and course.home != place[0] and course.home in self.level:
+            home = (course.home, "")
+        back_at = now if home is place else now + self.returns.wait_s(home, place, self.level)
+        why = "" if home is place else self._cause(call, course, home)
+        granted = plan.highest
+        if binding is None:
+            fresh = Binding(place, now)
+            fresh.home, fresh.why, fresh.back_at = home, why, back_at
+            fresh.granted, fresh.loose = granted, loose
+            if self.table.add(key, fresh, now) is fresh:
+                self.bound += 1
+                if self.shared is not None:
+                    self.shared.later(key, fresh)
+            return
+        before = binding.place
+        given: dict[str, Any] = {"home": home, "granted": granted, "why": why, "back_at": back_at}
+        if self.table.found(binding, place, now=now, **given):
+            self.bound += 1
+            if place != before:
+                self._moved(key, call, binding, before, why or "routing")
+            elif self.shared is not None:
+                self.shared.later(key, binding)
+
+    def _loosely(self, key: str, call: Call, binding: Binding, place: Place, now: float) -> None:
+        """Its deployment is the one it was last at, in the tier that it is sent to for long."""
+        course = call.course
+        assert course is not None
+        if place == binding.place or self.mode == "observe":
+            self._stayed(key, binding, STAYS)
+            return
+        self.elsewhere += 1
+        if place[0] == binding.place[0]:
+            binding.misses += 1
+            if binding.misses >= MISSES or not self._well(call, course, binding.place):
+                self._settle(key, call, binding, place, self._cause(call, course, binding.place), now)
+        elif self.returns.cold(binding, now):
+            self._settle(key, call, binding, place, "tier", now)
 
     def _stayed(self, key: str, binding: Binding, does: str) -> None:
         """It was answered where it is."""
@@ -171,16 +257,16 @@ class Sticking:
         elif does == IS_SENT:
             if place == binding.home:
                 self._move(key, call, binding, place, "home", now)
-            elif self.returns.cold(binding, now):
+            elif self.returns.cold(binding, now) and not (course.important or call.request.sla is not None):
                 self._settle(key, call, binding, place, "tier", now)
         elif does == GOES_HOME and place != binding.home and not self._nearer(place, binding):
             self._put_off(binding, now)
         elif does != STAYS:
-            self._move(key, call, binding, place, self._cause(call, course, binding), now)
+            self._move(key, call, binding, place, self._cause(call, course, binding.place), now)
         else:
             binding.misses += 1
             if binding.misses >= MISSES or not self._well(call, course, binding.place):
-                self._move(key, call, binding, place, self._cause(call, course, binding), now)
+                self._move(key, call, binding, place, self._cause(call, course, binding.place), now)
 
     def _observed(self, key: str, call: Call, binding: Binding, does: str, now: float) -> None:
         if does == GOES_HOME:
@@ -234,15 +320,15 @@ class Sticking:
                 )
             )
 
-    def _cause(self, call: Call, course: Course, binding: Binding) -> str:
-        """Why the place was left, as the trace has it."""
-        tier, deployment = binding.place
-        if binding.place in course.avoid:
+    def _cause(self, call: Call, course: Course, place: Place) -> str:
+        """Why ``place`` did not answer, as the trace has it."""
+        tier, deployment = place
+        if place in course.avoid:
             return "shift"
         told = [
             candidate.reason
             for candidate in (() if call.trace is None else call.trace.candidates)
-            if candidate.tier == tier and candidate.deployment in (deployment, "*")
+            if candidate.tier == tier and (not deployment or candidate.deployment in (deployment, "*"))
         ]
         reasons = [reason for reason in told if reason is not None and reason != "session"]
         return reasons[-1] if reasons else "unusable"
@@ -256,7 +342,7 @@ class Sticking:
         from ..types import Request
 
         request = Request(messages=(), session=session, user=user, tenant=tenant)
-        key = key_of(request) if self.per == "session" else self._key(request)
+        key = self.key_of(request)
         return self.table.get(key, self._clock()) if key else None
 
     def status(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
+from ..pipeline.fork import renew_after_fork
 from .bindings import Bindings, Returns
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class StickySessions:
         self.salt = salt
         self.mode: str = mode
         self.clock = clock
-        self._alone: Bindings | None = None
+        self._alone = Bindings(max_sessions, ttl_s)
+        renew_after_fork(self)
 
     def bound(
         self,
@@ -119,6 +121,8 @@ class StickySessions:
         emit: Callable[[Event], None] | None = None,
         soon: Callable[[Callable[[], object]], object] | None = None,
         before: Sticking | None = None,
+        settle: Callable[[Call], None] | None = None,
+        chosen: bool = False,
     ) -> Sticking:
         """The policy for one client.
 
@@ -126,6 +130,8 @@ class StickySessions:
         requires and would serve it now; with ``""`` for the deployment: whether any of the tier would.
         ``tiers`` are listed best first. ``soon`` does short I/O in the background. The
         table of the one ``before`` it (the client has been given another configuration) is taken over.
+        ``settle(call)`` sends a call on whose tier is chosen, where that tier sends calls down. ``chosen``:
+        the client chooses tiers by difficulty, or cascades.
         """
         from .sticking import Sticking
 
@@ -139,6 +145,8 @@ class StickySessions:
             emit=emit,
             soon=soon,
             before=before,
+            settle=settle,
+            chosen=chosen,
         )
 
     def keep(
@@ -152,8 +160,6 @@ class StickySessions:
         if isinstance(places, str) or not places:
             raise ConfigError("keep(places=...): give a list of names, at least one")
         table = self._alone
-        if table is None:
-            table = self._alone = Bindings(self.max_sessions, self.ttl_s)
         now = self.clock()
         binding = table.get(session, now)
         if binding is None:
@@ -172,6 +178,10 @@ class StickySessions:
             return name
         binding.used_at = now
         return binding.place[1]
+
+    def renew(self) -> None:
+        """After a fork."""
+        self._alone.renew()
 
     def __repr__(self) -> str:
         return f"StickySessions(per={self.per!r}, ttl_s={self.ttl_s:g}, max_sessions={self.max_sessions})"

@@ -23,7 +23,7 @@ LEAVES: Final = "leaves"
 IS_LIFTED: Final = "floor"
 """Its tier is beneath a floor: where it will be answered is its home."""
 IS_SENT: Final = "fixed"
-"""The caller, or a rule, has named another tier for this call."""
+"""The caller, or a rule, has named another tier for this call, or it is too important for its session's."""
 
 
 class Way(NamedTuple):
@@ -47,23 +47,25 @@ def way_of(
     """Where a call of the session goes. ``level`` numbers the tiers, the best first.
 
     Tiers that the plan has put last, since a budget, the load or a shift sent the call down, are not begun
-    in. ``usable`` is asked only about places of the plan.
+    in. ``usable`` is asked only about places of the plan. A home without a name is any place of its tier.
     """
     home, place = binding.home, binding.place
     start = plan.tiers[0]
-    allowed = plan.tiers[: len(plan.tiers) - plan.raised] if plan.raised else plan.tiers
+    allowed = plan.open
 
     def well(each: Place) -> bool:
         return each not in course.avoid and usable(*each)
 
-    if course.fixed:
-        if place[0] != start:
-            if home[0] == start and well(home):
+    if course.fixed or course.important:
+        allowed = tuple(
+            tier
+            for tier in allowed
+            if tier == start or (not course.fixed and _of(level, tier) < _of(level, start))
+        )
+        if place[0] not in allowed:
+            if home[0] in allowed and well(home):
                 return Way(GOES_HOME, *home)
             return Way(IS_SENT, "", "")
-        allowed = (start,)
-    elif course.important and _of(level, place[0]) > _of(level, start):
-        allowed = tuple(tier for tier in allowed if _of(level, tier) <= _of(level, start))
     if place != home and home[0] in allowed and returns.due(binding, now):
         if well(home):
             return Way(GOES_HOME, *home)

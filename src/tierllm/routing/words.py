@@ -42,7 +42,9 @@ TIER_WORDS: Mapping[str, str] = {
 """Of a whole tier: ``"gold about to be full"``."""
 
 OBSERVED: Mapping[str, str] = {
-    "rule": "would have been granted by its rules, plan or contract",
+    "rule": "would have been granted by its rule",
+    "plan": "would have been granted by its plan",
+    "contract": "would have been granted by its contract",
     "score": "would have been chosen for its difficulty",
     "session": "is where its session is at home",
     "cascade would begin here": "would have answered first, to be judged",

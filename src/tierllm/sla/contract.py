@@ -86,7 +86,7 @@ class Contract:
         check_tier_names(where, min_tier, max_tier)
         check_whole(where, "max_priority", max_priority)
         check_limits(where, given)
-        given["limit_per"] = checked_limit_per(where, limit_per)
+        given["limit_per"] = checked_limit_per(where, given, ("contract",))
         check_objective(where, objective)
         given["consent"] = checked_consent(where, consent)
         if shifts is not None and not isinstance(shifts, bool):

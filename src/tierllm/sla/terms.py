@@ -17,16 +17,20 @@ from .contract import Contract
 
 __all__ = ["ServiceTerms", "Terms"]
 
-KEPT = 1024
-"""So many pairs of plan and contract are remembered; callers may name any plan."""
+KEPT = 16_384
+"""So many pairs of plan and contract are remembered, of those that there are."""
+
+UNLISTED = ""
+"""Stands for the plans that callers make up: what they say is nothing, and one pair is enough for all."""
 
 
 class Terms(NamedTuple):
     """What holds for one call by its plan and its contract.
 
     No tier below ``min_tier`` or above ``max_tier``; no priority above ``max_priority`` (quotas come on top
-    of that). ``shifts``: it may be sent to the next tier where one sheds. ``observed`` are the terms as they
-    would be if plans and contracts that only observe held too; ``None`` where that is the same.
+    of that). ``shifts``: it may be sent to the next tier where one sheds. ``plan`` is its plan, where that is
+    listed. ``observed`` are the terms as they would be if plans and contracts that only observe held too;
+    ``None`` where that is the same. ``floor_by``, ``cap_by``: whose words ``min_tier`` and ``max_tier`` are.
     """
 
     min_tier: str | None = None
@@ -36,6 +40,8 @@ class Terms(NamedTuple):
     plan: str | None = None
     contract: str | None = None
     observed: Terms | None = None
+    floor_by: str = "plan"
+    cap_by: str = "plan"
 
 
 class ServiceTerms:
@@ -93,69 +99,77 @@ class ServiceTerms:
         """The contract that a call names, or else that of its tenant.
 
         Raises ``ConfigError`` for one that there is not: what was promised must not be lost by a slip of the
-        pen. Where there are no contracts at all, the name is as good as any.
+        pen.
         """
         name = request.contract
         if name is None:
             tenant = request.tenant
             return None if tenant is None else self._by_tenant.get(tenant)
-        if name not in self._contracts and self._contracts:
-            hint = did_you_mean(name, self._contracts) or f"there are {', '.join(self._contracts)}"
+        if name not in self._contracts:
+            listed = ", ".join(self._contracts) or "none: add it to contracts=[...]"
+            hint = did_you_mean(name, self._contracts) or f"there are {listed}"
             raise ConfigError(f"contract={name!r}: there is no such contract; {hint}")
         return name
 
+    def settled(self, request: Request) -> tuple[Request, Terms]:
+        """The request with its tenant's contract and its contract's plan, where it names none; and its terms.
+
+        A contract that only observes fills in no plan. A plan that is not listed says nothing. Raises
+        ``ConfigError`` for a contract that there is not.
+        """
+        name, plan = self.contract_of(request), request.plan
+        if plan is None and name is not None:
+            contract = self._contracts[name]
+            if contract.mode == "enforce":
+                plan = contract.plan
+        listed = plan if plan is None or plan in self.plans else UNLISTED
+        found = self._known.get((listed, name))
+        if found is None:
+            found = self._together(listed, name)
+            if len(self._known) < KEPT:
+                self._known[listed, name] = found
+        if name != request.contract or plan != request.plan:
+            request = Request(**{**request.__dict__, "contract": name, "plan": plan})
+        return request, found
+
     def filled(self, request: Request) -> Request:
-        """The request with its tenant's contract and its contract's plan, where it names none itself."""
-        name = self.contract_of(request)
-        if name is None or name not in self._contracts:
-            return request
-        plan = self._contracts[name].plan if request.plan is None else request.plan
-        if name == request.contract and plan == request.plan:
-            return request
-        return Request(**{**request.__dict__, "contract": name, "plan": plan})
+        """The request, as ``settled`` has it."""
+        return self.settled(request)[0]
 
     def terms_of(self, request: Request) -> Terms:
-        """What holds for a call (after ``filled``, or before it). A plan that is not listed says nothing.
-
-        Raises ``ConfigError`` for a contract that there is not.
-        """
-        name = self.contract_of(request)
-        plan = request.plan
-        if plan is None and name is not None and name in self._contracts:
-            plan = self._contracts[name].plan
-        found = self._known.get((plan, name))
-        if found is None:
-            found = self._together(plan, name)
-            if len(self._known) < KEPT:
-                self._known[plan, name] = found
-        return found
+        """What holds for a call, as ``settled`` has it."""
+        return self.settled(request)[1]
 
     def _together(self, plan_name: str | None, contract_name: str | None) -> Terms:
-        plan = self.plans.get(plan_name)
         contract = None if contract_name is None else self._contracts.get(contract_name)
-        both: list[ServicePlan | Contract] = [each for each in (plan, contract) if each is not None]
-        held = [each for each in both if each.mode == "enforce"]
-        terms = self._of(held, plan_name, contract_name)
-        if len(held) == len(both):
-            return terms
-        would = self._of(both, plan_name, contract_name)
-        return terms if would == terms else terms._replace(observed=would)
-
-    def _of(self, sayings: Sequence[ServicePlan | Contract], plan: str | None, contract: str | None) -> Terms:
-        """The plan first, the contract after it."""
-        rank = self._rank.__getitem__
-        floors = [each.min_tier for each in sayings if each.min_tier is not None]
-        caps = [each.max_tier for each in sayings if each.max_tier is not None]
-        highest = [each.max_priority for each in sayings if each.max_priority is not None]
-        shifts = [each.shifts for each in sayings if each.shifts is not None]
-        return Terms(
-            min(floors, key=rank, default=None),
-            max(caps, key=rank, default=None),
-            min(highest, default=None),
-            shifts[-1] if shifts else True,
-            plan,
-            contract,
+        plan = self.plans.get(plan_name)
+        terms = self._of([each for each in (plan, contract) if each is not None and each.mode == "enforce"])
+        if plan_name is None and contract is not None:
+            plan = self.plans.get(contract.plan)  # it would be filled in
+        would = self._of([each for each in (plan, contract) if each is not None])
+        terms, would = (each._replace(contract=contract_name) for each in (terms, would))
+        terms, would = (
+            terms._replace(plan=plan_name or None),
+            would._replace(plan=None if plan is None else plan.name),
         )
+        same = would._replace(plan=terms.plan) == terms
+        return terms if same else terms._replace(observed=would)
+
+    def _of(self, sayings: Sequence[ServicePlan | Contract]) -> Terms:
+        """The plan first, the contract after it."""
+        floor = cap = most = None
+        floor_by = cap_by = "plan"
+        shifts = True
+        for each in sayings:
+            by = "contract" if isinstance(each, Contract) else "plan"
+            if each.min_tier is not None and (floor is None or self._rank[each.min_tier] < self._rank[floor]):
+                floor, floor_by = each.min_tier, by
+            if each.max_tier is not None and (cap is None or self._rank[each.max_tier] > self._rank[cap]):
+                cap, cap_by = each.max_tier, by
+            if each.max_priority is not None:
+                most = each.max_priority if most is None else min(most, each.max_priority)
+            shifts = shifts if each.shifts is None else each.shifts
+        return Terms(floor, cap, most, shifts, floor_by=floor_by, cap_by=cap_by)
 
     def priority_of(
         self, request: Request, priority: int, now: float, *, trace_id: str = ""
@@ -176,6 +190,12 @@ class ServiceTerms:
         if contract is None:
             return priority, ()
         most = contract.max_priority
+        if (
+            contract.mode == "observe" and request.plan is None
+        ):  # its plan is none of the call's, but would be
+            plan = self.plans.get(contract.plan)
+            bounds = [each.max_priority for each in (plan, contract) if each is not None]
+            most = min((each for each in bounds if each is not None), default=None)
         lowered = most is not None and priority > most
         with self._lock:
             counts = self._counts[contract.name]
