@@ -18,6 +18,26 @@ from tierllm import AllTiersFailedError
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 STORIES = {
+    "automation.py": [
+        "-- the first day",
+        "1500 pieces of work, 3",
+        "gap recovered: 8",
+        "instead of $2.3",
+        "-- the third day",
+        "30% by the large model",
+        "-- 36 alerts went to large; none waited over 0.0 s",
+        "-- what it has learned",
+        "Find out why the ledger",
+        "Plan the shifts",
+        "Say to the cent",
+        "-- a backlog of 400 at once",
+        "60 nightly jobs wait for a calmer time",
+        "nightly jobs done: 0",
+        "the alert waited 1.",
+        "nightly jobs done by the morning: 60",
+        "-- tried by chance: ",
+        "outcomes learned from: 4900",
+    ],
     "chat_async.py": [
         "-- three users at once",
         "ada  Any llamas?      large, having read 1",

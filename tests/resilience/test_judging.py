@@ -496,11 +496,23 @@ async def test_closing_the_client_ends_an_async_judge() -> None:
         (None, True, None, "gold", None),
         ("gold", True, ("gold", "g"), "gold", None),
         ("bronze", True, ("bronze", "b"), "bronze", None),
-        (None, True, ("gold", "g"), "gold", None),
-        (None, True, ("silver", "s"), "silver", None),
-        (None, True, ("bronze", "b"), "bronze", ("bronze", "gold")),
+        (None, True, ("bronze", "b"), "bronze", None),
+        (None, False, ("bronze", "b"), "gold", ("bronze", "gold")),
+        (None, False, ("gold", "g"), "gold", None),
+        (None, False, ("silver", "s"), "silver", None),
+        (None, False, ("bronze", "b"), "bronze", ("bronze", "gold")),
     ],
-    ids=["free", "rule", "named", "named-cheap", "home-gold", "home-silver", "home-cheap"],
+    ids=[
+        "free",
+        "rule",
+        "named",
+        "named-cheap",
+        "rule-cheap",
+        "no home",
+        "home-gold",
+        "home-silver",
+        "home-cheap",
+    ],
 )
 def test_a_session_stays_at_home_and_is_judged_there(
     sla: str | None,
@@ -514,9 +526,10 @@ def test_a_session_stays_at_home_and_is_judged_there(
     call.plan = Plan("gold", ("gold", "silver", "bronze")).starting_at(start)
     call.course = Course(fixed=fixed)
     call.course.prefer = prefer
+    call.course.bound = bound = not fixed and prefer is not None and prefer[0] == start
     found = world.client._setup.cascading.ways.of(call)
     assert (None if found is None else found[:2]) == way
-    if fixed and prefer is not None and way is not None:  # its deployment there is not to be had
+    if bound and way is not None:  # its deployment there is not to be had
         assert call.trace is not None
         call.course.prefer = None
         call.trace.candidates += [Candidate("gold", "*", "session"), Candidate("silver", "*", "session")]

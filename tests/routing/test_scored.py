@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from client.forms import World, every_form
-from tierllm import Deployment, LearnedScorer, ResultCache, Router, Rule, Tier, TieredClient
+from tierllm import Budget, Deployment, LearnedScorer, Price, ResultCache, Router, Rule, Tier, TieredClient
 from tierllm.errors import ConfigError
 from tierllm.events import FeedbackReceived
 from tierllm.testing import Fail, FakeProvider
@@ -155,3 +156,29 @@ def test_a_judge_teaches_behind_the_callers_back() -> None:
     (event,) = here.told(FeedbackReceived)
     assert isinstance(event, FeedbackReceived)
     assert (event.score, event.source) == (0.25, "judge")
+
+
+def test_the_share_follows_the_budgets_pace() -> None:
+    price = Price(input_usd_per_mtok=1000, output_usd_per_mtok=1000)
+    fake = FakeProvider()
+    tiers = [
+        Tier("gold", [Deployment("g", fake, price=price)]),
+        Tier("bronze", [Deployment("b", fake, price=Price.free())]),
+    ]
+    here = World(
+        tiers,
+        fake=fake,
+        budgets=[Budget(hard_usd=1, window="day")],
+        router=Router(scorer=lambda text: 0.5, balance=0.5, explore=0.0, follow_budget=True),
+    )
+
+    def strong_of(calls: int) -> int:
+        return sum(here.call(EASY).ok.tier == "gold" for _ in range(calls))
+
+    before = strong_of(40)
+    assert 15 <= before <= 25  # nothing is spent yet that would not last
+    spent = here.client.remaining()[0]
+    assert spent.used > Decimal("0.2")  # in the first seconds of the day
+    assert strong_of(40) <= 10
+    here.pass_s(23 * 3600)
+    assert strong_of(20) >= 8  # by now that is no more than was to be expected

@@ -61,6 +61,7 @@ class World:
         self.events: list[SessionMoved] = []
         self.moved_at: list[float] = []
         self.work: list[Callable[[], object]] = []
+        self.inner: Call
         self.sticking: Sticking = StickySessions(**given).bound(
             clock=lambda: self.now,
             wall=lambda: self.wall + self.now,
@@ -104,6 +105,7 @@ class World:
         ]
 
     async def client(self, call: Call) -> Response:
+        self.inner = call
         for place in self.places_of(call):
             if place not in self.ill:
                 return Response(tier=place[0], deployment=place[1])
@@ -122,7 +124,11 @@ class World:
     def answered(self, call: Call, place: Place, **fields: Any) -> None:
         """A call that is answered at ``place``, whatever it asked for."""
 
-        async def inside(_: Call) -> Response:
+        async def inside(own: Call) -> Response:
+            assert own.course is not None
+            self.inner = own
+            if not own.course.bound and not own.course.fixed:
+                own.course.home = place[0]  # difficulty has chosen it
             return Response(tier=place[0], deployment=place[1], **fields)
 
         self.now += 1
@@ -160,12 +166,13 @@ def test_a_bound_call_begins_in_its_tier_and_difficulty_has_no_say() -> None:
     world.answered(world.ready(), C)
     call = world.ready()
     world.answered(call, C)
-    assert call.plan is not None
+    assert call.plan is FULL  # who stands further out may call on twice
+    assert world.inner.plan is not None
     assert call.course is not None
     assert call.trace is not None
-    assert call.plan.tiers == ("silver", "bronze", "gold")
-    assert (call.plan.granted, call.plan.raised) == ("silver", 1)
-    assert call.course.fixed
+    assert world.inner.plan.tiers == ("silver", "bronze", "gold")
+    assert (world.inner.plan.granted, world.inner.plan.raised) == ("silver", 1)
+    assert (call.course.bound, call.course.fixed) == (True, False)
     assert call.course.prefer == C
     assert call.trace.granted == "silver"
     assert call.trace.candidates == [Candidate("gold", "*", "session")]
@@ -177,8 +184,9 @@ def test_a_new_session_is_left_to_difficulty() -> None:
     world.answered(call, C)
     assert call.course is not None
     assert not call.course.fixed
+    assert not call.course.bound
     assert call.course.prefer is None
-    assert call.plan is FULL
+    assert world.inner.plan is FULL
 
 
 @pytest.mark.parametrize(
@@ -270,15 +278,20 @@ def test_a_cancelled_call_changes_nothing() -> None:
     assert world.place == A
 
 
-def test_the_first_of_two_calls_at_once_binds() -> None:
+def test_of_two_first_calls_at_once_the_one_that_is_answered_first_binds() -> None:
     world = World()
-    first, second = world.ready(), world.ready()
-    world.answered(first, A)
-    world.answered(second, B)
-    assert world.place == B or world.place == A
+    slow = world.ready()
+
+    async def inside(own: Call) -> Response:
+        world.ill = {A}
+        assert world.call() == B  # begun later, answered before
+        return Response(tier="gold", deployment="a")
+
+    ended(world.sticking(slow, inside))
     binding = world.sticking.binding(session="s1")
     assert binding is not None
-    assert binding.home == A
+    assert (binding.home, binding.place) == (B, B)
+    assert (world.sticking.bound, world.events) == (1, [])
 
 
 def test_it_is_forgotten_when_it_was_not_used_for_long() -> None:
@@ -417,11 +430,14 @@ def test_a_floor_lifts_it_for_good() -> None:
     assert [event.cause for event in world.events] == ["floor"]
 
 
-def test_an_important_call_goes_up_and_stays_up() -> None:
+def test_an_important_call_goes_up_and_lifts_nobody() -> None:
     world = World()
     world.answered(world.ready(), C)
-    assert world.call(important=True) == A
-    assert world.call() == A
+    for _ in range(4):
+        assert world.call(important=True) == A
+        world.now += 299  # nor is it there once its home is cold
+    assert world.call() == C
+    assert world.events == []
 
 
 def test_a_cap_sends_it_down_until_it_is_lifted() -> None:
@@ -439,10 +455,9 @@ def test_a_tier_that_load_or_a_budget_put_last_is_not_begun_in() -> None:
     world.call()
     assert world.call(plan=FULL.starting_at("silver")) == C
     assert world.place == C
-    call = world.ready(plan=FULL.starting_at("bronze"))
-    world.answered(call, E)
-    assert call.plan is not None
-    assert call.plan.granted == "bronze"
+    world.answered(world.ready(plan=FULL.starting_at("bronze")), E)
+    assert world.inner.plan is not None
+    assert world.inner.plan.granted == "bronze"
 
 
 @pytest.mark.parametrize("fixed_plan", [FULL, Plan("gold", ("gold",))], ids=["with fallback", "alone"])
@@ -452,7 +467,7 @@ def test_a_tier_that_is_named_goes_before_the_bindings(fixed_plan: Plan) -> None
     for _ in range(3):
         call = world.ready(plan=fixed_plan, fixed=True)
         world.answered(call, A)
-        assert call.plan is fixed_plan
+        assert world.inner.plan is fixed_plan
     assert world.call() == C  # it was not moved by that
     assert world.events == []
 
@@ -669,11 +684,12 @@ def test_no_ping_pong(
             response, _ = ended(world.sticking(call, world.client))
         except ProviderUnavailableError:
             continue
-        assert call.plan is not None
-        assert set(call.plan.tiers) == set(plan.tiers)
-        assert call.plan.excluded == plan.excluded
+        inner = world.inner.plan
+        assert inner is not None
+        assert set(inner.tiers) == set(plan.tiers)
+        assert inner.excluded == plan.excluded
         open_tiers = plan.tiers[: len(plan.tiers) - plan.raised]
-        assert call.plan.tiers[0] in ((plan.tiers[0],) if fixed else open_tiers)
+        assert inner.tiers[0] in ((plan.tiers[0],) if fixed else open_tiers)
         bound = world.sticking.binding(session="s1")
         assert bound is not None
         if before is not None and before[0] == before[1] and before[0] not in ill:
@@ -743,15 +759,18 @@ def test_a_session_keeps_its_deployment(form: Form) -> None:
     fake.down("a")
     assert form(client, session="s1").deployment == "b"
     fake.up()
-    assert form(client, session="s2", sla="silver").deployment == "c"
+    fake.down("c")
+    assert form(client, session="s2", sla="silver").deployment == "d"
+    fake.up()
     assert [form(client, session="s1").deployment for _ in range(3)] == ["b"] * 3
-    response = form(client, session="s2")
-    assert (response.tier, response.deployment) == ("silver", "c")
+    response = form(client, session="s2", sla="silver")
+    assert (response.tier, response.deployment) == ("silver", "d")
     assert response.trace is not None
     assert [(c.tier, c.deployment, c.reason) for c in response.trace.candidates] == [
-        ("gold", "*", "session"),
-        ("silver", "c", None),
+        ("silver", "c", "session"),
+        ("silver", "d", None),
     ]
+    assert form(client, session="s2").tier == "gold"
     assert [(event.from_deployment, event.to_deployment, event.cause) for event in moved] == [
         ("a", "b", "ProviderUnavailableError 503")
     ]

@@ -93,6 +93,7 @@ def difficulty_of(router: Router | None, setup: Setup) -> Difficulty | None:
         classes=router.classes,
         rng=setup.ground.rng,
         mode=router.mode,
+        pace=setup.treasury.pace if router.follow_budget else None,
         clock=setup.clock,
     )
 

@@ -35,6 +35,7 @@ __all__ = ["Treasury"]
 OWN_NAME = "max_cost_usd"
 KNOWN_KEPT = 10_000
 NEVER_SEEN = Standing(0, 0)
+NOBODY = Request(messages=())
 ARREARS_KEPT = 100_000
 
 log = logging.getLogger("tierllm")
@@ -198,6 +199,24 @@ class Treasury:
                     left = max(0.0, 1.0 - (standing.settled + standing.reserved) / most)
                     least = left if least is None else min(least, left)
         return least
+
+    def pace(self) -> float:
+        """How fast the money of the client's own budgets goes: 2.0 is twice as fast as lasts to the end of
+        their windows; 0.0 where there is none. The first twentieth of a window tells little, and counts as
+        over."""
+        now, fastest = self.wall(), 0.0
+        for budget in self._everywhere:
+            if budget.per != ("client",) or budget.where:
+                continue
+            span = budget.window.at(now)
+            gone = 1.0
+            if span.begins_at is not None and span.resets_at is not None:
+                gone = max(0.05, (now - span.begins_at) / (span.resets_at - span.begins_at))
+            for draw in budget.draws(NOBODY, "", "", now, self.store_of(budget)):
+                most = draw.limit.hard if draw.limit.hard is not None else draw.limit.soft
+                if most and draw.limit.unit == "usd":
+                    fastest = max(fastest, self.last_seen(draw).settled / most / gone)
+        return fastest
 
     def steers(self, caps: Sequence[Cap]) -> bool:
         """Whether some soft limit on the call sends it to a lower tier once it is passed."""

@@ -30,6 +30,8 @@ class Router:
     last tier) or ``strong`` (the first), so that ``balance`` is the share of the strong one, as far as a
     rule says nothing else. ``classes`` are the scores from which on a call is ``"medium"`` and ``"high"``;
     left out, the scorer's own. ``explore`` is the share of calls that is sent by chance, to learn from.
+    ``follow_budget``: where the client's own budgets are spent faster than they last, the share of the strong
+    tier becomes smaller by as much.
     ``judge(request, response)`` says how good an answer is, from 0 to 1.
 
     ``mode="observe"`` decides, writes down what it would have done, and changes nothing. One router may
@@ -46,6 +48,7 @@ class Router:
         balance: float | None = None,
         classes: tuple[float, float] | None = None,
         explore: float = 0.05,
+        follow_budget: bool = False,
         judge: Callable[..., Any] | None = None,
         mode: Literal["enforce", "observe"] = "enforce",
     ) -> None:
@@ -68,6 +71,8 @@ class Router:
             raise ConfigError(f"Router(judge={judge!r}): give a function of the request and the response")
         if mode not in ("enforce", "observe"):
             raise ConfigError(f"Router(mode={mode!r}): 'enforce' or 'observe'")
+        if not isinstance(follow_budget, bool):
+            raise ConfigError(f"Router(follow_budget={follow_budget!r}): give True or False")
         if scorer is None:
             self._check_unscored(weak, strong, balance, judge)
         self.scorer = scorer
@@ -76,6 +81,7 @@ class Router:
         self.balance = balance
         self.classes = None if classes is None else (float(classes[0]), float(classes[1]))
         self.explore = float(explore)
+        self.follow_budget = follow_budget
         self.judge = judge
         self.mode = mode
 

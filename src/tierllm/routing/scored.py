@@ -57,7 +57,7 @@ class Scored:
         trace = call.trace
         if trace is not None and response.tier in between and not (response.cached or response.degraded):
             answered: Arm = "weak" if response.tier == between[0] else "strong"
-            self.difficulty.remember(trace.id, choice, course.key, answered=answered)
+            self.difficulty.remember(trace.id, choice, _voice(call), answered=answered)
             if self._judged is not None:
                 await self._judged(call, response)
         return response
@@ -125,3 +125,9 @@ class Scored:
         if self._settle is not None:
             self._settle(call)
         return choice
+
+
+def _voice(call: Call) -> str:
+    """Whose word the feedback will be: a user's, however many sessions that user opens."""
+    user, tenant = call.request.user, call.request.tenant
+    return f"{tenant or ''}\0{user or ''}" if user or tenant else ""

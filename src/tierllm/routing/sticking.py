@@ -12,7 +12,7 @@ from ..types import Candidate
 from .bindings import Binding, Bindings
 from .course import Course, key_of
 from .shared_bindings import SharedBindings
-from .sticky_rule import GOES_HOME, IS_LIFTED, IS_SENT, STAYS, way_of
+from .sticky_rule import GOES_HOME, IS_LIFTED, IS_SENT, LEAVES, STAYS, way_of
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock

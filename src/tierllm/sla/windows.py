@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from operator import add
 from typing import NamedTuple
 
 __all__ = ["CELL_S", "WINDOWS_S", "Windows", "quantile", "spaced", "with_own"]
@@ -42,29 +41,35 @@ WINDOWS_S: tuple[float, ...] = tuple(_WINDOWS)
 
 
 class Ring:
-    """The last whole cells of one width, and the one under way, each with its number."""
+    """The last whole cells of one width, and the one under way, each with its number.
 
-    __slots__ = ("cells", "costs", "dearest", "numbers", "per")
+    ``firsts`` are the numbers of the first smallest cells in them in which anything was counted.
+    """
+
+    __slots__ = ("cells", "costs", "dearest", "firsts", "numbers", "per")
 
     def __init__(self, per: int, whole: int) -> None:
         size = whole + 1
         self.per = per
         self.numbers = array("q", [-1]) * size
+        self.firsts = array("q", [-1]) * size
         self.cells: list[bytes | None] = [None] * size  # half the overhead of an array
         self.costs = array("d", [0.0]) * size
         self.dearest = array("d", [0.0]) * size
 
-    def take(self, number: int, cell: bytes, cost: float, dearest: float) -> None:
-        """Add a smallest cell, of that number."""
-        number //= self.per
+    def take(
+        self, first: int, cell: bytes, some: Sequence[tuple[int, int]], cost: float, dearest: float
+    ) -> None:
+        """Add a smallest cell, number ``first``; ``some`` are those of its counts that are not 0."""
+        number = first // self.per
         at = number % len(self.cells)
         before = self.cells[at]
         if self.numbers[at] == number and before is not None:
-            self.cells[at] = _packed(map(add, _unpacked(before), _unpacked(cell)))
+            self.cells[at] = _with_some(before, some)
             self.costs[at] += cost
             self.dearest[at] = max(self.dearest[at], dearest)
         else:
-            self.numbers[at] = number
+            self.numbers[at], self.firsts[at] = number, first
             self.cells[at] = cell
             self.costs[at], self.dearest[at] = cost, dearest
 
@@ -87,6 +92,10 @@ class Kept(NamedTuple):
     counts: bytes
     cost: float
     dearest: float
+    first: int | None
+
+
+NOTHING = Kept(-1, b"", 0.0, 0.0, None)
 
 
 class Windows:
@@ -94,9 +103,10 @@ class Windows:
 
     The first ``head`` of the counts can be asked for often.
 
-    Whoever counts looks first whether ``begun_at <= now < ends_at``, and calls ``turn(now)`` where not;
-    then adds to ``cell``, and to ``cost`` and ``dearest``. A clock that is set back counts into the cell
-    under way, and time goes on from there.
+    Whoever counts looks first whether ``open_at <= now < ends_at``, and calls ``turn(now)`` where not;
+    then adds to ``cell``, and to ``cost`` and ``dearest``. Threads come to count in another order than they
+    asked for the time: the cell under way is open for those that are late by less than one. A clock that is
+    set back counts into it, too, and time goes on from there.
     """
 
     __slots__ = (
@@ -112,6 +122,7 @@ class Windows:
         "cost",
         "dearest",
         "ends_at",
+        "open_at",
     )
 
     def __init__(self, width: int, head: int) -> None:
@@ -119,35 +130,44 @@ class Windows:
         self._head = head
         self._kept: dict[float, Kept] = {}
         self._turning = False
-        self._rings = tuple(Ring(per, whole) for per, whole in _CELLS)
+        self._rings: tuple[Ring, ...] = ()  # made with the first cell that is full
         self._zero_at: float | None = None
         self._number = 0
-        self.begun_at, self.ends_at = math.inf, -math.inf
+        self.open_at = self.begun_at = math.inf
+        self.ends_at = -math.inf
         self.cell = [0] * width
         self.cost = self.dearest = 0.0
 
-    def turn(self, now: float) -> None:
-        """``now`` is not within the cell under way: begin the one it is in."""
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been counted at all."""
+        return self._zero_at is not None
+
+    def turn(self, now: float) -> bool:
+        """``now`` is not within the cell under way: begin the one it is in. Whether that is a new one."""
         zero_at = self._zero_at
         if zero_at is None:
             zero_at = self._zero_at = now
         number = int((now - zero_at) // CELL_S)
         if number < self._number:
-            if now >= self.begun_at - CELL_S:
-                return  # threads come to count in another order than they asked for the time
+            if now >= self.open_at:
+                return False
             zero_at = self._zero_at = now - self._number * CELL_S
             number = self._number
         old, cost, dearest, was = self.cell, self.cost, self.dearest, self._number
         fresh, begun_at = [0] * self._width, zero_at + number * CELL_S
         if number > was:  # first of all: garbage collection may end a call, which counts, right here
             self.cell, self.cost, self.dearest, self._number = fresh, 0.0, 0.0, number
-        self.begun_at, self.ends_at = begun_at, begun_at + CELL_S
+        self.begun_at, self.open_at, self.ends_at = begun_at, begun_at - CELL_S, begun_at + CELL_S
         if number > was and any(old):
             self._turning = True
             cell = _packed(old)
-            for ring in self._rings:
-                ring.take(was, cell, cost, dearest)
+            some = [(at, count) for at, count in enumerate(old) if count]
+            self._rings = rings = self._rings or tuple(Ring(per, whole) for per, whole in _CELLS)
+            for ring in rings:
+                ring.take(was, cell, some, cost, dearest)
             self._turning = False
+        return number > was
 
     @property
     def elapsed_s(self) -> float:
@@ -156,6 +176,8 @@ class Windows:
 
     def totals(self, window_s: float) -> list[int]:
         """The counts over a window that ends with the cell under way."""
+        if not self._rings:
+            return self.cell[:]
         place, whole = _WINDOWS[window_s]
         ring = self._rings[place]
         number = self._number // ring.per
@@ -163,29 +185,40 @@ class Windows:
             ring, number, self._width, [ring.cells[at] for at in ring.before(number, whole)]
         )
 
-    def head(self, window_s: float) -> tuple[list[int], float, float]:
-        """The first counts over a window, the sum of costs and the largest cost."""
+    def head(self, window_s: float) -> tuple[list[int], float, float, float]:
+        """The first counts over a window, the sum of costs and the largest cost; and for how many of its
+        seconds there have been calls: since the first one in it, up to the cell under way."""
+        if not self._rings:
+            return self.cell[: self._head], self.cost, self.dearest, 0.0
         place, whole = _WINDOWS[window_s]
         ring = self._rings[place]
         number = self._number // ring.per
-        kept = self._kept.get(window_s)
-        if kept is None or kept.number != number:
+        kept = self._kept.get(window_s, NOTHING)
+        if kept.number != number:
             kept = self._sum(ring, number, whole)
             if not self._turning:
                 self._kept[window_s] = kept
-        cost, dearest = kept.cost + self.cost, max(kept.dearest, self.dearest)
+        cost, dearest, first = kept.cost + self.cost, max(kept.dearest, self.dearest), kept.first
         at = ring.under_way(number)
         if at is not None:
             cost, dearest = cost + ring.costs[at], max(dearest, ring.dearest[at])
-        return self._with_present(ring, number, self._head, [kept.counts]), cost, dearest
+            first = ring.firsts[at] if first is None else first
+        seconds = 0.0 if first is None else (self._number - first) * CELL_S
+        return self._with_present(ring, number, self._head, [kept.counts]), cost, dearest, seconds
 
     def _sum(self, ring: Ring, number: int, whole: int) -> Kept:
         """The whole cells of a window."""
         found = [*ring.before(number, whole)]
+        if not found:
+            return Kept(number, b"", 0.0, 0.0, None)
         cells = [_unpacked(cell)[: self._head] for at in found if (cell := ring.cells[at]) is not None]
-        counts = _packed(map(sum, zip(*cells, strict=True))) if cells else b""
-        cost = math.fsum(ring.costs[at] for at in found)
-        return Kept(number, counts, cost, max((ring.dearest[at] for at in found), default=0.0))
+        return Kept(
+            number,
+            _packed(map(sum, zip(*cells, strict=True))),
+            math.fsum(ring.costs[at] for at in found),
+            max(ring.dearest[at] for at in found),
+            min(ring.firsts[at] for at in found),
+        )
 
     def _with_present(self, ring: Ring, number: int, stop: int, past: Iterable[bytes | None]) -> list[int]:
         """The sum of past cells and of what has been counted since, up to count ``stop``."""
@@ -201,6 +234,15 @@ def _packed(values: Iterable[int]) -> bytes:
         return array("I", listed).tobytes()
     except OverflowError:
         return array("I", [min(value, MOST) for value in listed]).tobytes()
+
+
+def _with_some(cell: bytes, some: Sequence[tuple[int, int]]) -> bytes:
+    """The sum of both. In most cells only a few counts are not 0."""
+    room = bytearray(cell)
+    counts = memoryview(room).cast("I")
+    for at, count in some:
+        counts[at] = min(MOST, counts[at] + count)
+    return bytes(room)
 
 
 def _unpacked(cell: bytes) -> memoryview[int]:
