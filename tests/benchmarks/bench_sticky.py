@@ -35,7 +35,7 @@ from tierllm import Deployment, Objective, Price, Tier, TieredClient
 from tierllm.cost.prices import PriceBook
 from tierllm.events import Event
 from tierllm.pipeline.effects import Flow
-from tierllm.resilience.choice import Cheapest
+from tierllm.resilience.cheapest import Cheapest
 from tierllm.routing.bindings import Bindings
 from tierllm.routing.course import Course
 from tierllm.routing.plan import Plan

@@ -1,4 +1,5 @@
-"""Nothing takes a call below its floor, nor across its labels: all mechanisms together, in virtual time.
+"""Nothing takes a call below its floor, above its cap, nor across its labels: all mechanisms together, in
+virtual time.
 
 Rules, plans, contracts, difficulty, sessions, shifts, cascade, soft budgets, shedding, degradation, fallback,
 caches and old answers all want to send calls elsewhere. Whatever they agree on, an answer comes from a place
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
@@ -40,6 +41,7 @@ from tierllm import (
     Tier,
 )
 from tierllm.errors import ConfigError, TierLLMError
+from tierllm.routing.ask import ask
 from tierllm.testing import Fail, FakeProvider, Reply
 from tierllm.types import Trace
 
@@ -63,7 +65,14 @@ PLANS = st.dictionaries(
 )
 CONTRACTS = st.dictionaries(
     st.sampled_from(["acme", "umbrella"]),
-    st.fixed_dictionaries({"min_tier": TIER, "max_tier": TIER}),
+    st.fixed_dictionaries(
+        {
+            "min_tier": TIER,
+            "max_tier": TIER,
+            "plan": st.sampled_from([None, "free", "pro"]),
+            "mode": st.sampled_from(["enforce", "observe"]),
+        }
+    ),
     max_size=2,
 )
 CONDITIONS = st.fixed_dictionaries(
@@ -101,7 +110,7 @@ WORLDS = st.fixed_dictionaries(
         "steps": st.booleans(),
         "budget": st.booleans(),
         "cache": st.booleans(),
-        "stale": st.sampled_from([None, "gold", "bronze"]),
+        "stale": st.sampled_from([None, "gold", "bronze", "unknown"]),
         "hedge": st.booleans(),
         "no_fallback": TIER,
         "trouble": st.lists(
@@ -200,12 +209,8 @@ def settings_of(world: dict[str, Any]) -> dict[str, Any]:
     scorer = scorer_of(world["scorer"])
     balance = None if scorer is None else 0.4
     found: dict[str, Any] = {
-        "plans": [ServicePlan(name, **said) for name, said in world["plans"].items() if ordered(said)],
-        "contracts": [
-            Contract(name, tenants=[name], **said)
-            for name, said in world["contracts"].items()
-            if ordered(said)
-        ],
+        "plans": [ServicePlan(name, **said) for name, said in plans_of(world).items()],
+        "contracts": [Contract(name, tenants=[name], **said) for name, said in contracts_of(world).items()],
         "router": Router(rules_of(world), scorer=scorer, balance=balance, mode=world["router"]),
     }
     if world["sessions"] is not None:
@@ -221,8 +226,34 @@ def settings_of(world: dict[str, Any]) -> dict[str, Any]:
     if world["cache"]:
         found["cache"] = ResultCache(ttl_s=5, default="always", stale_while_revalidate_s=60)
     if world["stale"]:
-        found["stale"] = lambda request: Response(text="old", tier=world["stale"])
+        tier = None if world["stale"] == "unknown" else world["stale"]
+        found["stale"] = lambda request: Response(text="old", tier=tier)
     return found
+
+
+def plans_of(world: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: said for name, said in world["plans"].items() if ordered(said)}
+
+
+def contracts_of(world: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    there = plans_of(world)
+    return {
+        name: {**said, "plan": said["plan"] if said["plan"] in there else None}
+        for name, said in world["contracts"].items()
+        if ordered(said)
+    }
+
+
+def only_enforced(world: dict[str, Any]) -> dict[str, Any]:
+    """The world without all that only observes: there it has to be the same."""
+    plans, contracts = plans_of(world), contracts_of(world)
+    held = {name for name, said in plans.items() if said["mode"] == "enforce"}
+    return {
+        **world,
+        "plans": {name: plans[name] for name in held},
+        "contracts": {name: said for name, said in contracts.items() if said["mode"] == "enforce"},
+        "rules": world["rules"] if world["router"] == "enforce" else [],
+    }
 
 
 def ordered(said: dict[str, Any]) -> bool:
@@ -246,32 +277,67 @@ def script(fake: FakeProvider, trouble: Sequence[tuple[str, str, int]]) -> None:
         )
 
 
-def floor_of(options: dict[str, Any], world: dict[str, Any], trace: Trace) -> int:
-    """The lowest rank that the call's own word, its plan, its contract and its rule allow."""
-    plan = world["plans"].get(options.get("plan"), {})
-    contract = world["contracts"].get(options.get("tenant"), {})
-    said = [each for each in (plan, contract) if each and ordered(each) and each.get("mode") != "observe"]
+class Within(NamedTuple):
+    """The ranks that a call may be served by, and whether anybody named a floor."""
+
+    best: int
+    worst: int
+    floored: bool
+
+
+def bounds_of(options: dict[str, Any], world: dict[str, Any], trace: Trace) -> Within:
+    """What the call's own word, its plan, its contract and its rule allow."""
+    held = only_enforced(world)
+    contract = held["contracts"].get(options.get("tenant"), {})
+    plan = held["plans"].get(options.get("plan") or contract.get("plan"), {})
+    said = [each for each in (plan, contract) if each]
     floors = [options.get("min_tier"), *(each["min_tier"] for each in said)]
-    if trace.rule is not None and world["router"] == "enforce":
-        number = int(trace.rule.removeprefix("rules[").removesuffix("]"))
-        floors.append(rules_of(world)[number].min_tier)
-    return min((RANK[floor] for floor in floors if floor is not None), default=len(NAMES) - 1)
+    caps = [each["max_tier"] for each in said]
+    lifts: list[str | None] = []  # rules for difficult calls lift those of which nobody knows
+    if world["router"] == "enforce":
+        rules = rules_of(world)
+        lifts = [rule.min_tier for rule in rules if rule.request_class is not None]
+        if trace.rule is not None:
+            rule = rules[int(trace.rule.removeprefix("rules[").removesuffix("]"))]
+            floors.append(rule.min_tier)
+            caps.append(rule.max_tier)
+    worst = min((RANK[floor] for floor in floors if floor is not None), default=len(NAMES) - 1)
+    cap = max((RANK[cap] for cap in caps if cap is not None), default=0)
+    best = min(cap, worst, *(RANK[lift] for lift in lifts if lift is not None))
+    return Within(best, worst, any(floors))
 
 
 LABELS = {"a": set(), "b": {"eu"}, "c": {"eu", "private"}, "d": set(), "e": set(), "f": {"eu"}}
 
 
-def check(told: Told, trace: Trace, options: dict[str, Any], floor: int) -> None:
+def check(told: Told, trace: Trace, options: dict[str, Any], within: Within) -> None:
     required = options.get("require", set())
     for attempt in trace.attempts:
         if attempt.deployment:
-            assert RANK[attempt.tier] <= floor, (attempt, trace)
+            assert within.best <= RANK[attempt.tier] <= within.worst, (attempt, trace)
             assert required <= LABELS[attempt.deployment], (attempt, trace)
     response = told.response
+    if response is not None and response.tier is None:
+        assert "stale" in response.degraded, trace
+        assert not within.floored, trace
     if response is not None and response.tier is not None:
-        assert RANK[response.tier] <= floor, trace
+        assert within.best <= RANK[response.tier] <= within.worst, trace
         if response.deployment is not None:
             assert required <= LABELS[response.deployment], trace
+
+
+def in_vain(prompt: str, options: dict[str, Any], world: dict[str, Any]) -> bool:
+    """Whether it is refused, too, where there is nothing that only observes."""
+    fake = FakeProvider()
+    held = only_enforced(world)
+    client = World(tiers_of(world, fake), fake=fake, **settings_of(held)).client
+    try:
+        client.ready(ask(prompt, options))
+    except ConfigError:
+        return True
+    finally:
+        client.close()
+    return False
 
 
 @pytest.mark.timeout(300)
@@ -283,7 +349,7 @@ def test_nothing_leads_below_the_floor(world: dict[str, Any], calls: list[dict[s
     script(fake, world["trouble"])
     for model in world["down"]:
         fake.script(model, Fail.unavailable(), forever=True)
-    under_way: list[tuple[Told, Trace, dict[str, Any], int]] = []
+    under_way: list[tuple[Told, Trace, dict[str, Any], Within]] = []
     for call in calls:
         options = dict(call)
         prompt, streaming = options.pop("prompt"), options.pop("streaming", False)
@@ -292,14 +358,15 @@ def test_nothing_leads_below_the_floor(world: dict[str, Any], calls: list[dict[s
             told = here.begin(prompt, streaming=streaming, **options)
         except ConfigError as error:
             assert "labels" in str(error)  # noqa: PT017 - the one thing that such calls can ask in vain
+            assert in_vain(prompt, options, world), (options, world)
             continue
         assert told.run is not None
         trace = here.traces[-1]
-        under_way.append((told, trace, options, floor_of(options, world, trace)))
+        under_way.append((told, trace, options, bounds_of(options, world, trace)))
     here.pass_s(400)
-    for told, trace, options, floor in under_way:
+    for told, trace, options, within in under_way:
         assert told.ends == 1
         event(told.kind)
         if isinstance(told.error, TierLLMError) or told.error is None:
-            check(told, trace, options, floor)
+            check(told, trace, options, within)
     here.client.close()

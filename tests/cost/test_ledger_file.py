@@ -18,7 +18,7 @@ import pytest
 from tierllm.cost.ledger import Entry, UsageLedger
 from tierllm.cost.ledger_database import LedgerDatabase, _inode, _make, connected, is_new
 from tierllm.cost.ledger_file import INSERT
-from tierllm.cost.ledger_row import row_of
+from tierllm.cost.ledger_row import COLUMNS, row_of
 from tierllm.errors import ConfigError, StoreUnavailableError
 from tierllm.events import Event, StoreTrouble
 
@@ -748,3 +748,67 @@ def test_a_flush_within_a_flush_lets_the_outer_one_go_on(ledger):
     ledger.post(entry("outer"))
     assert ledger.flush()
     assert ids(ledger) == ["eouter", "einner"]
+
+
+# -- files of an earlier version ---------------------------------------------------------------
+
+
+def columns_in(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as other:
+        return {row[1] for row in other.execute("PRAGMA table_info(entries)")}
+
+
+@pytest.fixture
+def earlier(path: Path) -> str:
+    """A file as the first version made it, with a row; what that version writes by."""
+    with closing(UsageLedger(path, clock=Wall())) as ledger:
+        ledger.post(entry(1, user="ann"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("ALTER TABLE entries DROP COLUMN contract")
+    assert "contract" not in columns_in(path)
+    return INSERT.replace(" contract,", "", 1).replace("?, ", "", 1)
+
+
+def test_who_reads_a_file_of_an_earlier_version_leaves_it_as_it_is(path, earlier):
+    with closing(UsageLedger(path, read_only=True)) as ledger:
+        assert [(e.id, e.contract) for e in ledger.entries()] == [("e1", None)]
+        assert [line.group for line in ledger.usage(("contract",))] == [{"contract": None}]
+        assert ledger.total(contract="acme").calls == 0
+    assert "contract" not in columns_in(path)
+
+
+def test_a_file_of_an_earlier_version_grows_when_it_is_written(path, earlier):
+    with closing(UsageLedger(path, clock=Wall())) as ledger:
+        ledger.post(entry(2, contract="acme"))
+        assert ledger.flush()
+        row = dict(zip(COLUMNS, row_of(entry(3)), strict=True))
+        del row["contract"]
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(earlier, tuple(row.values()))
+        assert [(e.id, e.contract) for e in ledger.entries()] == [("e1", None), ("e2", "acme"), ("e3", None)]
+        assert ledger.total(contract="acme").calls == 1
+        assert {line.group["contract"]: line.calls for line in ledger.usage(("contract",))} == {
+            None: 2,
+            "acme": 1,
+        }
+
+
+def test_two_that_grow_a_file_at_once_do_not_meet(path, earlier):
+    opened = [LedgerDatabase(str(path)) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def open_it(database: LedgerDatabase) -> None:
+        try:
+            database.opened()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it, args=(database,)) for database in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in opened:
+        database.close()
+    assert failures == []
+    assert "contract" in columns_in(path)

@@ -15,18 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.forms import Form, World, every_form
-from resilience.judged import COST, reply, tiers
+from resilience.judged import COST, Cascaded, Judge, reasons, reply, tiers
 from tierllm import (
     Budget,
     ResultCache,
     Router,
     StickySessions,
+    Tier,
     TieredClient,
     tiered,
 )
-from tierllm.errors import AllTiersFailedError, ClientClosedError, ConfigError, UsageError
+from tierllm.errors import (
+    AllTiersFailedError,
+    BudgetExceededError,
+    ClientClosedError,
+    ConfigError,
+    InvalidRequestError,
+    UsageError,
+)
 from tierllm.events import CascadeEscalated, SteppedDown, TierRestored
+from tierllm.pipeline.effects import Gather
 from tierllm.resilience.cascading import NOT_ESCALATED
+from tierllm.resilience.fallback import FallbackChain
 from tierllm.resilience.hedge import Hedge
 from tierllm.resilience.judging import PoorAnswer
 from tierllm.routing.ask import ask
@@ -36,50 +46,6 @@ from tierllm.routing.judges import Agreement
 from tierllm.routing.plan import Plan
 from tierllm.testing import Fail, FakeProvider, Reply
 from tierllm.types import Call, Candidate, Request, Response, text_of
-
-
-class Judge:
-    """Good is what begins with "good"; keeps a list of what it was shown."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def __call__(self, request: Request, response: Response) -> float:
-        self.seen.append(response.text)
-        return 0.9 if response.text.startswith("good") else 0.2
-
-
-class Cascaded(World):
-    def __init__(
-        self, judge: Any = None, *, names: Sequence[str] = ("gold", "silver", "bronze"), **more: Any
-    ):
-        self.judge = judge or Judge()
-        fake = more.pop("fake", None) or FakeProvider(latency_s=1.0)
-        rules = {
-            key: more.pop(key)
-            for key in ("cheap", "strong", "at_least", "mode", "max_judge_s")
-            if key in more
-        }
-        bronze = {key: more.pop(key) for key in ("max_concurrency", "hedge") if key in more}
-        cascade = Cascade(self.judge, **rules)
-        more = {"retry": False, **more}
-        super().__init__(tiers(fake, names, **bronze), fake=fake, cascade=cascade, **more)
-
-    def script(self, **answers: Any) -> None:
-        for model, answer in answers.items():
-            items = answer if isinstance(answer, list) else [answer]
-            self.fake.script(model, *(reply(each) if isinstance(each, str) else each for each in items))
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.status()["cascade"]
-        return found
-
-
-def reasons(response: Response) -> list[tuple[str, str, str | None]]:
-    assert response.trace is not None
-    return [(c.tier, c.deployment, c.reason) for c in response.trace.candidates]
-
 
 both_ways = pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
 
@@ -234,6 +200,72 @@ def test_a_wrapped_call_goes_up_too() -> None:
 
     assert answer("twice") == "good"
     assert len(seen) == 2
+
+
+def test_a_function_that_does_not_hear_where_it_goes_is_called_once() -> None:
+    client = TieredClient(tiers(FakeProvider()), cascade=Cascade(Judge()))
+    called: list[str] = []
+
+    @tiered.call(client=client)
+    def answer(question: str) -> str:
+        called.append(question)
+        return "poor"
+
+    assert answer("once") == "poor"
+    assert called == ["once"]
+
+
+# -- what the cheap tier will not have ----------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "refusal",
+    [Fail.invalid(), Fail.filtered(), Fail.too_long(), Fail.unauthorized()],
+    ids=["invalid", "filtered", "too-long", "unauthorized"],
+)
+def test_what_the_cheap_tier_refuses_goes_up(refusal: Fail, streaming: bool) -> None:
+    world = Cascaded(names=("gold", "bronze"))
+    world.fake.script("b", refusal, forever=True)
+    world.fake.script("b2", refusal, forever=True)
+    world.script(g="strong")
+    assert world.call(streaming=streaming).ok.text == "strong"
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_so_it_does_whatever_the_rules_for_stepping_down_say(mode: Any) -> None:
+    world = Cascaded(fallback=FallbackChain(mode=mode))
+    world.script(b=Fail.unavailable(), b2=Fail.unavailable(), g="strong")
+    assert world.call().ok.text == "strong"
+
+
+def test_but_the_application_may_have_decided_otherwise() -> None:
+    world = Cascaded(fallback=FallbackChain(on=lambda error: False))
+    world.script(b=Fail.invalid())
+    assert isinstance(world.call().error, InvalidRequestError)
+
+
+def test_a_request_that_no_tier_will_have_is_invalid_once_the_granted_one_says_so() -> None:
+    world = Cascaded()
+    world.script(b=Fail.invalid(), g=Fail.invalid())
+    assert isinstance(world.call().error, InvalidRequestError)
+    assert world.models() == ["b", "g"]
+
+
+@pytest.mark.parametrize("on_exceed", ["reject", "downgrade"])
+def test_a_budget_of_the_cheap_tier_that_is_spent_leads_up(on_exceed: Any) -> None:
+    spent = Budget(hard_usd="0.000001", window="1d", where={"tier": "bronze"}, on_exceed=on_exceed)
+    world = Cascaded(budgets=[spent])
+    world.script(g="strong")
+    assert world.call().ok.text == "strong"
+    assert world.models() == ["g"]
+
+
+@pytest.mark.parametrize("on_exceed", ["reject", "downgrade"])
+def test_one_over_all_tiers_refuses_the_call(on_exceed: Any) -> None:
+    world = Cascaded(budgets=[Budget(hard_usd="0.000001", window="1d", on_exceed=on_exceed)])
+    assert isinstance(world.call().error, BudgetExceededError)
+    assert world.models() == []
 
 
 # -- nothing better -----------------------------------------------------------------
@@ -436,6 +468,44 @@ def test_a_blocking_judge_runs_off_the_event_loop() -> None:
     assert where[1] is not threading.current_thread()
 
 
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_judge_that_misuses_the_library_says_nothing(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def judge(request: Request, response: Response) -> float:
+        raise UsageError("of its own")
+
+    world = Cascaded(judge, mode=mode)
+    world.script(g="strong")
+    assert world.call().ok.text == "strong"
+    if mode == "observe":
+        world.script(b="poor", g=Fail.unavailable(), s=Fail.unavailable())
+        assert world.call().ok.text == "poor"
+    assert "a judge raised UsageError" in caplog.text
+
+
+def test_an_async_judge_that_only_looks_on_does_no_harm() -> None:
+    async def judge(request: Request, response: Response) -> float:
+        return 1.0
+
+    fake = FakeProvider()
+    for model in ("g", "s"):
+        fake.script(model, Fail.unavailable())
+    client = TieredClient(tiers(fake), cascade=Cascade(judge, mode="observe"), retry=False)
+    assert client.complete("Hello").tier == "bronze"
+    client.close()
+
+
+@pytest.mark.parametrize("max_judge_s", [None, 2.0])
+async def test_an_async_judge_that_gives_up_sends_it_up(max_judge_s: float | None) -> None:
+    async def judge(request: Request, response: Response) -> float:
+        raise asyncio.CancelledError
+
+    fake = FakeProvider()
+    fake.script("g", reply("strong"))
+    client = TieredClient(tiers(fake), cascade=Cascade(judge, max_judge_s=max_judge_s))
+    assert (await client.acomplete("Hello")).text == "strong"
+    await client.aclose()
+
+
 def test_a_judge_that_asks_the_client_is_not_judged_itself() -> None:
     fake = FakeProvider()
     clients: list[TieredClient] = []
@@ -617,6 +687,65 @@ def test_poor_answers_are_not_kept_and_good_ones_are() -> None:
     assert (again.text, again.cached, again.tier) == ("good", True, "bronze")
     assert world.judge.seen == ["poor", "good"], "a known answer is not judged twice"
     assert world.models() == ["b", "g", "b"]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_no_cached_answer_goes_by_the_judge(scored: bool) -> None:
+    router = Router(scorer=lambda text: 0.0, balance=0.5, explore=0.0) if scored else None
+    world = Cascaded(cache=ResultCache(ttl_s=600), router=router)
+    world.script(b=["poor", "poor"], g="strong")
+    assert world.call("one", sla="bronze").ok.text == "poor"
+    assert world.call("one").ok.text == "strong"
+    assert world.judge.seen == ["poor"]
+
+
+def test_a_stricter_cascade_judges_what_the_last_one_let_pass() -> None:
+    def judge(request: Request, response: Response) -> float:
+        return 0.6
+
+    cache = ResultCache(ttl_s=600)
+    before = Cascaded(judge, cache=cache)
+    before.script(b="so-so")
+    assert before.call("one").ok.tier == "bronze"
+    after = Cascaded(judge, cache=cache, at_least=0.9)
+    after.client._setup.cascading.inherit(before.client._setup.cascading)
+    after.script(g="strong")
+    assert after.call("one").ok.text == "strong"
+
+
+class Twice:
+    """A policy that asks twice at the same time."""
+
+    async def __call__(self, call: Call, call_next: Any) -> Response:
+        first, _ = await Gather(call_next(call.copy()), call_next(call.copy()))
+        return first
+
+
+def test_a_policy_that_asks_twice_leaves_nothing_behind() -> None:
+    world = Cascaded(cache=ResultCache(ttl_s=600), policies=[Twice()])
+    world.script(b=["poor", "good"], g=["strong", "strong"])
+    world.call()
+    assert len(world.client._setup.cascading.rising) == 0
+    assert world.fake.in_flight == 0
+
+
+def test_a_fork_while_a_call_goes_up() -> None:
+    class Forks:
+        async def __call__(self, call: Call, call_next: Any) -> Response:
+            world.client._setup.cascading.renew()
+            return await call_next(call)
+
+    fake = FakeProvider()
+    gold, *rest = tiers(fake)
+    world = World(
+        [Tier("gold", gold.deployments, policies=[Forks()]), *rest],
+        fake=fake,
+        cascade=Cascade(Judge()),
+        cache=ResultCache(ttl_s=600),
+    )
+    fake.script("b", reply("poor"))
+    fake.script("g", reply("strong"))
+    assert world.call().ok.text == "strong"
 
 
 def test_a_cached_answer_that_nobody_judged_is_judged() -> None:
@@ -955,9 +1084,8 @@ def test_another_tier_may_be_the_second_opinion() -> None:
 
 def test_a_first_that_fails_takes_the_second_along() -> None:
     world = Cascaded(Agreement("bronze/b2"), fake=FakeProvider(latency_s={"b2": 9.0, "*": 1.0}))
-    world.fake.script("b", Fail.invalid())
+    world.fake.script("b", Fail.invalid(latency_s=1.0))
     world.fake.script("g", Fail.invalid(), forever=True)
-    world.fake.script("s", Fail.invalid(), forever=True)
     told = world.call()
     assert told.error is not None
     assert [e.outcome for e in world.fake.journal if e.model == "b2"] == ["cancelled"]

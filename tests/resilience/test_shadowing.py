@@ -14,12 +14,25 @@ import pytest
 from client.forms import Form, World, every_form, held
 from pipeline.drivers import eventually
 from resilience.judged import COST, reply, tiers
-from tierllm import Budget, Deployment, RateLimit, ResultCache, Tier, TieredClient, UsageLedger, tiered
+from tierllm import (
+    Budget,
+    Deployment,
+    Price,
+    RateLimit,
+    ResultCache,
+    Router,
+    Tier,
+    TieredClient,
+    UsageLedger,
+    tiered,
+)
 from tierllm.errors import ConfigError
 from tierllm.events import CallFinished, ShadowCompared
+from tierllm.pipeline.effects import Handler
+from tierllm.routing.cascade import Cascade
 from tierllm.routing.shadow import Shadow
 from tierllm.testing import Fail, FakeProvider
-from tierllm.types import Request, Response
+from tierllm.types import Call, Request, Response
 
 TOOLS = [{"type": "function", "function": {"name": "pay", "parameters": {"type": "object"}}}]
 
@@ -161,6 +174,18 @@ def test_what_came_out_is_taught() -> None:
     assert lessons == [("one", 0.2, 0.9), ("two", 0.2, 0.9)]
 
 
+@pytest.mark.parametrize(("sla", "taught"), [("gold", 1), ("silver", 0)])
+def test_only_what_the_router_chooses_between_is_taught(sla: str, taught: int) -> None:
+    said: list[str] = []
+    router = Router(scorer=lambda text: 0.5, weak="bronze", strong="gold", explore=0.0)
+    world = Shadowed(learn=lambda text, *, weak, strong: said.append(text), router=router)
+    world.script(g="good", s="good", b="poor")
+    world.call(sla=sla)
+    world.pass_s(5)
+    assert len(said) == taught
+    assert world.status["counts"]["worse"] == 1
+
+
 def test_what_came_out_is_written_down() -> None:
     rows: list[tuple[Any, ...]] = []
 
@@ -201,7 +226,7 @@ def test_a_share_of_the_calls() -> None:
     world = Shadowed(share=0.1, hard_usd=100, fake=FakeProvider())
     for _ in range(1000):
         world.call()
-    world.pass_s(10)
+        world.pass_s(1)
     assert 70 <= world.status["counts"]["sampled"] <= 130
     assert world.status["counts"]["compared"] == world.status["counts"]["sampled"]
 
@@ -216,11 +241,10 @@ def test_a_share_of_the_calls() -> None:
         ({"require": {"eu"}, "to": "silver"}, "labels"),
         ({"tools": TOOLS}, "tools"),
         ({"sla": "bronze"}, "same_place"),
-        ({"cache": "always"}, "not_fresh"),
         ({"repeat": True}, "not_repeatable"),
         ({"long": True}, "no_room"),
     ],
-    ids=["confidential", "labels", "tools", "itself", "cached", "once", "long"],
+    ids=["confidential", "labels", "tools", "itself", "once", "long"],
 )
 def test_who_is_never_sampled(options: dict[str, Any], why: str) -> None:
     to = options.pop("to", "bronze/b")
@@ -235,20 +259,87 @@ def test_who_is_never_sampled(options: dict[str, Any], why: str) -> None:
         assert answer("Hello") == "Hello"
     else:
         world.call(prompt, **options)
-        if why == "not_fresh":
-            world.pass_s(5)
-            world.call(prompt, **options)
     world.pass_s(10)
     assert world.status["counts"].get(why) == 1
-    assert world.status["counts"].get("compared", 0) == int(why == "not_fresh")
+    assert world.status["counts"].get("compared", 0) == 0
+
+
+def test_answers_from_the_cache_and_simple_ones_are_no_measure() -> None:
+    world = Shadowed(simple_reply="sorry", cache=ResultCache(ttl_s=60))
+    for _ in range(2):
+        world.call()
+        world.pass_s(5)
+    assert world.status["counts"]["sampled"] == 1
+    for model in ("g", "s", "b", "b2"):
+        world.fake.script(model, Fail.unavailable(), forever=True)
+    assert world.call("something else").ok.text == "sorry"
+    assert world.status["counts"]["sampled"] == 1
 
 
 def test_an_answer_that_is_degraded_is_no_measure() -> None:
-    world = Shadowed(simple_reply="sorry")
-    for model in ("g", "s", "b", "b2"):
-        world.fake.script(model, Fail.unavailable())
-    assert world.call().ok.text == "sorry"
+    world = Shadowed(cascade=Cascade(judge))
+    world.script(b="poor", g=Fail.unavailable(), s=Fail.unavailable())
+    assert world.call().ok.degraded == ("not_escalated",)
     assert world.status["counts"] == {"not_fresh": 1}
+
+
+def test_an_answer_that_others_wait_for_is_sampled_once() -> None:
+    world = Shadowed(cache=ResultCache(ttl_s=60))
+    for told in [world.begin("same") for _ in range(3)]:
+        world.pass_s(2)
+        assert told.ok.tier == "gold"
+    assert world.status["counts"]["sampled"] == 1
+
+
+class Redacting:
+    """A policy of the application's own, which keeps a word to itself."""
+
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        own = call.copy()
+        own.messages = tuple(
+            {**message, "content": message["content"].replace("SECRET", "[...]")} for message in call.messages
+        )
+        return await call_next(own)
+
+
+@pytest.mark.parametrize("where", ["client", "tier", "deployment"])
+def test_what_a_policy_takes_out_of_a_prompt_is_not_sent(where: str) -> None:
+    fake, shown = FakeProvider(), []
+
+    def looks(request: Request, response: Response) -> float:
+        shown.append(request.text)
+        return 1.0
+
+    price = Price(input_usd_per_mtok=1, output_usd_per_mtok=1)
+    hidden = {"policies": [Redacting()]}
+    silver = Deployment("s", fake, price=price, **(hidden if where == "deployment" else {}))
+    client = TieredClient(
+        [
+            Tier("gold", [Deployment("g", fake, price=price)]),
+            Tier("silver", [silver], **(hidden if where == "tier" else {})),
+        ],
+        shadow=Shadow("silver", share=1.0, judge=looks),
+        **(hidden if where == "client" else {}),
+    )
+    client.complete("my SECRET")
+    eventually(lambda: client.status()["shadow"]["counts"].get("compared") == 1)
+    (asked,) = [entry for entry in fake.journal if entry.model == "s"]
+    assert asked.messages[-1]["content"] == "my [...]"
+    if where == "client":
+        assert shown == ["my [...]"] * 2
+    client.close()
+
+
+def test_no_more_than_eight_are_under_way() -> None:
+    world = Shadowed(hard_usd=100)
+    told = [world.begin(f"Hello {number}") for number in range(30)]
+    world.pass_s(1.5)
+    assert all(each.ok.tier == "gold" for each in told)
+    assert world.status["running"] == 8
+    assert world.status["counts"] == {"sampled": 8, "no_room": 22}
+    world.pass_s(10)
+    assert world.status["running"] == 0
+    assert world.status["counts"]["compared"] == 8
 
 
 def test_a_floor_does_not_matter_since_nobody_is_served() -> None:
@@ -376,15 +467,19 @@ def test_closing_the_client_ends_it() -> None:
 
 def test_another_configuration_goes_on_with_the_counts() -> None:
     world, after = Shadowed(), Shadowed()
-    for each in (world, after):
-        each.script(g="good", b="poor")
-        each.call()
-        each.pass_s(5)
     old, new = world.client._setup.shadowing, after.client._setup.shadowing
     assert old is not None
     assert new is not None
+    world.script(g="good", b="poor")
+    world.call()
     new.inherit(old)
+    assert after.status["running"] == 1, "it is still under way"
+    after.script(g="good", b="poor")
+    after.call()
+    for each in (world, after):
+        each.pass_s(5)
     assert after.status["counts"] == {"sampled": 2, "compared": 2, "worse": 2}
+    assert after.status["running"] == 0
     assert after.status["quality"]["gold/g"] == {"count": 2, "mean": 0.9}
     assert after.status["spent_usd"] == 2 * COST["bronze"]
 

@@ -29,12 +29,13 @@ def test_the_rate_is_that_of_the_last_verdicts() -> None:
 def test_what_is_known_is_bounded() -> None:
     verdicts = Verdicts()
     for number in range(KNOWN + 10):
-        verdicts.remember(b"slot", f"{number}")
-    assert not verdicts.knows(b"slot", "0")
-    assert verdicts.knows(b"slot", f"{KNOWN + 9}")
-    assert not verdicts.knows(b"other", f"{KNOWN + 9}")
-    verdicts.remember(b"", "no cache")
-    assert not verdicts.knows(b"", "no cache")
+        verdicts.remember(b"slot", f"{number}", 0.6)
+    assert not verdicts.knows(b"slot", "0", 0.5)
+    assert verdicts.knows(b"slot", f"{KNOWN + 9}", 0.6)
+    assert not verdicts.knows(b"slot", f"{KNOWN + 9}", 0.61), "more is wanted than it was worth"
+    assert not verdicts.knows(b"other", f"{KNOWN + 9}", 0.5)
+    verdicts.remember(b"", "no cache", 0.6)
+    assert not verdicts.knows(b"", "no cache", 0.5)
 
 
 def test_another_configuration_goes_on_with_them() -> None:
@@ -42,14 +43,15 @@ def test_another_configuration_goes_on_with_them() -> None:
     for each in (older, newer):
         each.count("begun")
         each.judged(0.2, good=False)
-        each.remember(b"slot", "text")
+        each.remember(b"slot", "text", 0.9)
         each.saved(Decimal(2))
-    older.remember(b"slot", "older")
+    older.remember(b"slot", "older", 0.7)
     newer.inherit(older)
     status = newer.status()
     assert (status["begun"], status["poor"], status["saved_usd"]) == (2, 2, 4)
     assert newer.rate() == pytest.approx(3 / 4)
-    assert newer.knows(b"slot", "older")
+    assert newer.knows(b"slot", "older", 0.7)
+    assert not newer.knows(b"slot", "older", 0.8)
 
 
 def cost(p50: str, p90: str, most: str) -> Cost:

@@ -170,6 +170,54 @@ def test_moves_of_both_count() -> None:
     assert not mine.room(3, 30)
 
 
+def test_what_is_over_already_is_not_taken_in() -> None:
+    table = Bindings(10, 60)
+    assert table.put("s1", Binding(A, 0.0), 1000) is None
+    assert len(table) == 0
+    kept = Binding(A, 950.0)
+    assert table.put("s1", kept, 1000) is kept
+
+
+def test_a_new_one_never_drives_itself_out() -> None:
+    table = Bindings(1, 60)
+    for number in range(3):
+        table.bind(f"s{number}", A, number)
+        assert table.get(f"s{number}", number) is not None
+    table.resize(1, 1e-9)
+    assert table.bind("late", A, 5).place == A
+
+
+# -- bound anew ------------------------------------------------------------------------
+
+
+def test_bound_anew_is_a_move_like_any_other() -> None:
+    binding = Binding(C, 0)
+    assert binding.found(A, A, "gold", "", 1, 1)
+    assert (binding.home, binding.place, binding.granted, binding.since, binding.moves) == (
+        A,
+        A,
+        "gold",
+        1,
+        (1,),
+    )
+    assert binding.found(A, B, "gold", "breaker", 2, 302)  # where it is: nobody has moved
+    assert (binding.away, binding.why, binding.back_at, binding.moves) == (True, "breaker", 302, (1,))
+    for at in (3, 4, 5):
+        assert binding.found([A, B][at % 2], [A, B][at % 2], "gold", "", at, at)
+    assert not binding.found(C, C, "gold", "", 6, 6)
+    assert binding.place == B
+
+
+def test_a_home_without_a_name_is_the_place_that_answered() -> None:
+    table = Bindings(10, 60)
+    binding = Binding(C, 0)
+    binding.home = ("gold", "")
+    assert table.add("s1", binding, 0) is binding
+    table.name_home(binding, A)
+    table.name_home(binding, B)
+    assert binding.home == A
+
+
 # -- when one goes home --------------------------------------------------------------
 
 

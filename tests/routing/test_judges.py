@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from tierllm.errors import ConfigError
 from tierllm.routing.judges import Agreement, FormatCheck, as_score, check_judge
@@ -28,6 +29,10 @@ SCHEMA = {
     "required": ["count"],
     "additionalProperties": False,
 }
+
+
+class Total(BaseModel):
+    total: int
 
 
 def answer(text: str = "", reason: str = "stop", **more: Any) -> Response:
@@ -58,6 +63,15 @@ def answer(text: str = "", reason: str = "stop", **more: Any) -> Response:
         (FormatCheck(refusals=True), answer("The answer is 4."), True),
         (FormatCheck(), answer("I'm unable to do that."), True),
         (FormatCheck(refusals=["je ne sais pas"]), answer("Je ne  sais pas."), False),
+        (FormatCheck(refusals=["No"]), answer("No."), False),
+        (FormatCheck(refusals=["No"]), answer('"No", it said'), False),
+        (FormatCheck(refusals=["No"]), answer("Now I know"), True),
+        (FormatCheck(refusals=["No"]), answer("I know it works"), True),
+        (FormatCheck(refusals=True), answer("It says: I don't know."), True),
+        (FormatCheck(refusals=True), answer("I'm sorry, but I cannot do that."), False),
+        (FormatCheck(refusals=True), answer("I'm sorry, but I can do better: 4"), True),
+        (FormatCheck(json=True), answer("NaN"), False),
+        (FormatCheck(json=True), answer('{"a": -Infinity}'), False),
         (FormatCheck(json=True), answer('{"a": 1}'), True),
         (FormatCheck(json=True), answer("a: 1"), False),
         (FormatCheck(json=True), answer("[" * 100_000), False),
@@ -77,8 +91,12 @@ def test_a_form(check: FormatCheck, response: Response, good: bool) -> None:
         ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, '{"count": 3}', True),
         ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, '{"cnt": 3}', False),
         ({"type": "text"}, "no", True),
+        (Total, '{"total": 12}', True),
+        (Total, "Twelve.", False),
+        (Total, '{"sum": 12}', False),
+        (str, "no class of pydantic's", True),
     ],
-    ids=["object", "no-object", "schema", "no-schema", "text"],
+    ids=["object", "no-object", "schema", "no-schema", "text", "class", "no-class", "misfit", "other-class"],
 )
 def test_what_the_call_itself_asked_for(wanted: Any, text: str, good: bool) -> None:
     asked = Request(messages=(), params={"response_format": wanted})
@@ -189,8 +207,15 @@ def test_nothing_raises_whatever_the_schema_says(data: Any, schema: Any) -> None
         ("number", "seven", "7", None),
         ("words", "red green blue", "blue green red", 1.0),
         ("words", "red green", "green blue", 0.5),
-        ("words", "", "", 1.0),
-        ("words", "red", "", 0.0),
+        ("words", "", "", None),
+        ("words", "red", "", None),
+        ("words", "...", "?!", None),
+        ("words", "red", "?!", 0.0),
+        ("text", "", "", None),
+        ("text", " ", "\n", None),
+        ("text", "...", "?!", 0.0),
+        ("text", "...", " ...", 1.0),
+        (lambda a, b: 1.0, "", "", None),
         (lambda a, b: 0.7, "a", "b", 0.7),
         (lambda a, b: float("nan"), "a", "b", None),
     ],
@@ -212,6 +237,7 @@ def test_two_that_call_tools() -> None:
 
 def test_what_was_cut_agrees_with_nothing() -> None:
     assert Agreement("b").score(answer("a", "length"), answer("a")) is None
+    assert Agreement("b").score(answer("a"), answer("a", "content_filter")) is None
 
 
 @given(st.text(), st.text(), st.sampled_from(["text", "number", "words"]))
@@ -220,7 +246,7 @@ def test_agreement_is_a_score_and_has_no_order(first: str, second: str, how: Any
     score = agreement.score(answer(first), answer(second))
     assert score is None or 0 <= score <= 1
     assert score == agreement.score(answer(second), answer(first))
-    if how != "number":
+    if how == "text" and first.strip():
         assert agreement.score(answer(first), answer(first)) == 1.0
 
 

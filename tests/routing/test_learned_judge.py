@@ -113,6 +113,21 @@ def test_it_goes_on_with_what_it_saved(tmp_path: Path) -> None:
         twin.restore(tmp_path / "judge.json")
 
 
+def test_what_waits_for_a_word_is_forgotten_where_answers_are_read_otherwise(tmp_path: Path) -> None:
+    small, judge = LearnedJudge(buckets=256), LearnedJudge(buckets=65_536)
+    request, response, score = sample(Random(5))
+    for each in (small, judge):
+        each.learn(request, response, score)
+    small.save(tmp_path / "small.json")
+    judge.save(tmp_path / "same.json")
+    judge.remember("t1", request, response)
+    judge.restore(tmp_path / "same.json")
+    assert judge.feedback("t1", 1.0)
+    judge.remember("t2", request, response)
+    judge.restore(tmp_path / "small.json")
+    assert not judge.feedback("t2", 1.0)
+
+
 def says(call: Call) -> Reply:
     kind, _, number = text_of(call.messages[-1]).partition(" ")
     right = call.model == "g" or kind == "Add"
@@ -164,6 +179,29 @@ def test_feedback_on_what_was_served() -> None:
     assert cascading is not None
     assert cascading.feedback(told.ok.trace.id, 0.0)
     assert judge.samples == 2
+
+
+def test_it_does_not_learn_from_its_own_verdict_nor_from_another_judges() -> None:
+    judge = LearnedJudge(min_samples=1, compare=None)
+    judge.learn(asked("tides"), Response(text="words that are known", finish_reason="stop"), 1.0)
+    world = Learning(judge)
+    world.fake.script("b", reply("words that are known"))
+    trace = world.call("Explain tides.").ok.trace
+    assert trace is not None
+    world.client._setup.heard(trace.id, 1.0, "judge")
+    assert judge.samples == 1
+    assert world.client.feedback(trace.id, 0.0)
+    assert judge.samples == 2
+
+
+def test_what_was_served_to_learn_from_is_not_kept() -> None:
+    judge = LearnedJudge(min_samples=1000, compare=None, explore=0.5, rng=Random(1))
+    judge.explores = lambda: True  # type: ignore[method-assign]
+    world = Learning(judge, cache=ResultCache(ttl_s=60))
+    world.fake.script("b", reply("poor"), reply("anew"))
+    assert world.call("same").ok.text == "poor"
+    told = world.call("same", sla="bronze")
+    assert (told.ok.text, told.ok.cached) == ("anew", False)
 
 
 def test_exploring_serves_some_of_what_it_thinks_poor() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tierllm import Deployment, Tier
 from tierllm.errors import ConfigError
 from tierllm.routing.ask import ask
-from tierllm.routing.plan import Plan, plan
+from tierllm.routing.plan import Bounds, Plan, plan
 from tierllm.testing import FakeProvider
+from tierllm.types import Request
 
 FAKE = FakeProvider()
 
@@ -147,3 +148,72 @@ def test_no_plan_goes_below_a_floor(
     if not fallback:
         assert len(indices) == 1
     assert all(falls_back[i] for i in range(indices[0], indices[-1]))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "options", "floored", "cap"),
+    [
+        (Bounds(), {}, False, None),
+        (Bounds(), {"sla": "silver"}, False, None),
+        (Bounds(cap="silver"), {}, False, "silver"),
+        (Bounds(cap="gold"), {}, False, None),
+        (Bounds(cap="bronze"), {"min_tier": "silver"}, True, "silver"),
+        (Bounds(floor="silver", cap="bronze"), {}, True, "silver"),
+        (Bounds(floor="gold"), {"fallback": False}, True, None),
+    ],
+    ids=str,
+)
+def test_a_plan_knows_its_cap_and_whether_it_has_a_floor(
+    bounds: Bounds, options: dict[str, Any], floored: bool, cap: str | None
+) -> None:
+    made = plan(Request(messages=(), **options), TIERS, bounds)
+    assert (made.floored, made.cap) == (floored, cap)
+    for tier in made.tiers:
+        turned = made.starting_at(tier)
+        assert (turned.floored, turned.cap) == (floored, cap)
+
+
+# -- beginning elsewhere ------------------------------------------------------------------
+
+FULL = Plan("gold", ("gold", "silver", "bronze"))
+
+
+def test_what_is_higher_than_where_it_begins_comes_last_the_best_of_it_first() -> None:
+    assert FULL.starting_at("silver").tiers == ("silver", "bronze", "gold")
+    bronze = FULL.starting_at("bronze")
+    assert (bronze.tiers, bronze.raised, bronze.open) == (("bronze", "gold", "silver"), 2, ("bronze",))
+
+
+def test_what_was_put_last_before_stays_last() -> None:
+    lower = FULL.starting_at("silver").starting_at("bronze")
+    assert (lower.tiers, lower.raised) == (("bronze", "silver", "gold"), 2)
+    assert lower.best_first == FULL.tiers
+    assert lower.highest == "gold"
+    assert not lower.leads_down(0)
+    assert not lower.leads_down(1)
+    assert lower.is_lowest("bronze")
+    assert lower.starting_at("silver").tiers == ("silver", "bronze", "gold")
+    assert lower.starting_at("gold") == FULL
+
+
+def test_of_what_comes_last_some_comes_after_the_rest() -> None:
+    bronze = FULL.starting_at("bronze")
+    assert bronze.putting_last(["gold"]).tiers == ("bronze", "silver", "gold")
+    assert bronze.putting_last(["silver"]) is bronze
+    assert bronze.putting_last(["bronze"]) is bronze
+    assert FULL.putting_last(["gold"]) is FULL
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sets(st.sampled_from("abcd"))), max_size=6))
+def test_however_often_it_is_turned_round_each_tier_is_there_once(told: list[tuple[str, set[str]]]) -> None:
+    full = made = Plan("a", tuple("abcd"))
+    for begins, last in told:
+        made = made.starting_at(begins).putting_last(sorted(last))
+        assert made.granted == made.tiers[0] == begins
+        assert sorted(made.tiers) == list(full.tiers)
+        assert made.best_first == full.tiers
+        assert "".join(made.open) == "abcd"["abcd".index(begins) :]
+        behind = made.tiers[len(made.open) :]
+        assert all(each in last for each in behind[len(behind) - len(last & set(behind)) :])
+        for number in range(3):
+            assert made.leads_down(number) is (made.tiers[number + 1] > made.tiers[number])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from routing.ruled import TIERS, World, plainly, requests, rules, worlds
 from tierllm.errors import ConfigError
 from tierllm.routing.ask import ask
+from tierllm.routing.questions import Scale, Span
 from tierllm.routing.router import Decision, Router
 from tierllm.routing.rules import Rule
 from tierllm.sla.terms import Terms
@@ -375,3 +376,59 @@ def test_the_weak_tier_comes_after_the_strong_one(arms: dict[str, str]) -> None:
 
 def test_it_shows_what_it_is() -> None:
     assert repr(Router([Rule(tier="gold")])) == "<Router of 1 rules>"
+
+
+@pytest.mark.parametrize(
+    ("options", "terms", "of"),
+    [
+        ({}, Terms(max_tier="bronze"), "bronze"),
+        ({"sla": "silver"}, Terms(max_tier="gold"), "silver"),
+        ({"sla": "gold"}, Terms(max_tier="silver"), "silver"),
+        ({"sla": "bronze"}, Terms(min_tier="silver"), "silver"),
+        ({"min_tier": "silver"}, Terms(max_tier="bronze"), "silver"),
+        ({"min_tier": "bronze"}, None, "gold"),
+        ({"sla": "nowhere", "min_tier": "nowhere"}, None, "gold"),
+    ],
+    ids=str,
+)
+def test_the_load_is_that_of_the_tier_that_plan_and_contract_let_it_start_in(
+    options: dict[str, Any], terms: Terms | None, of: str
+) -> None:
+    asked: list[str | None] = []
+
+    def load(tier: str | None) -> tuple[float, float]:
+        asked.append(tier)
+        return 0.0, 0.0
+
+    table = Router([Rule(load=0.5, tier="bronze")]).bound(TIERS, load=load)
+    table.decide(Request(messages=({"role": "user", "content": "hello"},), **options), terms)
+    assert asked == [of]
+
+
+@pytest.mark.parametrize("tokens", [(None, 500), (0, None), (0, 10)])
+def test_a_call_that_shows_no_prompt_meets_no_condition_on_its_length(tokens: Any) -> None:
+    table = Router([Rule(tokens=tokens, tier="bronze"), Rule("rest", tier="gold")]).bound(TIERS)
+    assert table.decide(Request(messages=())).rule == "rest"
+    assert table.decide(Request(messages=({"role": "user", "content": ""},))).rule == (
+        "rest" if tokens[0] else "rules[0]"
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.none() | st.integers(0, 6), st.none() | st.integers(0, 6), st.booleans()), max_size=6
+    )
+)
+def test_a_scale_knows_which_spans_a_number_is_in(
+    given_spans: list[tuple[int | None, int | None, bool]],
+) -> None:
+    spans = {number: Span(*span) for number, span in enumerate(given_spans)}
+    scale = Scale(spans, len(spans) + 1)
+    for value in (-1, *range(7), 0.5, 3.5, 9):
+        held = scale.at(value)
+        assert held >> len(spans) == 1  # who does not ask
+        for number, (low, high, open_) in spans.items():
+            inside = (low is None or value >= low) and (
+                high is None or value < high or (value == high and not open_)
+            )
+            assert bool(held >> number & 1) == inside, (value, spans[number])

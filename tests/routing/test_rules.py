@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.ruled import TIERS, World, requests, rules, worlds
+from tierllm.admission.schedule import Hours
 from tierllm.errors import ConfigError
+from tierllm.routing.conditions import _held
 from tierllm.routing.router import Router
 from tierllm.routing.rules import Rule, unreachable
 from tierllm.types import Request
@@ -220,3 +222,27 @@ def _named(rule: Rule, number: int, **changed: Any) -> Rule:
     if all(value is None for name, value in said.items() if name not in ("name", "tz")):
         said["plan"] = "never"
     return Rule(**{**said, "name": f"r{number}"})
+
+
+@given(
+    st.sampled_from(["", "mon", "mon-fri", "sat-sun", "sun", "tue,thu", "fri-mon"]),
+    st.integers(0, 1439),
+    st.integers(1, 1440),
+)
+def test_the_minutes_of_hours_are_those_at_which_they_hold(days: str, begins: int, ends: int) -> None:
+    if begins == ends:
+        return
+    times = f"{begins // 60:02d}:{begins % 60:02d}-{ends // 60:02d}:{ends % 60:02d}"
+    when = f"{days} {times}".strip()
+    hours = Hours(when, size=1)
+    held = _held(when)
+    assert held >> 7 * 1440 == 0
+    for day in range(7):
+        for minute in (0, 1, 719, 1438, 1439, begins, begins - 1, ends - 1, ends):
+            if 0 <= minute < 1440:
+                assert (held >> day * 1440 + minute & 1) == hours.hold_at(day, minute), (when, day, minute)
+
+
+def test_a_mapping_is_no_list_of_names() -> None:
+    with pytest.raises(ConfigError, match="give a name or several"):
+        Rule(plan={"a": 1}, tier="gold")  # type: ignore[arg-type]

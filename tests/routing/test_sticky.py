@@ -21,9 +21,10 @@ from tierllm.events import Event, SessionMoved
 from tierllm.pipeline.effects import Blocking, Flow
 from tierllm.routing.bindings import HOUR_S, MOST_MOVES, Binding, Returns
 from tierllm.routing.course import Course, key_of
+from tierllm.routing.homing import MISSES
 from tierllm.routing.plan import Plan
 from tierllm.routing.shared_bindings import COMPLAIN_AGAIN_S, SharedBindings
-from tierllm.routing.sticking import MISSES, Sticking
+from tierllm.routing.sticking import Sticking
 from tierllm.routing.sticky import StickySessions
 from tierllm.routing.sticky_rule import LEAVES, STAYS, Way, way_of
 from tierllm.stores import Store
@@ -679,6 +680,8 @@ def test_no_ping_pong(
         world.ill = ill if not shifts else set()
         bound = world.sticking.binding(session="s1")
         before = None if bound is None else (bound.place, bound.home)
+        held = bound is not None and not bound.loose
+        held = held and TIERS.index(plan.highest) >= TIERS.index(bound.granted)  # type: ignore[union-attr]
         call = world.ready(plan=plan, fixed=fixed, important=important, avoid=ill if shifts else ())
         try:
             response, _ = ended(world.sticking(call, world.client))
@@ -692,7 +695,7 @@ def test_no_ping_pong(
         assert inner.tiers[0] in ((plan.tiers[0],) if fixed else open_tiers)
         bound = world.sticking.binding(session="s1")
         assert bound is not None
-        if before is not None and before[0] == before[1] and before[0] not in ill:
+        if before is not None and held and before[0] == before[1] and before[0] not in ill:
             lifted = important and TIERS.index(before[0][0]) > TIERS.index(plan.tiers[0])
             if before[0][0] in open_tiers and not fixed and not lifted:
                 assert (response.tier, response.deployment) == bound.place == before[0]
@@ -706,6 +709,7 @@ def test_no_ping_pong(
     bound = world.sticking.binding(session="s1")
     assert bound is not None
     assert last == bound.home == bound.place
+    assert bound.home[0] == "gold", "where routing has its calls begin, whatever sent them elsewhere before"
 
 
 # -- watching only --------------------------------------------------------------------------------
@@ -771,8 +775,9 @@ def test_a_session_keeps_its_deployment(form: Form) -> None:
         ("silver", "d", None),
     ]
     assert form(client, session="s2").tier == "gold"
-    assert [(event.from_deployment, event.to_deployment, event.cause) for event in moved] == [
-        ("a", "b", "ProviderUnavailableError 503")
+    assert [(event.from_deployment, event.to_tier, event.cause) for event in moved] == [
+        ("a", "gold", "ProviderUnavailableError 503"),
+        ("d", "gold", "routing"),  # what was named is nobody's home
     ]
     client.close()
 
@@ -1060,6 +1065,62 @@ def test_a_time_in_the_future_is_now(stores: Making) -> None:
     binding = world.sticking.binding(session="s1")
     assert binding is not None
     assert binding.since <= world.now
+
+
+def test_a_clock_that_is_ahead_does_not_move_anybody(stores: Making) -> None:
+    ahead, world = World(store=stores(), wall=1e9 + 86_400), World(store=stores())
+    ahead.call()
+    ahead.ill = {A, B}
+    assert ahead.call() == C
+    ahead.background()
+    assert world.call() == C  # nobody knew better
+    for _ in range(50):
+        world.now += 61
+        world.call()
+        world.background()
+    assert world.place == A
+    assert [event.cause for event in world.events] == ["home"]
+    assert world.sticking.status()["store"]["adopted"] == 0
+    other = World(store=stores())
+    other.now = world.now
+    assert other.call() == A
+
+
+def test_what_holds_a_session_is_shared(stores: Making) -> None:
+    one, two = World(store=stores()), World(store=stores())
+    one.answered(one.ready(sla="silver"), C)
+    one.answered(one.ready("s2", plan=Plan("silver", ("silver", "bronze"))), C)
+    one.background()
+    two.now = 10
+    assert two.call() == A
+    loose = two.sticking.binding(session="s1")
+    assert loose is not None
+    assert (loose.loose, loose.home, loose.granted) == (False, A, "gold")
+    two.now += 100
+    two.background()
+    assert one.call() == A
+    assert two.call("s2") == A  # it is granted more now
+    two.answered(two.ready("s3", sla="silver"), D)
+    two.background()
+    assert one.call("s3", plan=Plan("silver", ("silver", "bronze")), sla="silver", fixed=True) == D
+
+
+def test_a_session_that_ended_in_the_store_binds_nobody(stores: Making) -> None:
+    one, two = World(store=stores()), World(store=stores(), ttl_s=60)
+    one.ill = {A}
+    assert one.call() == B
+    one.background()
+    two.now = 90
+    assert two.call() == A
+
+
+def test_a_store_that_is_out_is_not_asked_by_each_call() -> None:
+    store = Out()
+    world = World(store=store)
+    for number in range(30):
+        world.now -= 0.9
+        world.call(f"s{number}")
+    assert store.asked == 2
 
 
 class Out(Store):

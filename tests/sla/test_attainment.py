@@ -119,10 +119,67 @@ def test_a_report_has_all_that_was_counted() -> None:
 
 def test_nothing_counted_is_nothing_known() -> None:
     report = Attainment(EVERYTHING).report(0.0, 86_400.0)
-    assert report.calls == 0
+    assert report.calls == report.covered_s == 0
     assert report.verdict == "too few"
     assert report.availability is report.cost_usd is report.latency_p50_s is report.budget_left is None
     assert all(goal.within is None and goal.burn_rate is None for goal in report.goals.values())
+
+
+def test_time_begins_with_the_first_call_and_not_with_who_asks_before() -> None:
+    attainment = Attainment(Objective(availability=0.99))
+    for now in range(0, 4 * 86_400, 3600):
+        assert attainment.look(float(now)) == []
+        assert attainment.report(float(now), 300.0).covered_s == 0
+    for second in range(200):
+        attainment.count(4 * 86_400.0 + second, 1.0, None, second % 10 > 0, None)
+    assert attainment.report(4 * 86_400.0 + 200, 86_400.0).covered_s == 210
+    # a tenth of three minutes, and not of three days
+    assert attainment.look(4 * 86_400.0 + 200) == []
+
+
+def test_what_had_waited_too_long_counts_however_it_ended() -> None:
+    attainment = Attainment(
+        Objective(latency_p50_s=1.0, latency_p95_s=4.0, first_token_p95_s=2.0, availability=0.9)
+    )
+    attainment.apart(0.0, "cancelled", waited_s=3.0, unbegun=True)
+    attainment.apart(0.0, "cancelled", waited_s=3.0, first_token_s=0.5)
+    attainment.count(0.0, 9.0, None, False, None, unbegun=True)
+    goals = attainment.report(0.0, 300.0).goals
+    assert (goals["latency_p50_s"].calls, goals["latency_p50_s"].bad) == (3, 3)
+    assert (goals["latency_p95_s"].calls, goals["latency_p95_s"].bad) == (1, 1)
+    assert (goals["first_token_p95_s"].calls, goals["first_token_p95_s"].bad) == (3, 2)
+    assert (goals["availability"].calls, goals["availability"].bad) == (1, 1)
+
+
+def test_a_look_is_asked_for_only_where_something_bad_has_come() -> None:
+    attainment = Attainment(Objective(latency_p95_s=4.0, availability=0.9, cost_usd=0.01))
+    asked = [attainment.count(second * 20.0, 1.0, None, True, 0.01) for second in range(200)]
+    assert not any(asked)
+    assert not attainment.count(4_000.0, 5.0, None, True, 0.01)  # nobody has summed it up yet
+    assert attainment.count(4_020.0, 1.0, None, True, 0.01)
+    assert attainment.look(4_020.0) == []
+    assert not attainment.count(4_040.0, 1.0, None, True, 0.01)
+    assert attainment.count(4_060.0, 1.0, None, False, 0.01)  # a failure is seen at once
+    attainment.look(4_060.0)
+    attainment.count(4_061.0, 1.0, None, True, 0.02)
+    assert attainment.count(4_081.0, 1.0, None, True, 0.01)
+
+
+def test_bad_calls_before_there_were_enough_are_looked_at_again() -> None:
+    attainment, now, told = Attainment(Objective(availability=0.9)), 0.0, []
+    for number in range(130):
+        now += 2_500.0
+        if attainment.count(now, 1.0, None, number >= 95, None):
+            told += attainment.look(now)
+    assert [change.burning for change, _ in told][:1] == [True]
+
+
+def test_a_clock_set_back_by_less_than_a_cell_asks_for_no_looks() -> None:
+    attainment = Attainment(Objective(availability=0.9))
+    attainment.count(980.0, 1.0, None, False, None)
+    assert attainment.count(1_000.0, 1.0, None, False, None)
+    assert not any(attainment.count(990.0, 1.0, None, False, None) for _ in range(50))
+    assert attainment.report(990.0, 300.0).calls == 52
 
 
 def test_the_error_budget_is_that_of_the_longest_window_with_calls_enough() -> None:
@@ -133,6 +190,8 @@ def test_the_error_budget_is_that_of_the_longest_window_with_calls_enough() -> N
     for number in range(90, 200):
         attainment.count(number * 60.0, 1.0, None, True, None)
     goal = attainment.report(12_000.0, 300.0).goals["availability"]
+    report = attainment.report(12_000.0, 300.0)
+    assert (report.budget_left, report.budget_window_s) == (goal.budget_left, 21_600.0)
     assert goal.budget_window_s == 21_600.0
     assert goal.budget_left == pytest.approx(1 - 45 / 200 / 0.1)
 

@@ -17,6 +17,7 @@ from tierllm.sla.burn import (
     Goal,
     Latch,
     goals_of,
+    signal,
     tally,
     tally_of_cost,
     threshold,
@@ -108,16 +109,22 @@ def test_of_a_median_nine_calls_in_ten_are_over_it_before_the_fastest_alarm() ->
     [
         (0.9, 99, 99, "too few"),
         (0.9, 100, 10, "at risk"),
-        (0.9, 100, 11, "missed"),
+        (0.9, 100, 11, "at risk"),  # broken, and by so little that it may be by chance
+        (0.9, 100, 18, "at risk"),
+        (0.9, 100, 19, "missed"),
+        (0.9, 100_000, 10_300, "missed"),
         (0.71, 100, 29, "at risk"),
         (0.9, 100, 7, "met"),
         (0.9, 100, 8, "at risk"),
         (0.999, 500, 0, "too few"),
         (0.999, 500, 1, "too few"),
-        (0.999, 500, 2, "missed"),
+        (0.999, 500, 2, "at risk"),
+        (0.99, 100, 2, "at risk"),
+        (0.99, 100, 5, "missed"),
         (0.999, 1000, 0, "met"),
         (0.999, 1000, 1, "at risk"),
-        (0.999, 1000, 2, "missed"),
+        (0.999, 1000, 2, "at risk"),
+        (0.999, 1000, 5, "missed"),
     ],
 )
 def test_verdicts(share: float, calls: int, bad: int, told: str) -> None:
@@ -132,7 +139,7 @@ def test_what_is_kept_and_burns_is_at_risk() -> None:
 
 @pytest.mark.parametrize(
     ("total", "dearest", "told"),
-    [(0.5, 0.01, "met"), (0.9, 0.01, "at risk"), (2.0, 0.02, "missed"), (2.0, 1.5, "at risk")],
+    [(0.89, 0.01, "met"), (0.9, 0.01, "at risk"), (2.0, 0.02, "missed"), (2.0, 1.5, "at risk")],
     ids=["met", "near", "missed", "one dear call"],
 )
 def test_verdicts_of_the_cost(total: float, dearest: float, told: str) -> None:
@@ -157,14 +164,14 @@ def test_one_bad_call_never_decides(share: float, calls: int, bad: int) -> None:
 @given(st.lists(st.tuples(st.sampled_from([0.0, 15.0, 60.0, 300.0, 1000.0]), st.floats(0, 2)), max_size=300))
 def test_a_latch_changes_four_times_in_any_hour_at_most(looks: list[tuple[float, float]]) -> None:
     latch, now, changes = Latch(), 0.0, []
-    for step_s, signal in looks:
+    for step_s, near in looks:
         now += step_s
         before = latch.on
-        latch.look(signal, now)
+        latch.look(near, now)
         if latch.on != before:
             changes.append(now)
-            assert (signal >= 1) if latch.on else (signal <= 0.8)
-        elif signal >= 1:
+            assert (near >= 1) if latch.on else (near <= 0.8)
+        elif near >= 1:
             assert latch.on  # going on never has to wait
         assert sum(now - at <= 3600 for at in changes) <= 4
 
@@ -172,8 +179,8 @@ def test_a_latch_changes_four_times_in_any_hour_at_most(looks: list[tuple[float,
 def test_a_latch_goes_off_after_five_calm_minutes_and_not_before() -> None:
     latch = Latch()
     latch.look(1.0, 0.0)
-    for now, signal in ((15.0, 0.9), (30.0, 0.8), (200.0, 0.81), (215.0, 0.1), (514.0, 0.0)):
-        latch.look(signal, now)
+    for now, near in ((15.0, 0.9), (30.0, 0.8), (200.0, 0.81), (215.0, 0.1), (514.0, 0.0)):
+        latch.look(near, now)
         assert latch.on
     latch.look(0.0, 515.0)
     assert not latch.on
@@ -273,6 +280,48 @@ def test_dear_calls_burn_and_one_dear_call_does_not() -> None:
     assert told[0][0].burning
 
 
+@pytest.mark.parametrize(
+    ("times", "after_s", "window_s"),
+    [(10.0, 400, 3_600.0), (2.0, 3_600, 3_600.0), (1.5, 34_560, 86_400.0), (1.1, None, None)],
+)
+def test_a_mean_cost_alarms_at_twice_the_objective_or_a_fifth_over_it_for_a_day(
+    times: float, after_s: float | None, window_s: float | None
+) -> None:
+    """From the very first call on: the time before counts as if it had cost what was promised."""
+    attainment = Attainment(Objective(cost_usd=0.01))
+    told = []
+    for now in every(20, 0, 2 * DAY_S):
+        if attainment.count(now, 1.0, None, True, 0.01 * times * 1.0001):
+            told += [(now, change) for change, _ in attainment.look(now)]
+    assert bool(told) == (after_s is not None)
+    if after_s is not None:
+        at, change = told[0]
+        assert change.burning
+        assert (change.goal, change.window_s) == ("cost_usd", window_s)
+        assert after_s - 20 <= at <= max(after_s + 60, 100 * 20 + 60)
+
+
+def test_a_mean_cost_has_no_error_budget() -> None:
+    attainment = Attainment(Objective(cost_usd=0.01))
+    for now in every(1, 0, 300):
+        attainment.count(now, 1.0, None, True, 0.02)
+    goal = attainment.report(300.0, 300.0).goals["cost_usd"]
+    assert (goal.budget_left, goal.budget_window_s, goal.verdict) == (None, None, "missed")
+    assert goal.burn_rate == pytest.approx(2.0)
+
+
+def test_after_an_idle_night_the_first_bad_minute_is_not_three_bad_days() -> None:
+    delays = []
+    for calm_s in (0.0, 60.0):
+        attainment, start = Attainment(Objective(availability=0.99)), 2 * DAY_S
+        list(lived(attainment, every(1, 0, calm_s), 0.0, random.Random(6)))
+        told = lived(attainment, every(0.5, start, start + 3600), 0.6, random.Random(6))
+        delays.append(next(at for at, _, _ in told) - start)
+    # an hour's 14.4 times of 1 % at 60 % bad
+    assert delays[0] == pytest.approx(864, abs=60)
+    assert delays[1] >= 300
+
+
 def test_an_alarm_needs_both_windows() -> None:
     alarm, goal, start = Alarm(available(0.99)), available(0.99), 4 * DAY_S
     quiet, bad = tally(goal, 1000, 0), tally(goal, 1000, 500)
@@ -295,6 +344,13 @@ def test_a_service_just_begun_is_told_of_as_late_as_one_that_was_always_good(sha
         delays.append(next(at for at, _, _ in told) - calm_s)
     assert delays[0] == pytest.approx(delays[1], abs=240)
     assert delays[0] >= 14.4 * (1 - share) * 3600 - 15
+
+
+def test_the_short_window_is_diluted_too_while_it_has_not_been_lived_through() -> None:
+    goal = available(0.99)
+    for long_s, short_s, near in ((3_600.0, 300.0, 20.0), (1_800.0, 300.0, 10.0), (3_600.0, 15.0, 2.5)):
+        found = {3_600.0: tally(goal, 1000, 200, long_s), 300.0: tally(goal, 100, 50, short_s)}
+        assert signal(PAIRS[0], found, 1.0, 100) == pytest.approx(near)
 
 
 def test_a_service_that_just_keeps_its_promise_is_not_burning_as_it_begins() -> None:

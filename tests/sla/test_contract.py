@@ -66,7 +66,9 @@ def test_what_makes_no_sense_is_refused(given: dict[str, Any], said: str) -> Non
 
 
 def test_it_is_frozen_and_equal_by_what_it_says() -> None:
-    contract = Contract("acme", tenants=["a"], limit_per=["user"], consent=[Consent("all", since=TODAY)])
+    contract = Contract(
+        "acme", tenants=["a"], rpm=1, limit_per=["user"], consent=[Consent("all", since=TODAY)]
+    )
     assert pickle.loads(pickle.dumps(contract)) == contract
     with pytest.raises(AttributeError):
         contract.name = "other"  # type: ignore[misc]
@@ -119,11 +121,44 @@ def test_a_contract_that_there_is_not_is_an_error_and_no_lesser_promise() -> Non
         both.filled(call(contract="zzz"))
 
 
-def test_without_contracts_the_name_is_only_a_name() -> None:
-    request = call(contract="any")
+def test_where_there_are_only_plans_a_contract_is_an_error_as_well() -> None:
     both = terms(ServicePlan("pro", max_tier="silver"))
-    assert both.filled(request) is request
-    assert both.terms_of(request) == Terms(contract="any")
+    with pytest.raises(ConfigError, match="there are none: add it to contracts="):
+        both.settled(call(contract="any"))
+
+
+@pytest.mark.parametrize(("mode", "plan"), [("enforce", "pro"), ("observe", None)])
+def test_a_contract_that_observes_fills_in_no_plan(mode: Any, plan: str | None) -> None:
+    both = terms(
+        ServicePlan("pro", max_tier="bronze", max_priority=1),
+        Contract("acme", tenants=["a"], plan="pro", mode=mode),
+    )
+    request, found = both.settled(call(tenant="a", priority=5))
+    assert (request.contract, request.plan) == ("acme", plan)
+    held = found if mode == "enforce" else found.observed
+    assert held is not None
+    assert (held.max_tier, held.cap_by, held.plan) == ("bronze", "plan", "pro")
+    if mode == "observe":
+        assert (found.max_tier, found.plan) == (None, None)
+        granted, (warning,) = both.priority_of(request, 5, 0.0)
+        assert granted == 5
+        assert "would be lowered to 1" in warning
+        assert both.settled(call(tenant="a", plan="other"))[1].observed is None  # it names one itself
+
+
+def test_whose_words_bounds_are_is_known() -> None:
+    both = terms(
+        ServicePlan("pro", min_tier="silver", max_tier="gold"),
+        Contract("a", plan="pro", max_tier="silver"),
+        Contract("b", plan="pro", min_tier="gold"),
+        Contract("c", plan="pro", min_tier="silver"),
+    )
+    said = {name: both.terms_of(call(contract=name)) for name in "abc"}
+    assert [(each.floor_by, each.cap_by) for each in said.values()] == [
+        ("plan", "contract"),
+        ("contract", "plan"),
+        ("plan", "plan"),
+    ]
 
 
 def test_what_a_call_leaves_out_is_filled_in() -> None:
@@ -147,7 +182,7 @@ def test_of_two_bounds_the_stricter_one_holds() -> None:
         Contract("globex", max_tier="gold", max_priority=9),
     )
     assert both.terms_of(call(plan="pro", contract="acme")) == Terms(
-        "silver", "silver", 3, True, "pro", "acme"
+        *("silver", "silver", 3, True, "pro", "acme"), floor_by="contract", cap_by="contract"
     )
     assert both.terms_of(call(plan="pro", contract="globex")) == Terms(
         "bronze", "gold", 5, True, "pro", "globex"
@@ -157,7 +192,9 @@ def test_of_two_bounds_the_stricter_one_holds() -> None:
 
 def test_a_plan_that_is_not_listed_says_nothing() -> None:
     both = terms(ServicePlan("pro", max_tier="bronze"), Contract("acme", min_tier="silver"))
-    assert both.terms_of(call(plan="pr", contract="acme")) == Terms("silver", plan="pr", contract="acme")
+    assert both.terms_of(call(plan="pr", contract="acme")) == Terms(
+        "silver", contract="acme", floor_by="contract"
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,8 +212,8 @@ def test_what_only_observes_is_told_apart() -> None:
         ServicePlan("pro", max_tier="silver", mode="observe"), Contract("acme", plan="pro", min_tier="bronze")
     )
     found = both.terms_of(call(contract="acme"))
-    would = Terms("bronze", "silver", plan="pro", contract="acme")
-    assert found == Terms("bronze", None, plan="pro", contract="acme", observed=would)
+    would = Terms("bronze", "silver", plan="pro", contract="acme", floor_by="contract")
+    assert found == Terms("bronze", None, plan="pro", contract="acme", observed=would, floor_by="contract")
 
 
 @given(
@@ -334,7 +371,7 @@ def test_what_is_remembered_of_odd_plans_is_bounded() -> None:
     both = terms(Contract("acme", min_tier="silver"))
     for number in range(3000):
         assert both.terms_of(call(plan=f"p{number}", contract="acme")).min_tier == "silver"
-    assert len(both._known) <= 1024
+    assert len(both._known) == 1
 
 
 def test_a_forked_child_does_not_wait_for_the_parent_s_locks() -> None:

@@ -17,8 +17,9 @@ from tierllm.errors import (
     ProviderUnavailableError,
     RateLimitError,
 )
+from tierllm.sla.cells import CELL_S
 from tierllm.sla.goals import SPANS_S, Goal, chance, goals_of
-from tierllm.sla.place_watch import CELL_S, LOST_S, PlaceWatch
+from tierllm.sla.place_watch import LOST_S, PlaceWatch
 from tierllm.types import Objective, Outcome
 
 P95 = Objective(latency_p95_s=4.0)
@@ -33,7 +34,7 @@ class Watched:
 
     def begun(self, now: float, asked: Any = None) -> int:
         self.number += 1
-        self.watch.begun(self.number, now, asked)
+        self.watch.under_way[self.number] = now, asked
         return self.number
 
     def ended(
@@ -62,9 +63,18 @@ class Watched:
         return None if what is None else what.words()
 
 
-def progress(elapsed_s: float, *, streaming: bool = False, first_at: float | None = None) -> Any:
-    at = SimpleNamespace(elapsed_s=elapsed_s, streaming=streaming, first_at=first_at)
-    return SimpleNamespace(progress=at)
+def progress(
+    elapsed_s: float,
+    *,
+    streaming: bool = False,
+    first_at: float | None = None,
+    heard_s: float = 1.0,
+    patience_s: float = math.inf,
+) -> Any:
+    at = SimpleNamespace(
+        elapsed_s=elapsed_s, streaming=streaming, first_at=first_at, _since=heard_s, started_at=0.0, held_s=0.0
+    )
+    return SimpleNamespace(progress=at, patience_s=patience_s)
 
 
 # -- what counts -----------------------------------------------------------------------------
@@ -189,7 +199,7 @@ def test_calls_never_heard_of_again_are_let_go() -> None:
     seen.begun(0.0)
     seen.begun(LOST_S - 10)
     seen.watch.totals(LOST_S + 1)
-    assert seen.watch.under_way == 1
+    assert len(seen.watch.under_way) == 1
 
 
 # -- windows ---------------------------------------------------------------------------------

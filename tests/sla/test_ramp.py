@@ -111,7 +111,7 @@ def shedding(most: int = 6) -> Shedding:
 
 def shares(one: Shedding, seconds: range, distress: bool, calm: bool) -> dict[int, float]:
     """When the share changed, and to what."""
-    return {now: one.share for now in seconds if one.look(distress, calm, float(now))}
+    return {now: one.share for now in seconds if one.look(distress, calm, True, float(now))}
 
 
 def test_it_grows_as_long_as_it_has_to_and_shrinks_more_slowly() -> None:
@@ -144,19 +144,50 @@ def test_ending_waits_for_room_to_begin_again() -> None:
     assert shares(one, range(3600, 3700), False, True) == {3601: 0.0}
 
 
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.booleans(), st.one_of(st.floats(0, 30), st.floats(0, 2000))), max_size=300
-    )
+Looks = st.lists(
+    st.tuples(
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([True, True, True, False]),
+        st.one_of(st.floats(0, 30), st.floats(0, 2000)),
+    ),
+    max_size=300,
 )
-def test_shedding_begins_and_ends_so_often_and_no_more(looks: list[tuple[bool, bool, float]]) -> None:
-    one, now, turned = shedding(most=4), 0.0, []
-    for distress, calm, later_s in looks:
+
+
+@given(Looks, st.integers(2, 6))
+def test_no_key_changes_tier_more_often_than_the_hour_allows(
+    looks: list[tuple[bool, bool, bool, float]], most: int
+) -> None:
+    one, now = shedding(most=most), 0.0
+    turned: dict[float, list[float]] = {rank: [] for rank in (0.05, 0.3, 0.7)}
+    for distress, calm, room, later_s in looks:
         now += later_s
         before = one.share
-        one.look(distress, calm, now)
-        if bool(before) != bool(one.share):
-            turned.append(now)
+        one.look(distress, calm, room, now)
+        for rank, turns in turned.items():
+            if (rank < before) != (rank < one.share):
+                turns.append(now)
         assert 0 <= one.share <= 0.9
-    for end in turned:
-        assert sum(end - HOUR_S <= at <= end for at in turned) <= 4
+    for turns in turned.values():
+        for end in turns:
+            assert sum(end - HOUR_S <= at <= end for at in turns) <= most
+
+
+def test_where_the_next_tier_has_no_room_it_gives_way() -> None:
+    one = shedding()
+    shares(one, range(25), True, False)
+    assert one.share == 0.5
+    full = [(at, one.share) for at in range(25, 100) if one.look(True, False, False, float(at))]
+    assert full == [(40, 0.1), (60, 0.0)]
+    # there is room again: not at once, and later still the next time
+    assert shares(one, range(100, 140), True, False) == {120: 0.1}
+    assert one.dwell_s == 120
+    assert [at for at in range(140, 200) if one.look(True, False, False, float(at))] == [140]
+    assert shares(one, range(200, 270), True, False) == {260: 0.1}
+
+
+def test_where_there_is_no_room_it_does_not_begin() -> None:
+    one = shedding()
+    assert not any(one.look(True, False, False, float(at)) for at in range(100))
+    assert one.look(True, False, True, 100.0)

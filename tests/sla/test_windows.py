@@ -30,7 +30,7 @@ def counted(windows: Windows, now: float, at: int = 0, cost: float = 0.0) -> Non
 
 
 def look(windows: Windows, now: float) -> None:
-    if not windows.begun_at <= now < windows.ends_at:
+    if not windows.open_at <= now < windows.ends_at:
         windows.turn(now)
 
 
@@ -53,10 +53,13 @@ def test_a_window_is_never_shorter_than_said_and_longer_by_less_than_a_cell(
             for kind in range(3):
                 least, most = (sum(calls[each][1] == kind for each in some) for some in (surely, perhaps))
                 assert least <= totals[kind] <= most
-            head, total, dearest = windows.head(window_s)
+            head, total, dearest, seconds = windows.head(window_s)
             assert head == totals[:2]
             assert sum(costs[each] for each in surely) <= total <= sum(costs[each] for each in perhaps)
             assert max(costs[each] for each in surely) <= dearest <= max(costs[each] for each in perhaps)
+            # since the first call in the window, up to the cell under way, in whole cells
+            oldest = [max(ages[each] for each in some) for some in (surely, perhaps)]
+            assert oldest[0] - CELL_S - slack_s <= seconds <= oldest[1] + CELL_S + slack_s
 
 
 def test_each_window_has_cells_as_said() -> None:
@@ -72,7 +75,7 @@ def test_what_is_old_is_gone_after_silence_too() -> None:
     counted(windows, 0.0, cost=3.0)
     look(windows, 4 * 86_400.0)
     assert [windows.totals(each) for each in WINDOWS_S] == [[0]] * 7
-    assert [windows.head(each) for each in WINDOWS_S] == [([0], 0.0, 0.0)] * 7
+    assert [windows.head(each) for each in WINDOWS_S] == [([0], 0.0, 0.0, 0.0)] * 7
 
 
 @settings(deadline=None, max_examples=200)
@@ -89,12 +92,12 @@ def test_sums_that_are_kept_are_those_that_would_be_made_anew(
         for window_s in some:
             asked.head(window_s)
     for window_s in WINDOWS_S:
-        counts, cost, dearest = asked.head(window_s)
+        counts, cost, *others = asked.head(window_s)
         assert counts == never_asked.totals(window_s)
-        assert (cost, dearest) == (
+        assert [cost, *others] == [
             pytest.approx(never_asked.head(window_s)[1]),
-            never_asked.head(window_s)[2],
-        )
+            *never_asked.head(window_s)[2:],
+        ]
 
 
 # -- clocks ------------------------------------------------------------------------
@@ -108,6 +111,27 @@ def test_threads_that_come_out_of_order_count_into_the_newest_cell() -> None:
     counted(windows, 29.9)
     assert windows.totals(300.0) == [4]
     assert windows.ends_at == pytest.approx(45.1)
+
+
+def test_a_clock_set_back_by_less_than_a_cell_begins_none() -> None:
+    windows = Windows(1, 1)
+    assert not windows.turn(1_000.0)  # the first: none is over
+    assert windows.turn(1_015.0)
+    assert not windows.turn(1_000.5)
+    assert windows.open_at <= 1_000.5 < windows.ends_at  # so nobody has to ask
+    assert windows.ends_at == 1_030.0
+    assert not windows.turn(999.0)  # by more: time goes on from there, and no cell is over
+    assert windows.ends_at == 1_014.0
+
+
+def test_time_since_the_first_call_is_known_after_a_gap() -> None:
+    windows = Windows(1, 1)
+    counted(windows, 0.0)
+    for second in range(200_000, 200_900, 5):
+        counted(windows, float(second))
+    assert windows.head(300.0)[3] == 300.0
+    assert windows.head(3_600.0)[3] == windows.head(86_400.0)[3] == 900.0
+    assert windows.head(259_200.0)[3] == windows.elapsed_s
 
 
 def test_after_a_clock_was_set_back_time_goes_on_from_there() -> None:

@@ -66,7 +66,11 @@ class Limits:
         names = [limit.name for limit in self.limits]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigError(f"{place.name}: two rate limits are called {name!r}; give one a name=...")
+                ours = name.startswith(("plan ", "contract "))
+                hint = ", as that of a plan or contract is" if ours else ""
+                raise ConfigError(
+                    f"{place.name}: two rate limits are called {name!r}{hint}; give one a name=..."
+                )
         self._clock = clock
         self._wall = wall
         self._emit = emit

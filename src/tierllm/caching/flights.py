@@ -6,18 +6,20 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from collections.abc import Coroutine as Flow
-from dataclasses import replace
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import RejectedError
 from ..pipeline.scope import Scope
 from ..pipeline.tape import FlightLost, Tape
+from ..types.happened import Attempt
+from .sharing import Shared, own_of, refused
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from decimal import Decimal
 
-    from ..types import Attempt, Call, Candidate, Response, Trace, Waited
+    from ..types import Call, Candidate, Response, Trace, Waited
     from .layer import Layer
 
 __all__ = ["Flight", "Flights", "Led"]
@@ -40,7 +42,8 @@ class Flight:
     ``answered_by`` names the layer that had the answer after all, which had cost ``worth_usd``,
     ``claimed`` the one that keeps other processes from making it too. ``loop`` is the event loop that
     it runs in: should that be closed without ceremony, whoever comes next calls ``abandon``. A renewal
-    has ``released`` its place among them when it is over.
+    has ``released`` its place among them when it is over. ``uncounted`` is empty once there is a reader that
+    counts for it: the first that ends with its outcome, or the founder of an inline one.
     """
 
     __slots__ = (
@@ -60,6 +63,7 @@ class Flight:
         "since",
         "tape",
         "tried",
+        "uncounted",
         "worth_usd",
     )
 
@@ -78,6 +82,7 @@ class Flight:
         self.closes = False
         self.since = (0, 0, 0)
         self.tried: Tried | None = None
+        self.uncounted = [True]
         self.answered_by: str | None = None
         self.worth_usd: Decimal | None = None
         self.claimed: Layer | None = None
@@ -89,6 +94,7 @@ class Flight:
 
     def leads(self, trace: Trace | None) -> None:
         """Its founder leads it under his own ``trace``."""
+        self.uncounted.clear()
         if trace is not None:
             self.since = (len(trace.candidates), len(trace.waits), len(trace.attempts))
 
@@ -108,15 +114,18 @@ class Flight:
             return
         tried, told = self.so_far(), self.tape.error
         shift_s = self.call.begun_at - call.begun_at
+        kind = Shared if self.tape.done and not self._counts() else Attempt
         trace.candidates += tried.candidates
         if theirs.scores:
             trace.scores = {**(trace.scores or {}), **theirs.scores}
         trace.waits += tried.waits
         trace.attempts += [
-            _own(attempt, shift_s, told, error)
+            own_of(kind, attempt, shift_s, told, error)
             for attempt in tried.attempts
             if founder or not getattr(attempt.error, "personal", False)  # whose budget it was is his affair
         ]
+        if kind is Shared and isinstance(error, RejectedError):
+            refused(call, trace, error)
         if self.answered_by is not None:
             trace.cache, trace.cache_layer = "hit", self.answered_by
         elif not founder:
@@ -126,14 +135,12 @@ class Flight:
         if error is not None:
             trace.degraded = tuple(dict.fromkeys((*trace.degraded, *theirs.degraded)))
 
-
-def _own(attempt: Attempt, shift_s: float, told: BaseException | None, own: Exception | None) -> Attempt:
-    """A reader's account of what the flight tried, with its own copy of what it was told."""
-    error = own if own is not None and attempt.error is told else attempt.error
-    outcome = (
-        "cancelled" if attempt.outcome == "running" else attempt.outcome
-    )  # who left will not see its end
-    return replace(attempt, started_s=attempt.started_s + shift_s, outcome=outcome, error=error)
+    def _counts(self) -> bool:
+        """Whether it is this reader that counts for the flight."""
+        try:
+            return self.uncounted.pop()  # one step: of two threads that come here, one does
+        except IndexError:
+            return False
 
 
 def _running_loop() -> AbstractEventLoop | None:

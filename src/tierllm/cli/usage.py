@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
         "--by",
         type=names,
         default=None,
-        help="comma-separated: user, tenant, plan, tag, tier, deployment, model, route, run, outcome, "
-        "budget, hour, day, month (default: user)",
+        help="comma-separated: user, tenant, plan, contract, tag, tier, deployment, model, route, run, "
+        "outcome, budget, hour, day, month (default: user)",
     )
     parser.add_argument("--since", type=moment, help="7d, 12h, 2w, 2026-11-01 or 2026-11-01T12:00")
     parser.add_argument("--until", type=moment, help="likewise; not included")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import RejectedError, TierLLMError, UsageError
 from ..events import CallFinished, Event
+from ..pipeline.ready import begins_now
 from ..types import Response
 
 if TYPE_CHECKING:
     from ..caching.policy import Caching
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow
-    from ..resilience.shadowing import Shadowing
     from ..types import Call, Trace
 
 __all__ = ["Outermost"]
@@ -27,7 +27,6 @@ class Outermost:
     wall: Callable[[], float]
     emit: Callable[[Event], None] | None
     caching: Caching | None
-    shadowing: Shadowing | None
 
     def _places(self, call: Call, trace: Trace) -> None:
         """Settle what depends on the very moment at which the call begins."""
@@ -43,6 +42,8 @@ class Outermost:
         """The outermost: writes down how the call ended, and tells the listeners."""
         trace = call.trace
         assert trace is not None
+        if call.driven == "stream":
+            begins_now(call)  # its consumer may have held it before it asked for the first chunk
         trace.started_at = self.wall()
         self._places(call, trace)
         answer: Response | None = None
@@ -68,8 +69,6 @@ class Outermost:
                 response = copy.copy(response)
             _told(response, trace)
             answer = response
-            if self.shadowing is not None and self.shadowing.wants(call, response):
-                await self.shadowing.compare(call, response)
             return response
         finally:
             try:

@@ -107,7 +107,7 @@ class Planned:
         try:
             would = self._plan(request, bounds)
         except ConfigError:
-            words = "no tier within its bounds has a deployment with the labels it requires"
+            words = "no tier within its bounds has the labels it requires"
             trace.warnings = (*trace.warnings, f"observed only: it would be refused: {words}")
             return
         if would.tiers == here.tiers:
@@ -236,8 +236,8 @@ class Planned:
         assert before is not None
         now, number, plan = self.clock(), 0, before
         while course.shifts and plan.leads_down(0):
-            shifting = self.lines[plan.tiers[0]].shifting
-            if shifting is None or not shifting.leaves_tier(course.key, now):
+            shifting, room = self.lines[plan.tiers[0]].shifting, self.lines[plan.tiers[1]].takes_more
+            if shifting is None or not shifting.leaves_tier(course.key, now, room):
                 break
             trace.candidates.append(Candidate(plan.tiers[0], "*", "shift"))
             plan = before.starting_at(before.tiers[number := number + 1])

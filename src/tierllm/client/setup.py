@@ -191,6 +191,8 @@ class Setup(Planned, Outermost):
         chain: list[Policy] = [self.fallback]
         if self.cascading is not None:
             chain = [self.cascading, self.fallback, self.cascading.step]
+        if self.shadowing is not None:
+            chain.insert(0, self.shadowing)  # within all that may take something out of a prompt
         asking = Confirm(self.quotes.of, self.quotes.dearest_usd, confirm, over_usd)
         self._sized = Sized(self.lines)
         self._handler = compose([*outer, *chain], self._enter)
@@ -281,7 +283,7 @@ class Setup(Planned, Outermost):
         trace = call.trace
         assert trace is not None
         if self.levels is not None:
-            self.levels.count(trace, call.request, response, error)
+            self.levels.count(trace, call.request, response, error, driven=call.driven)
         if self.decisions is not None:
             self.decisions.note(trace, call.request, call.course, response)
 
@@ -289,7 +291,7 @@ class Setup(Planned, Outermost):
         """How good the answer to a call was; whether the router has learned from it."""
         difficulty = self.difficulty
         learned = difficulty is not None and difficulty.feedback(trace_id, score, source=source)
-        if self.cascading is not None:
+        if self.cascading is not None and source != "judge":  # a judge does not learn from a judge
             learned = self.cascading.feedback(trace_id, score) or learned
         if self.decisions is not None:
             self.decisions.feedback(trace_id, score, source)

@@ -142,7 +142,10 @@ class _Judged:
     """Has the router's judge look at an answer, behind the caller's back, and learns from what it says."""
 
     def __init__(self, router: Router, setup: Setup) -> None:
-        self._judge = router.judge
+        from ..resilience.asking import Asking
+
+        assert router.judge is not None
+        self._asking = Asking(router.judge)
         self._setup = setup
 
     async def __call__(self, call: Call, response: Response) -> None:
@@ -152,10 +155,7 @@ class _Judged:
             pass
 
     async def _look(self, call: Call, response: Response) -> Response:
-        from ..resilience.judging import asked
-
-        assert self._judge is not None
-        score = await asked(self._judge, call.request, response, apart=True)
+        score = await self._asking(call, response, apart=True)
         if score is not None and call.trace is not None:
             self._setup.heard(call.trace.id, score, "judge")
         return response
@@ -224,4 +224,5 @@ def shadowing_of(shadow: Shadow | None, setup: Setup) -> Shadowing | None:
         rng=setup.ground.rng,
         emit=setup.emit,
         compared=None if setup.decisions is None else setup.decisions.compared,
+        arms=None if setup.scored is None else setup.scored.arms,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..errors import ConfigError, StoreUnavailableError
+from .ledger_growth import grow, lacking
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,7 +30,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE, trace_id TEXT NOT NULL, at REAL NOT NULL, outcome TEXT NOT NULL,
-    user TEXT, tenant TEXT, plan TEXT, tags TEXT NOT NULL, route TEXT, run TEXT,
+    user TEXT, tenant TEXT, plan TEXT, contract TEXT, tags TEXT NOT NULL, route TEXT, run TEXT,
     tier TEXT NOT NULL, deployment TEXT NOT NULL, model TEXT NOT NULL,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_input_tokens INTEGER NOT NULL,
     cache_write_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL,
@@ -116,6 +117,8 @@ class LedgerDatabase:
             try:
                 if is_new(connection, self.path):
                     _make(connection)
+                elif lacking(connection):
+                    grow(connection)
                 mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 # Where there is no shared memory there is no WAL, and NORMAL would be too little.
                 connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")

@@ -30,6 +30,7 @@ class Entry:
     user: str | None = None
     tenant: str | None = None
     plan: str | None = None
+    contract: str | None = None
     tags: tuple[str, ...] = ()
     route: str | None = None
     run: str | None = None

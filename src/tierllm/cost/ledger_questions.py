@@ -34,9 +34,9 @@ class Questions:
         """The rows with ``since`` ≤ time < ``until``, oldest first, after a flush. Where that could not
         write, what waits is not among them (``waiting``).
 
-        ``where``: ``user``, ``tenant``, ``plan``, ``tag``, ``tier``, ``deployment``, ``model``, ``route``,
-        ``run``, ``trace_id``, ``request_id``, ``outcome`` or ``budget``, equal to what is given (``None``:
-        not set). Raises ``ConfigError`` for others, ``StoreUnavailableError`` where nothing can be read.
+        ``where``: ``user``, ``tenant``, ``plan``, ``contract``, ``tag``, ``tier``, ``deployment``, ``model``,
+        ``route``, ``run``, ``trace_id``, ``request_id``, ``outcome`` or ``budget``, equal to what is given
+        (``None``: not set). Raises ``ConfigError`` for others, ``StoreUnavailableError`` where nothing can be read.
         """
         wanted = self._wanted(since, until, where)
         return self._rows.entries(wanted)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreUnavailableError
 from .ledger_database import connected, is_new
+from .ledger_growth import read_as_grown
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,6 +41,7 @@ def reading(path: str) -> sqlite3.Connection:
     try:
         if is_new(connection, path):
             raise StoreUnavailableError(f"the usage ledger {path!r} is empty: nothing was written there yet")
+        read_as_grown(connection)
         connection.execute("PRAGMA query_only = 1")
     except sqlite3.Error as error:
         connection.close()

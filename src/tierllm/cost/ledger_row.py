@@ -51,8 +51,8 @@ MOST_TOKENS = 10**9
 LAST_AT = 253_370_764_800
 """The year 9999: what is later has no date, and is most likely in milliseconds."""
 
-TEXTS = ("id", "trace_id", "outcome", "user", "tenant", "plan", "route", "run", "tier", "deployment")
-MORE_TEXTS = ("model", "service_tier", "price_as_of", "request_id", "budget")
+TEXTS = ("id", "trace_id", "outcome", "user", "tenant", "plan", "contract", "route", "run")
+MORE_TEXTS = ("tier", "deployment", "model", "service_tier", "price_as_of", "request_id", "budget")
 NAMES = (*TEXTS, *MORE_TEXTS)
 _names_of = attrgetter(*NAMES)
 TOKENS = (
@@ -178,6 +178,7 @@ def row_of(entry: Entry) -> Row:
         kept_text(entry.user),
         kept_text(entry.tenant),
         kept_text(entry.plan),
+        kept_text(entry.contract),
         kept_text(entry.route),
         kept_text(entry.run),
         kept_text(entry.tier) or "",

@@ -18,6 +18,7 @@ FIELDS = {
     "user": "user",
     "tenant": "tenant",
     "plan": "plan",
+    "contract": "contract",
     "tag": "tags",
     "tier": "tier",
     "deployment": "deployment",

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from .host import Host
     from .scope import Scope
 
-__all__ = ["AsyncResponseStream", "ReadyCall", "ResponseStream"]
+__all__ = ["AsyncResponseStream", "ReadyCall", "ResponseStream", "begins_now"]
+
+
+def begins_now(call: Call) -> None:
+    """Its times and its deadline count from here."""
+    scope = call.scope
+    assert scope is not None
+    waited = scope.clock() - call.begun_at
+    call.begun_at += waited
+    if scope.deadline_at is not None:
+        scope.deadline_at += waited
 
 
 class ReadyCall:
@@ -37,10 +47,7 @@ class ReadyCall:
 
     def begin_now(self) -> None:
         """The call begins now, though it may have been ready for a while; its deadline counts from here."""
-        waited = self.scope.clock() - self.call.begun_at
-        self.call.begun_at += waited
-        if self.scope.deadline_at is not None:
-            self.scope.deadline_at += waited
+        begins_now(self.call)
         self.host.begin(self.scope)
 
     def run(self) -> Response:
@@ -80,8 +87,8 @@ class ReadyCall:
 class ResponseStream:
     """An answer as it arrives: a context manager to iterate over.
 
-    The call begins with ``with`` and is ended, and everything it holds given back, by leaving it.
-    ``response`` is the folded answer once the last chunk has come.
+    The call is ended, and everything it holds given back, by leaving it. It begins as its first chunk is
+    asked for: nobody waits for it before. ``response`` is the folded answer once the last chunk has come.
     """
 
     __slots__ = ("_chunks", "_closer", "_ready", "_run")
@@ -131,6 +138,8 @@ class ResponseStream:
         advance = driven.advance
         try:
             while (chunk := advance()) is not None:
+                if chunk.finish_reason is not None:
+                    self._ready.call.driven = "read"
                 yield chunk
         except Cancelled:
             self._ready.host.end(self._ready.scope)
@@ -201,6 +210,8 @@ class AsyncResponseStream:
                     raise self._ready.closed() from None
                 raise
             if chunk is not None:
+                if chunk.finish_reason is not None:
+                    self._ready.call.driven = "read"
                 return chunk
             if driven.closed and driven.result is None and self._closer != _this_task():
                 raise self._ready.closed()  # not by this reader, who has only read a part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from ..errors import AllTiersFailedError, DeadlineExceededError, ProviderError, 
 from ..events import CascadeEscalated, Event
 from ..pipeline.effects import Handler, Spawn
 from ..routing.cascade import best_first
-from ..routing.course import Course
 from ..routing.judges import Agreement
 from ..types import Candidate, Response
-from .judging import Judging, PoorAnswer, note_poor, note_score
+from .asking import Asking, AsyncJudge, failed
+from .judging import Judging, Pass, PoorAnswer, note_poor, note_score
 from .rising import Rising
+from .second import Second
 from .verdicts import Verdicts
 from .ways import Ways
 
@@ -49,13 +49,20 @@ class Cascading:
         lines: Mapping[str, TierLine],
         clock: Clock,
         emit: Callable[[Event], None] | None,
-        verdicts: Verdicts | None = None,
     ) -> None:
         settings.check_tiers(list(lines))
         self.settings = settings
-        self.verdicts = verdicts or Verdicts()
-        self.ways = Ways(settings, lines, self.verdicts)
-        self.judging = Judging(settings, lines=lines, verdicts=self.verdicts, clock=clock)
+        self.verdicts = Verdicts()
+        self.asking = self.second = None
+        if isinstance(settings.judge, Agreement):
+            cheap = settings.cheap or list(lines)[-1]
+            self.second = Second(settings.judge, lines, clock=clock, cheap=cheap)
+        else:
+            self.asking = Asking(settings.judge)
+        self.ways = Ways(settings, lines, self.verdicts, self.second)
+        self.judging = Judging(
+            settings, asking=self.asking, second=self.second, verdicts=self.verdicts, clock=clock
+        )
         self.rising = Rising()
         self._lines = lines
         self._emit = emit
@@ -72,9 +79,6 @@ class Cascading:
         if self.settings.mode == "observe":
             return await self._watched(call, call_next, way)
         own = call.copy()
-        course = own.course
-        if course is None:
-            course = own.course = Course()
         assert call.plan is not None
         if not self.ways.in_time(call, way):
             self.verdicts.count("late")
@@ -85,27 +89,28 @@ class Cascading:
         own.plan = way.plan
         if call.plan.tiers[0] != way.cheap:
             _passed_over(call, call.plan.tiers[0], "cascade")
+        course = own.course = Pass(call.course, way.cheap)
         course.home = way.cheap
-        _turn(course, way.cheap)
         try:
             response = await call_next(own)
-            self._account(way, course.spare, response)
+            self._account(way, course, response)
             if self._learns is not None:
-                self._taught(self._learns, own, way, response)
+                self._taught(self._learns, own, way, course, response)
             return response
         except FAILED as error:
             if course.spare is None or getattr(error, "partial", None) is not None:
                 raise
             return self._served_anyway(course.spare, f"no better tier answered ({type(error).__name__})")
         finally:
-            if course.spare is not None:
-                self.rising.end(own, way.cheap)
-            _turn(course, None)
+            if course.risen is not None:
+                self.rising.end(course.risen)
+            if call.course is not None:
+                call.course.home = course.home
 
     async def step(self, call: Call, call_next: Handler) -> Response:
         """A call comes to one of its tiers."""
         course = call.course
-        if course is None or course.judged is None:
+        if not isinstance(course, Pass) or course.judged is None:
             return await call_next(call)
         if call.tier != course.judged:
             if course.spare is not None and self._beneath(call, course.judged):
@@ -125,7 +130,7 @@ class Cascading:
                 note_poor(call, known)
             course.spare = _own(poor.response, call, shared=joined or known is not None)
             if course.spare is not None:
-                self.rising.begin(call, poor)
+                course.risen = self.rising.begin(call, poor)
             course.home = None  # that tier is not good enough: it is wherever it will be answered
             self._escalated(call, poor.score, "enforce")
             raise
@@ -133,7 +138,7 @@ class Cascading:
     async def _known(self, call: Call, response: Response) -> Response:
         """A cached answer of this tier may have been made for a call that was not to be judged."""
         look = call.lookup
-        if look is not None and self.verdicts.knows(look.slot, response.text):
+        if look is not None and self.verdicts.knows(look.slot, response.text, self.settings.at_least):
             return response
         return self.judging.passed(call, response, await self.judging.score(call, response))
 
@@ -165,8 +170,11 @@ class Cascading:
                 )
             )
 
-    def _account(self, way: Way, spare: Response | None, response: Response) -> None:
+    def _account(self, way: Way, course: Pass, response: Response) -> None:
         """What that saved: the strong tier's price for as many tokens, less what was paid on the way."""
+        spare = course.spare
+        if course.second_usd is not None:
+            self.verdicts.saved(-course.second_usd)
         if spare is not None:
             self.verdicts.saved(-(spare.cost_usd or Decimal(0)))
         elif response.tier == way.cheap and response.cost_usd is not None and not response.cached:
@@ -174,11 +182,11 @@ class Cascading:
             if price is not None and response.usage is not None:
                 self.verdicts.saved(price.cost_usd(response.usage) - response.cost_usd)
 
-    def _taught(self, judge: LearnedJudge, call: Call, way: Way, response: Response) -> None:
+    def _taught(
+        self, judge: LearnedJudge, call: Call, way: Way, course: Pass, response: Response
+    ) -> None:
         """What the strong tier said instead says how good the cheap answer was; else its caller may."""
-        course, trace = call.course, call.trace
-        assert course is not None
-        spare = course.spare
+        spare, trace = course.spare, call.trace
         if response.cached or NOT_ESCALATED in response.degraded:
             return  # who made that answer has taught it, or nobody knows any better
         if spare is not None:
@@ -199,12 +207,12 @@ class Cascading:
         if call.plan.tiers[0] != way.cheap:
             _passed_over(call, way.cheap, "observed: cascade would begin here")
         response = await call_next(call)
-        judge = self.settings.judge
-        if response.tier != way.cheap or response.cached or isinstance(judge, Agreement):
+        asking = self.asking
+        if response.tier != way.cheap or response.cached or asking is None:
             return response  # a second model is asked by nobody who only looks on
         own = call.copy()
         own.tier, own.plan = way.cheap, way.plan
-        if getattr(judge, "blocking", False) or _is_async(judge):
+        if asking.waits:
             try:
                 await Spawn(self._looked_at(own, response))
             except RuntimeError:  # no thread is to be had: one answer fewer is looked at
@@ -214,7 +222,11 @@ class Cascading:
         return response
 
     async def _looked_at(self, call: Call, response: Response) -> Response:
-        score = await self.judging.score(call, response)
+        try:
+            score = await self.judging.score(call, response)
+        except AsyncJudge as error:  # which calls hear of where it counts
+            failed("a judge that only looks on", error)
+            return response
         good = score is not None and score >= self.settings.at_least
         self.verdicts.judged(score, good=good)
         note_score(call, score)
@@ -242,10 +254,6 @@ class Cascading:
         )
 
 
-def _turn(course: Course, judged: str | None) -> None:
-    course.judged, course.spare = judged, None
-
-
 def _passed_over(call: Call, tier: str, reason: str) -> None:
     if call.trace is not None:
         call.trace.candidates.append(Candidate(tier, "*", reason))
@@ -265,7 +273,3 @@ def _own(response: Response | None, call: Call, *, shared: bool) -> Response | N
     if shared:
         own.raw, own.cached, own.cost_usd, own.warnings = None, True, Decimal(0), ()
     return own
-
-
-def _is_async(judge: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(type(judge).__call__)

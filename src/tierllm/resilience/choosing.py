@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -16,6 +16,7 @@ from ..errors import (
     RequestTooLargeError,
     ThrottledError,
 )
+from ..sla.place_watch import hung
 from ..types import Attempt, Candidate
 from .deployment_line import heeds
 from .fallback import NotInTime
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..pipeline.effects import Flow
     from ..routing.tier import Tier
+    from ..sla.shifting import Shifting
     from ..types import Call, Response
-    from .choice import Cheapest
+    from .cheapest import Cheapest
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
     from .hedging import Hedging
@@ -58,15 +60,16 @@ class Choosing:
         self.rng = rng
         self.cheapest = cheapest
         self.hedge: Hedging | None = None
+        self.shifting: Shifting | None = None
 
     async def __call__(self, call: Call, /) -> Response:
         """The first deployment that answers; each one passed over leaves its reason in the trace."""
         failure: ProviderError | RejectedError | None = None
         refusal: RejectedError | None = None
-        degrade, drawn = call.degrade, self._drawn()
-        if call.course is not None:
-            self._moved(call, drawn)
-        for line in self._ordered(call, drawn):
+        degrade, drawn, avoid = call.degrade, self._drawn(), self._avoided(call)
+        if avoid or call.course is not None:
+            self._moved(call, drawn, avoid)
+        for line in self._ordered(call, drawn, avoid, asks=True):
             obstacle: Obstacle | None = None
             if line is call.ahead:
                 call.ahead = None  # once: a policy may come here again
@@ -91,6 +94,7 @@ class Choosing:
                     if call.permit is not None and call.permit.lost:
                         raise
                     if not self.rule.goes_on(error, call, self.tier.name):
+                        self._missed(error)
                         raise
                     if isinstance(error, RejectedError):
                         refusal = _sooner(refusal, error)
@@ -101,6 +105,8 @@ class Choosing:
                     continue
                 except BaseException as error:
                     self.passed_over(call, line, _reason(error))
+                    if isinstance(error, DeadlineExceededError):
+                        self._missed(error, hung=hung(fit))
                     raise
                 finally:
                     if degrade is not None and fit.degrade is not None:
@@ -116,35 +122,55 @@ class Choosing:
                 refusal = _sooner(refusal, obstacle)
             elif failure is None:
                 failure = obstacle
+        if failure is not None:
+            self._missed(failure)
         raise failure or refusal or self.nowhere()
+
+    def _missed(self, error: BaseException, *, hung: bool = False) -> None:
+        """No place of the tier has answered a call."""
+        if self.shifting is not None:
+            self.shifting.failed(self.clock(), error, hung=hung)
+
+    def _avoided(self, call: Call) -> Collection[str]:
+        """The places to be asked last, as things stand now: the call may have stood in line."""
+        if self.shifting is None:
+            return ()
+        return self.shifting.avoided("" if call.course is None else call.course.key, self.clock())
 
     def _ask(self, line: DeploymentLine, call: Call) -> Flow[Response]:
         hedge = self.hedge
         return line.handler(call) if hedge is None else hedge.ask(line, call, line.handler)
 
     def open_now(self, call: Call) -> Iterator[DeploymentLine]:
-        """The places that would serve ``call`` at once, in order."""
-        now = self.clock()
-        for line in self._ordered(call, self._drawn()):
-            admissible = call.request.require <= line.deployment.labels
+        """The places that would serve ``call`` at once, in order; none that calls go past at present."""
+        now, avoid = self.clock(), self._avoided(call)
+        for line in self._ordered(call, self._drawn(), ()):
+            admissible = line.name not in avoid and call.request.require <= line.deployment.labels
             if admissible and not line.obstacle(call) and not line.short(call, now):
                 yield line
 
     def nowhere(self) -> RejectedError:
         return NotInTime(f"{self.tier.name}: no deployment has the labels asked for")
 
-    def _ordered(self, call: Call, drawn: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
+    def _ordered(
+        self,
+        call: Call,
+        drawn: Sequence[DeploymentLine],
+        avoid: Collection[str],
+        *,
+        asks: bool = False,
+    ) -> Sequence[DeploymentLine]:
         """``drawn``, the cheapest first where the call is to be served so; where its session is at home
         comes before all others, what is left alone now after them."""
         if call.degrade is not None and call.degrade.cheaper:
-            return call.degrade.cheapest_first(drawn, _dearness)
+            cheapest = call.degrade.cheapest_first(drawn, _dearness)
+            return sorted(cheapest, key=lambda line: line.name in avoid) if avoid else cheapest
         if self.cheapest is not None:
-            drawn = self.cheapest.order(call, drawn)
-        course = call.course
-        if course is None or not (course.prefer or course.avoid):
+            drawn = self.cheapest.order(call, drawn, asks=asks)
+        tier, prefer = self.tier.name, None if call.course is None else call.course.prefer
+        if prefer is None and not avoid:
             return drawn
-        tier, prefer, avoid = self.tier.name, course.prefer, course.avoid
-        return sorted(drawn, key=lambda line: ((tier, line.name) in avoid, (tier, line.name) != prefer))
+        return sorted(drawn, key=lambda line: (line.name in avoid, (tier, line.name) != prefer))
 
     def _spares(self, call: Call, line: DeploymentLine, drawn: Sequence[DeploymentLine]) -> bool:
         """Whether a dearer place, which was not asked, would have come before the ``line`` that answered."""
@@ -161,16 +187,15 @@ class Choosing:
         draw = self.rng.random
         return sorted(self.lines, key=lambda line: -(draw() ** (1.0 / line.deployment.weight)))
 
-    def _moved(self, call: Call, drawn: Sequence[DeploymentLine]) -> None:
+    def _moved(self, call: Call, drawn: Sequence[DeploymentLine], avoid: Collection[str]) -> None:
         """Write down which places are not asked in their turn, since calls avoid them or its session is at
         home elsewhere."""
-        course, tier = call.course, self.tier.name
-        assert course is not None
-        home = None if course.prefer is None or course.prefer[0] != tier else course.prefer[1]
-        if home is None and not course.avoid:
+        prefer = None if call.course is None else call.course.prefer
+        home = None if prefer is None or prefer[0] != self.tier.name else prefer[1]
+        if home is None and not avoid:
             return
         for line in drawn:
-            if (tier, line.name) in course.avoid:
+            if line.name in avoid:
                 self.passed_over(call, line, "shift")
             elif line.name == home:
                 home = None  # those after it are in their turn

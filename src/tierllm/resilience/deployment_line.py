@@ -34,6 +34,7 @@ from ..providers.parsing import parsed
 from ..providers.wrapped import Unprovided
 from ..types import Attempt, Response
 from .fallback import NotInTime
+from .followed import Followed
 from .timeouts import Pace
 from .window import Window
 
@@ -190,6 +191,12 @@ class DeploymentLine:
         """For how long the provider asked to be left alone."""
         return max(0.0, self.held_until - self.clock())
 
+    def takes_calls(self) -> bool:
+        """Whether it would serve a call now, whatever it is."""
+        if self.held_s() or (self.breaker is not None and self.breaker.peek() is not None):
+            return False
+        return self.adaptive is None or self.adaptive.peek(self.clock()) is None
+
     def obstacle(self, call: Call, *, count: bool = True) -> Obstacle | None:
         """Why this place would not serve the call now; ``None`` where it would. Changes nothing.
 
@@ -280,8 +287,11 @@ class DeploymentLine:
         attempt = Attempt(self.tier.name, self.name, call.model, began - call.begun_at)
         if call.trace is not None:
             call.trace.attempts.append(attempt)
-        shifting = self.shifting
-        number = 0 if shifting is None else shifting.begun(self.name, began, call)
+        shifting, number, followed = self.shifting, 0, None
+        if shifting is not None:
+            if self.deployment.policies:
+                followed = Followed(self, call)
+            number = shifting.begun(self.name, began, followed or call)
         try:
             guarded = self._metered if call.caps or self._always_metered else self._guarded
             response = await guarded(call)
@@ -311,9 +321,13 @@ class DeploymentLine:
                     attempt.first_token_s,
                     attempt.error,
                 )
+            if followed is not None:
+                followed.let_go()
 
     def _timed(self, attempt: Attempt, call: Call, began: float) -> None:
         progress = call.progress
+        if progress is None and call.lane is not None and call.lane.trail is not None:
+            progress = call.lane.trail.progress  # of a copy that was sent in its stead
         if progress is None:  # no provider was reached
             attempt.latency_s = self.clock() - began
         else:

@@ -1,4 +1,4 @@
-"""What a call uses that takes one step for sure, and a second one perhaps."""
+"""What a call uses that takes one step for sure, and a second one perhaps; or two at the same time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from typing import Final
 
 from ..cost.estimate import Cost, Latency
 
-__all__ = ["either_cost", "either_latency"]
+__all__ = ["both_costs", "both_latencies", "either_cost", "either_latency"]
 
 _EXACT: Final = Context(prec=60)
 _NORMAL: Final = NormalDist()
 _AT_P90: Final = _NORMAL.inv_cdf(0.9)
 _NEVER, _ALWAYS = 1e-6, 1 - 1e-6
+
+
+def both_costs(one: Cost | None, other: Cost | None) -> Cost | None:
+    """Two steps side by side, each with a price of its own; ``None`` where one is not known."""
+    if one is None or other is None:
+        return None
+    most = _EXACT.add(one.max, other.max)
+    p50 = _EXACT.add(one.p50, other.p50)
+    p90 = p50 + ((one.p90 - one.p50) ** 2 + (other.p90 - other.p50) ** 2).sqrt()
+    sd = (one.sd**2 + other.sd**2).sqrt()
+    return Cost(min(p50, most), min(max(p50, p90), most), most, _EXACT.add(one.mean, other.mean), sd)
+
+
+def both_latencies(one: Latency | None, other: Latency | None) -> Latency | None:
+    """The slower of the two, at each quantile."""
+    if one is None or other is None:
+        return None
+    return Latency(max(one.p50, other.p50), max(one.p90, other.p90), max(one.p95, other.p95))
 
 
 def either_cost(first: Cost | None, second: Cost | None, rate: float) -> Cost | None:

@@ -37,7 +37,10 @@ UNKNOWN_SHARE: Final = 0.1
 """Of the calls that would be cheaper there, so many try a place of which too little is known."""
 
 AGAIN_SHARE: Final = 0.01
-"""And so many one that was too slow before."""
+"""And so many one that was too slow before, until a trial was quick enough."""
+
+RECENT: Final = 20
+"""So many of the last answers tell that a place has become quick again, whatever was before."""
 
 ROUTES: Final = 64
 """So many routes' answers are kept at hand."""
@@ -52,11 +55,13 @@ class Expected:
     ``hit`` is the part of what a session had sent there before that its next call was reported to have
     cached, ``cold`` the cached part of any other call's input, ``written`` the part of what was not cached
     that was billed as written to the cache. ``answers`` are the mean lengths by route, until the next one.
+    ``unmeasured`` counts the trials after which nobody knew how good its answers are.
     """
 
     __slots__ = (
         "_history",
         "_looked_at",
+        "_quick",
         "_rates",
         "_service_tier",
         "_speed",
@@ -67,6 +72,7 @@ class Expected:
         "per_character",
         "samples",
         "trials",
+        "unmeasured",
         "written",
     )
 
@@ -80,6 +86,8 @@ class Expected:
         self.answers: dict[str | None, float | None] = {}
         self.trials = Bank(UNKNOWN_SHARE, 1)
         self.again = Bank(AGAIN_SHARE, 1)
+        self.unmeasured = 0
+        self._quick = False
         self._service_tier = deployment.params.get("service_tier")
         self._rates: dict[int, tuple[Price, float, float, float, float]] = {}
         self._history: DurationHistory | None = None
@@ -139,18 +147,38 @@ class Expected:
     def speed(
         self, history: DurationHistory, goals: Sequence[tuple[float, float]], now: float
     ) -> tuple[float, float] | None:
-        """The P95 in seconds, and by what part the worst of ``goals`` is missed; ``None``: not known yet."""
+        """The P95 in seconds, and by what part the worst of ``goals`` is missed; ``None``: not known yet.
+
+        Where its last ``RECENT`` answers were quicker, they count: a place that was slow is hardly asked, and
+        what it remembers is old.
+        """
         p95_s = history.p95_s
         if p95_s is None:
             return None
         if history is not self._history or not 0 <= now - self._looked_at < LOOK_S:
-            missed = 0.0
+            latest = sorted(history.latest(RECENT))
+            count, missed = len(latest), 0.0
             for quantile, limit_s in goals:
                 taken_s = p95_s if quantile == 0.95 else history.quantile(quantile)
-                if taken_s is not None:
+                if taken_s is not None and taken_s > limit_s:
+                    taken_s = min(taken_s, latest[min(count - 1, int(quantile * count))])
                     missed = max(missed, taken_s / limit_s - 1.0)
-            self._history, self._looked_at, self._speed = history, now, (p95_s, missed)
+            self._history, self._looked_at, self._speed = history, now, (min(p95_s, latest[-1]), missed)
         return self._speed
+
+    def on_trial(self, *, slow: bool) -> bool:
+        """Whether the call at hand is one to try the place with; it pays into the share of those that are."""
+        bank = self.again if slow and not self._quick else self.trials
+        bank.pay_in()
+        if not bank.withdraw():
+            return False
+        self._quick = False  # until it has answered
+        return True
+
+    def answered(self, limit_s: float) -> None:
+        """It has answered: quickly enough to be tried more often?"""
+        last_s = None if self._history is None else self._history.last_s
+        self._quick = last_s is not None and last_s <= limit_s
 
     def learn(self, characters: int, usage: Usage, sent_before: int) -> None:
         asked = usage.input_tokens
@@ -174,6 +202,7 @@ class Expected:
             "cached_again": round(self.hit, 4),
             "cached_anyway": round(self.cold, 4),
             "samples": self.samples,
+            "unmeasured": self.unmeasured,
         }
 
     def renew(self) -> None:

@@ -49,7 +49,8 @@ class FallbackChain:
 
     Goes on after rate limits, timeouts, 5xx and broken connections (once ``Retry`` has given up),
     after refused keys, permissions and models, and after tierllm's own refusals. An invalid request
-    is raised where the first place says so, and passed over where a later one does. A context
+    is raised where the first place says so, and passed over where a later one does. Whatever the cheap
+    tier of a cascade will not have goes up to the one that was granted. A context
     window that was too small leads to larger ones only, a spent budget to cheaper places only where
     it says ``on_exceed="downgrade"``. ``content_filter`` is ``"raise"`` or
     ``"next"``. ``on`` decides for any error in place of these rules, where it returns a bool.
@@ -108,14 +109,9 @@ class FallbackChain:
         if isinstance(error, BudgetExceededError | ThrottledError) and not error.steps_down:
             return False  # another place is not what its owner asked for
         rule = self.rules.get(tier, self)
-        if rule.on is not None and not isinstance(error, NotInTime):
-            try:
-                decided = rule.on(error)
-            except Exception:  # it must not hide the call's own error
-                log_failure("on= of a FallbackChain failed")
-                decided = None
-            if decided is not None:
-                return decided
+        decided = rule.decided(error)
+        if decided is not None:
+            return decided
         if isinstance(error, ContextWindowExceededError):
             return True
         if isinstance(error, InvalidRequestError):
@@ -123,6 +119,23 @@ class FallbackChain:
         if isinstance(error, ContentFilteredError):
             return rule.content_filter == "next"
         return True
+
+    def decided(self, error: TierLLMError) -> bool | None:
+        """What the application has decided for this error, if it has."""
+        if self.on is None or isinstance(error, NotInTime):
+            return None
+        try:
+            return self.on(error)
+        except Exception:  # it must not hide the call's own error
+            log_failure("on= of a FallbackChain failed")
+            return None
+
+    def goes_up(self, error: ProviderError | RejectedError, call: Call, tier: str) -> bool:
+        """Whether ``tier`` is the cheap one of a cascade: what that will not have, whyever, goes on to the
+        tier that was granted, as it would have without the cascade. That one speaks for itself."""
+        if call.course is None or call.course.judged != tier or isinstance(error, StreamInterruptedError):
+            return False
+        return self.rules.get(tier, self).decided(error) is not False
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         assert call.plan is not None
@@ -143,12 +156,13 @@ class FallbackChain:
             except (ProviderError, RejectedError) as error:
                 errors.append(error)
                 _noted(error, step)
-                if not self.goes_on(error, call, tier):
+                up = self.goes_up(error, call, tier)
+                if not up and not self.goes_on(error, call, tier):
                     raise
-                spent = isinstance(error, BudgetExceededError)  # which leads down only
+                spent = not up and isinstance(error, BudgetExceededError)  # which leads down only
                 if call.plan.leads_down(number) if spent else number + 1 < len(tiers):
                     self._stepped(call, tier, tiers[number + 1], error)
-                    if self.rules.get(tier, self).mode == "enforce":
+                    if up or self.rules.get(tier, self).mode == "enforce":
                         window = step.min_window
                         if isinstance(error, ContextWindowExceededError):
                             window = max(window, error.window or 0)
@@ -234,7 +248,16 @@ def _reached(call: Call) -> bool:
 
 
 def _first_place(call: Call) -> bool:
-    """Whether only one place has been asked so far, however often."""
+    """Whether only one place has been asked so far, however often.
+
+    The cheap tier of a cascade counts only where it has answered.
+    """
     if call.trace is None:
         return True
-    return len({(a.tier, a.deployment) for a in call.trace.attempts if a.outcome != "rejected"}) <= 1
+    judged = None if call.course is None else call.course.judged
+    asked = {
+        (a.tier, a.deployment)
+        for a in call.trace.attempts
+        if a.outcome != "rejected" and (a.tier != judged or a.outcome == "ok")
+    }
+    return len(asked) <= 1

@@ -55,6 +55,8 @@ class Hedging:
         self.clock = clock
         self.bank = Bank(rules.share, rules.bank)
         self.won = 0
+        self.served: Callable[[Call, Response], None] | None = None
+        """Hears of the answers of second legs; of all others the choice knows."""
         self._emit = emit
         self._open_now = open_now
         self._seat = seat
@@ -213,6 +215,8 @@ class Hedging:
         try:
             response = await self.ask(line, call, line.once)
             reason = None
+            if self.served is not None:
+                self.served(call, response)
             return response
         except Exception as error:
             reason = type(error).__name__

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import RequestTooLargeError
-from .either import either_cost, either_latency
+from .either import both_costs, both_latencies, either_cost, either_latency
 
 if TYPE_CHECKING:
     from ..cost.estimate import Estimate
@@ -26,7 +26,7 @@ class Quotes:
     """Estimates for calls through a client's lines. Sends nothing and reserves nothing.
 
     From the first one on, every answer teaches the estimator. That of a call which ``cascading`` begins in
-    a cheap tier is of both its steps.
+    a cheap tier is of both its steps, and of the second opinion that it asks for.
     """
 
     def __init__(
@@ -61,13 +61,26 @@ class Quotes:
         if way is None or cascading is None:
             return replace(found[call.plan.tiers[0]], tiers=found)
         cheap, strong = found[way.cheap], found[way.strong]
+        cost_usd, latency_s = cheap.cost_usd, cheap.latency_s
+        other = self._second(call)
+        if other is not None:
+            step = call.copy()
+            step.tier = other.tier.name
+            second = self._at(self.lines[step.tier], step, exact, (other,))
+            cost_usd = both_costs(cost_usd, second.cost_usd)
+            latency_s = both_latencies(latency_s, second.latency_s)
         rate = cascading.verdicts.rate()
         return replace(
             cheap,
-            cost_usd=either_cost(cheap.cost_usd, strong.cost_usd, rate),
-            latency_s=either_latency(cheap.latency_s, strong.latency_s, rate, cascading.ways.judge_s()),
+            cost_usd=either_cost(cost_usd, strong.cost_usd, rate),
+            latency_s=either_latency(latency_s, strong.latency_s, rate, cascading.ways.judge_s()),
             tiers=found,
         )
+
+    def _second(self, call: Call) -> DeploymentLine | None:
+        """Where a cascaded call asks for a second opinion, if it does."""
+        second = None if self.cascading is None else self.cascading.second
+        return None if second is None else second.place(call)
 
     def _way(self, call: Call) -> Way | None:
         """How the call is cascaded, if it is."""
@@ -80,33 +93,46 @@ class Quotes:
     def dearest_usd(self, call: Call) -> Decimal | None:
         """The worst case of one attempt at any place that the call may come to; ``None``: not known.
 
-        Of a cascaded call that is the dearest place's, and the cheap tier's before it.
+        Of a cascaded call that is the dearest place's, and the cheap tier's before it, with the second
+        opinion.
         """
         assert call.plan is not None
-        dearest = self._dearest(call, call.plan.tiers)
+        dearest = self._dearest(call, self._lines_of(call.plan.tiers))
         way = self._way(call)
         if dearest is None or way is None:
             return dearest
-        first = self._dearest(call, (way.cheap,))
-        return None if first is None else dearest + first
+        other = self._second(call)
+        first = self._dearest(call, self.lines[way.cheap].lines)
+        second = self._dearest(call, () if other is None else (other,))
+        return None if first is None or second is None else dearest + first + second
 
-    def _dearest(self, call: Call, tiers: Sequence[str]) -> Decimal | None:
+    def _lines_of(self, tiers: Sequence[str]) -> list[DeploymentLine]:
+        return [line for tier in tiers for line in self.lines[tier].lines]
+
+    def _dearest(self, call: Call, places: Sequence[DeploymentLine]) -> Decimal | None:
         dearest = Decimal(0)
-        for tier in tiers:
+        for line in places:
+            if not call.request.require <= line.deployment.labels:
+                continue
             step = call.copy()
-            step.tier = tier
-            for line in self.lines[tier].lines:
-                if not call.request.require <= line.deployment.labels:
-                    continue
-                fit = line.fitted(step)
-                cost = self.estimator.quote(line.place, fit.messages, fit.params).cost_usd
-                if cost is None:
-                    return None
-                dearest = max(dearest, cost.max)
+            step.tier = line.tier.name
+            fit = line.fitted(step)
+            cost = self.estimator.quote(line.place, fit.messages, fit.params).cost_usd
+            if cost is None:
+                return None
+            dearest = max(dearest, cost.max)
         return dearest
 
-    def _at(self, tier_line: TierLine, call: Call, exact: bool | None) -> Estimate:
-        able = [line for line in tier_line.lines if call.request.require <= line.deployment.labels]
+    def _at(
+        self,
+        tier_line: TierLine,
+        call: Call,
+        exact: bool | None,
+        places: Sequence[DeploymentLine] | None = None,
+    ) -> Estimate:
+        """At the first place that would serve it, of these or of all in the tier."""
+        places = tier_line.lines if places is None else places
+        able = [line for line in places if call.request.require <= line.deployment.labels]
         counts = exact is not False
         obstacles = {line: line.obstacle(call, count=counts) for line in able}
         line = next((line for line in able if obstacles[line] is None), able[0])

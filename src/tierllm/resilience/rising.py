@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..types import Call
     from .judging import PoorAnswer
 
-__all__ = ["Rising"]
+__all__ = ["Question", "Rising"]
 
 Question = tuple["Key", str]
 """A request, and the tier that was asked."""
@@ -36,22 +36,21 @@ class Rising:
         found = None if question is None else self._poor.get(question)
         return None if found is None else found[0]
 
-    def begin(self, call: Call, poor: PoorAnswer) -> None:
-        """``call`` goes up from its tier."""
+    def begin(self, call: Call, poor: PoorAnswer) -> Question | None:
+        """``call`` goes up from its tier: with this question, to be told when it is over."""
         question = _question(call, call.tier)
         if question is not None:
             with self._lock:
                 first, calls = self._poor.get(question, (poor, 0))
                 self._poor[question] = first, calls + 1
+        return question
 
-    def end(self, call: Call, tier: str) -> None:
-        """``call``, which went up from ``tier``, is over."""
-        question = _question(call, tier)
-        if question is not None:
-            with self._lock:
-                first, calls = self._poor.pop(question)
-                if calls > 1:
-                    self._poor[question] = first, calls - 1
+    def end(self, question: Question) -> None:
+        """A call that went up with ``question`` is over."""
+        with self._lock:
+            first, calls = self._poor.pop(question, (None, 0))
+            if first is not None and calls > 1:
+                self._poor[question] = first, calls - 1
 
     def renew(self) -> None:
         """After a fork: nobody goes up here."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DeadlineExceededError, ProviderError, RejectedError
+from ..caching.flights import Led
+from ..errors import (
+    BudgetExceededError,
+    ConfigError,
+    DeadlineExceededError,
+    ProviderError,
+    RejectedError,
+)
 from ..events import Event, ShadowCompared
-from ..pipeline.effects import Spawn
+from ..pipeline.compose import compose
+from ..pipeline.effects import Handler, Spawn
 from ..pipeline.scope import Scope
 from ..types import Call, Response, Trace, length_of
 from .acting import may_act
-from .judging import asked, judging_now
-from .shadow_account import Purse, Quality, anonymous
+from .asking import Asking, judging_now
+from .shadow_account import Purse, Tally, anonymous
 
 if TYPE_CHECKING:
     import random
@@ -42,12 +48,16 @@ LARGE = 100_000
 """Characters from which a prompt is left alone: counting it would take time from others."""
 
 
+class _LeftOut(Exception):
+    """It may not be asked after all: its word says why."""
+
+
 class Shadowing:
     """``Shadow`` at work. Thread-safe.
 
-    ``wants(call, response)`` says at once, for a call that was just answered, whether it is sampled;
-    ``compare`` then begins the flow that asks the second place. ``compared`` writes down what came out, as
-    ``DecisionLog.compared`` does.
+    A policy around the tiers, within all that an application puts around calls itself: what that takes out
+    of a prompt is not sent to the second place either. ``arms`` are the weak and the strong tier of a router
+    that learns, ``compared`` writes down what came out, as ``DecisionLog.compared`` does.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class Shadowing:
         rng: random.Random,
         emit: Callable[[Event], None] | None,
         compared: Callable[..., object] | None = None,
+        arms: tuple[str, str] | None = None,
     ) -> None:
         settings.check_tiers(list(lines))
         self.settings = settings
@@ -69,14 +80,12 @@ class Shadowing:
         self._draw = rng.random
         self._emit = emit
         self._compared_to = compared
+        self._arms = arms
         self._tier, self._deployment = settings.place
         self._purse = Purse(settings.budget, store)
         self._share = settings.share
-        self._lock = threading.Lock()
-        self._running = 0
-        self.counts: Counter[str] = Counter()
-        self.quality: dict[tuple[str, str], Quality] = {}
-        self.spent_usd = Decimal(0)
+        self._asking = None if settings.judge is None else Asking(settings.judge, most=MOST_AT_ONCE)
+        self.tally = Tally()
         self._check_places()
 
     def _check_places(self) -> None:
@@ -95,15 +104,20 @@ class Shadowing:
 
     # -- which calls ---------------------------------------------------------------
 
-    def wants(self, call: Call, response: Response) -> bool:
-        """Whether this call is sampled. Most are not, and that is known at once."""
-        if self._draw() >= self._share:
-            return False
+    async def __call__(self, call: Call, call_next: Handler) -> Response:
+        response = await call_next(call)
+        if self._draw() < self._share and self._wants(call, response):
+            await self._compare(call, response)
+        return response
+
+    def _wants(self, call: Call, response: Response) -> bool:
+        """Whether this call, which was drawn, is sampled; then it counts as one that is under way."""
         why = self._left_out(call, response)
         if why is None and self.settings.mode == "observe":
             why = "observed"
-        with self._lock:
-            self.counts["sampled" if why is None else why] += 1
+        if why is None and not self.tally.enter(MOST_AT_ONCE):
+            why = "no_room"
+        self.tally.count("sampled" if why is None else why)
         return why is None
 
     def _left_out(self, call: Call, response: Response) -> str | None:
@@ -117,22 +131,23 @@ class Shadowing:
             return "tagged"
         if may_act(request.params, request.extra):
             return "tools"
-        if self._running >= MOST_AT_ONCE or length_of(request.messages) > LARGE:
+        if length_of(call.messages) > LARGE:
             return "no_room"
         return None
 
     # -- comparing -----------------------------------------------------------------
 
-    async def compare(self, call: Call, response: Response) -> None:
+    async def _compare(self, call: Call, response: Response) -> None:
         """Begin to ask the second place. Never raises, and does not wait for its answer."""
         now = self._clock()
-        own = Call(anonymous(call.request), scope=Scope(self._clock, now + MOST_S))
+        own = Call(anonymous(call), scope=Scope(self._clock, now + MOST_S))
+        own.driven = call.driven
         trace_id = "" if call.trace is None else call.trace.id
         own.trace = Trace(f"{trace_id}.shadow")
         own.begun_at = now
         own.caps = (self._purse,)
         own.tier, own.turn.priority = self._tier, -(2**31)
-        flow = self._compared(own, response, trace_id)
+        flow = Led(self._compared(own, response, trace_id), self.tally.leave)
         try:
             await Spawn(flow, None, own.scope)
         except Exception:  # closed meanwhile, or no thread is to be had
@@ -140,33 +155,30 @@ class Shadowing:
             self._count("no_room")
 
     async def _compared(self, call: Call, served: Response, trace_id: str) -> Response:
-        with self._lock:
-            self._running += 1
         try:
             line = self._place(call, served)
             found = None if line is None else await self._answer(call, line)
             if found is not None:
-                await self._judged(call.request, served, *found, trace_id)
+                await self._judged(call, served, *found, trace_id)
+        except _LeftOut as left:
+            self._count(str(left))
+        except BudgetExceededError:
+            self._count("no_money")
         except (ProviderError, RejectedError, DeadlineExceededError):
             self._count("failed")
         except Exception as error:  # nobody waits for it, and its words may quote the prompt
             log.error("a shadow of a call failed: %s", type(error).__name__)
             self._count("failed")
         finally:
-            with self._lock:
-                self._running -= 1
+            self.tally.leave()
         return served
 
     async def _answer(self, call: Call, line: DeploymentLine) -> tuple[Response, float] | None:
         """The second place's answer, and the seconds it took; ``None``: it may not be asked now."""
-        fit = line.fitted(call)
-        if may_act(fit.params, call.request.extra):
-            self._count("tools")
-            return None
-        if line.spending.outlook(fit) is not None:
-            self._count("no_money")
-            return None
-        seat = self._lines[self._tier].spare_seat()
+        self._check(line, line.fitted(call))
+        tier_line = self._lines[self._tier]
+        seat = tier_line.spare_seat()
+        handler = compose(tier_line.tier.policies, partial(self._once, line))
         try:
             began = self._clock()
             if seat is not None:
@@ -174,15 +186,26 @@ class Shadowing:
                     self._count("no_room")
                     return None
                 seat.begin(began)
-                fit.permit = seat
-            answer = await line.once(fit)
+                call.permit = seat
+            answer = await handler(call)
             latency_s = self._clock() - began
         finally:
             if seat is not None:
                 seat.release()
-        with self._lock:
-            self.spent_usd += answer.cost_usd or Decimal(0)
+        self.tally.spent(answer.cost_usd)
         return answer, latency_s
+
+    def _check(self, line: DeploymentLine, fit: Call) -> None:
+        if may_act(fit.params, fit.request.extra):
+            raise _LeftOut("tools")
+        if line.spending.outlook(fit) is not None:
+            raise _LeftOut("no_money")
+
+    async def _once(self, line: DeploymentLine, call: Call, /) -> Response:
+        """Ask ``line`` for what the tier's own policies have made of the call."""
+        fit = line.fitted(call)
+        self._check(line, fit)
+        return await line.once(fit)
 
     def _place(self, call: Call, served: Response) -> DeploymentLine | None:
         """The place to be asked: open, with room, and not the one that has answered."""
@@ -197,20 +220,19 @@ class Shadowing:
         return None
 
     async def _judged(
-        self, request: Request, served: Response, answer: Response, latency_s: float, trace_id: str
+        self, call: Call, served: Response, answer: Response, latency_s: float, trace_id: str
     ) -> None:
-        settings = self.settings
         served_score = shadow_score = None
-        if settings.judge is not None:
-            served_score = await asked(settings.judge, request, served, apart=True)
-            shadow_score = await asked(settings.judge, request, answer, apart=True)
+        if self._asking is not None:
+            served_score = await self._asking(call, served, apart=True)
+            shadow_score = await self._asking(call, answer, apart=True)
         self._note(served, served_score)
         self._note(answer, shadow_score)
         self._count("compared")
         if served_score is not None and shadow_score is not None:
             sign = shadow_score - served_score
             self._count("better" if sign > 0 else "worse" if sign < 0 else "equal")
-            self._teach(request, trace_id, (served, served_score), (answer, shadow_score))
+            self._teach(call.request, trace_id, (served, served_score), (answer, shadow_score))
         if self._emit is not None:
             self._emit(
                 ShadowCompared(
@@ -227,11 +249,14 @@ class Shadowing:
     def _teach(
         self, request: Request, trace_id: str, served: tuple[Response, float], shadow: tuple[Response, float]
     ) -> None:
-        """What came of the weak and of the strong model, where the two are of different tiers."""
-        upper, lower = self._ranks.get(served[0].tier or "", -1), self._ranks[self._tier]
-        if upper in (-1, lower):
+        """What came of the weak and of the strong model, where the two are of different tiers: the router's,
+        if it learns, or else the better one is the strong one."""
+        here, there = self._ranks.get(served[0].tier or "", -1), self._ranks[self._tier]
+        if here in (-1, there):
             return
-        (weak, weak_score), (strong, strong_score) = (shadow, served) if upper < lower else (served, shadow)
+        (weak, weak_score), (strong, strong_score) = (shadow, served) if here < there else (served, shadow)
+        if self._arms is not None and (weak.tier, strong.tier) != self._arms:
+            return
         try:
             if self.settings.learn is not None:
                 self.settings.learn(request.text, weak=weak_score, strong=strong_score)
@@ -247,30 +272,16 @@ class Shadowing:
             log.error("learn= of a Shadow raised %s", type(error).__name__)
 
     def _note(self, response: Response, score: float | None) -> None:
-        if score is None:
-            return
-        place = (response.tier or "", response.deployment or "")
-        with self._lock:
-            quality = self.quality.setdefault(place, Quality())
-            quality.count += 1
-            quality.total += score
+        if score is not None:
+            self.tally.note((response.tier or "", response.deployment or ""), score)
 
     def _count(self, what: str) -> None:
-        with self._lock:
-            self.counts[what] += 1
+        self.tally.count(what)
 
     def inherit(self, older: Shadowing) -> None:
-        """Go on where ``older`` was, under another configuration; its budget is in the store."""
-        with older._lock:
-            counts, quality = Counter(older.counts), dict(older.quality)
-            spent_usd = older.spent_usd
-        with self._lock:
-            self.counts += counts
-            self.spent_usd += spent_usd
-            for place, each in quality.items():
-                own = self.quality.setdefault(place, Quality())
-                own.count += each.count
-                own.total += each.total
+        """Go on where ``older`` was, under another configuration, before the first call; its budget is in the
+        store. What still runs there counts here."""
+        self.tally = older.tally
 
     # -- watching ------------------------------------------------------------------
 
@@ -278,21 +289,10 @@ class Shadowing:
         """As plain data: how many were sampled, compared and left out (and why), what that cost, and the
         mean score of each deployment that was judged.
         """
-        with self._lock:
-            return {
-                "mode": self.settings.mode,
-                "to": self.settings.to,
-                "share": self._share,
-                "running": self._running,
-                "counts": dict(self.counts),
-                "spent_usd": self.spent_usd,
-                "quality": {
-                    f"{tier}/{name}": {"count": each.count, "mean": each.total / each.count}
-                    for (tier, name), each in self.quality.items()
-                },
-            }
+        settings = self.settings
+        told = {"mode": settings.mode, "to": settings.to, "share": self._share}
+        return {**told, **self.tally.status()}
 
     def renew(self) -> None:
-        """After a fork: the parent's flows do not run here."""
-        self._lock = threading.Lock()
-        self._running = 0
+        """After a fork."""
+        self.tally.renew()

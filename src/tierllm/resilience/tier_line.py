@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..sla.shifting import Shifting
     from ..stores import Store
     from ..types import Call, Response
-    from .choice import Cheapest
+    from .cheapest import Cheapest
     from .deployment_line import DeploymentLine, Obstacle
     from .fallback import FallbackChain
     from .hedging import Hedging
@@ -73,7 +73,9 @@ class TierLine:
         self.cheapest = self._cheapest(estimator)
         self.choosing = Choosing(tier, self.lines, rule=rule, clock=clock, rng=rng, cheapest=self.cheapest)
         self.hedge = self.choosing.hedge = self._hedging()
-        self.shifting = self._shifting(leads_down)
+        if self.hedge is not None and self.cheapest is not None:
+            self.hedge.served = self.cheapest.served
+        self.shifting = self.choosing.shifting = self._shifting(leads_down)
         self._build()
 
     @property
@@ -120,7 +122,7 @@ class TierLine:
     def _cheapest(self, estimator: CostEstimator) -> Cheapest | None:
         if self.tier.choose != "cheapest":
             return None
-        from .choice import Cheapest
+        from .cheapest import Cheapest
 
         return Cheapest(
             estimator=estimator,
@@ -141,6 +143,7 @@ class TierLine:
             places=[line.name for line in self.lines],
             objective=self.tier.objective,
             load=None if self.admission is None else self.admission.reading,
+            closed=lambda: [line.name for line in self.lines if not line.takes_calls()],
             clock=self.clock,
             emit=self.emit,
             rng=self.rng,
@@ -263,6 +266,18 @@ class TierLine:
         """A seat in the tier's pool that may be taken if there is one free; ``None``: none is needed."""
         admission = self.admission
         return None if admission is None or admission.mode == "observe" else Seat(admission)
+
+    def takes_more(self) -> bool:
+        """Whether calls that another tier sends on are welcome here: there is room, a place is open, and none
+        of them is known to break the promise."""
+        if self.shifting is not None and not self.shifting.well(self.clock()):
+            return False
+        admission = self.admission
+        if admission is not None:
+            full = admission.reading()[0] >= 1.0
+            if full or (admission.crowding is not None and admission.crowding.on):
+                return False
+        return any(line.takes_calls() for line in self.lines)
 
     def renew(self) -> None:
         """After a fork."""

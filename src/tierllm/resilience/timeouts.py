@@ -44,6 +44,14 @@ class DurationHistory:
             self._look_at = added + (8 if added < 64 else 32)
             self.p10_s, self.p95_s = self.quantile(0.1), self.quantile(0.95)
 
+    @property
+    def last_s(self) -> float | None:
+        return self._ring[-1] if self._ring else None
+
+    def latest(self, count: int) -> tuple[float, ...]:
+        """The last so many, the newest at the end; fewer where there are no more."""
+        return tuple(self._ring)[-count:]
+
     def quantile(self, q: float) -> float | None:
         """The ``q``-quantile (0…1), the nearest rank at or below; ``None`` while there are too few."""
         ordered = sorted(self._ring)

@@ -41,7 +41,7 @@ class Verdicts:
         self.saved_usd = Decimal(0)
         self.duration = DurationHistory()
         self._recent: deque[bool] = deque(maxlen=RECENT)
-        self._known: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, int], float] = OrderedDict()
         self._lock = threading.Lock()
 
     def count(self, what: str) -> None:
@@ -82,31 +82,32 @@ class Verdicts:
 
     # -- answers that are known ----------------------------------------------------
 
-    def remember(self, slot: bytes, text: str) -> None:
-        """This answer was good: the cache may give it again."""
+    def remember(self, slot: bytes, text: str, score: float) -> None:
+        """This answer was good enough with that score: the cache may give it again."""
         if not slot:
             return
         key = (slot, hash(text))
         with self._lock:
-            self._known[key] = None
+            self._known[key] = score
             self._known.move_to_end(key)
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
 
-    def knows(self, slot: bytes, text: str) -> bool:
+    def knows(self, slot: bytes, text: str, at_least: float) -> bool:
+        """Whether this answer was judged to be worth ``at_least`` so much."""
         with self._lock:
-            return (slot, hash(text)) in self._known
+            return self._known.get((slot, hash(text)), -1.0) >= at_least
 
     def inherit(self, older: Verdicts) -> None:
         """Go on where ``older`` was, under another configuration."""
         with older._lock:
             counts = {name: getattr(older, name) for name in COUNTS}
-            recent, known, saved_usd = tuple(older._recent), tuple(older._known), older.saved_usd
+            recent, known, saved_usd = tuple(older._recent), older._known.copy(), older.saved_usd
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
             self._recent = deque((*recent, *self._recent), maxlen=RECENT)
-            self._known = OrderedDict.fromkeys((*known, *self._known))
+            self._known = OrderedDict((*known.items(), *self._known.items()))
             self.saved_usd += saved_usd
         self.duration = older.duration
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..routing.judges import Agreement
-from .judging import judging_now
+from .asking import judging_now
+from .deployment_line import heeds
 
 if TYPE_CHECKING:
     from ..routing.cascade import Cascade, Way
     from ..routing.plan import Plan
     from ..types import Call
+    from .second import Second
     from .tier_line import TierLine
     from .verdicts import Verdicts
 
@@ -25,8 +26,15 @@ WAYS_KEPT = 1024
 class Ways:
     """The ways of calls through one client's tiers. Changes nothing; thread-safe."""
 
-    def __init__(self, settings: Cascade, lines: Mapping[str, TierLine], verdicts: Verdicts) -> None:
+    def __init__(
+        self,
+        settings: Cascade,
+        lines: Mapping[str, TierLine],
+        verdicts: Verdicts,
+        second: Second | None = None,
+    ) -> None:
         self.settings = settings
+        self._second = second
         self._lines = lines
         self._verdicts = verdicts
         self._ways: dict[tuple[Plan, frozenset[str]], Way | None] = {}
@@ -38,6 +46,8 @@ class Ways:
             return None
         if request.sla is not None or getattr(call.target, "streams", False):
             return None  # what a function streams is its caller's own affair
+        if call.target is not None and (self._second is not None or not heeds(call)):
+            return None  # nor is one called again that does not hear where it is to go, nor twice at once
         led = self._led(call)
         choice, at_home = None, False
         if course is not None:
@@ -58,6 +68,8 @@ class Ways:
                 self._ways[key] = way
         if at_home and way is not None and way.cheap != plan.tiers[0]:
             return None  # its session stays where it is
+        if way is not None and self._second is not None and not self._second.able(call, way.cheap):
+            return None  # there is nobody to agree with
         return way
 
     @staticmethod
@@ -72,9 +84,8 @@ class Ways:
         if left_s is None:
             return True
         first_s = self._pace_s(call, way.cheap, 0.9)
-        judge = self.settings.judge
-        if isinstance(judge, Agreement):
-            first_s = max(first_s, self._pace_s(call, judge.place[0], 0.9))
+        if self._second is not None:
+            first_s = max(first_s, self._pace_s(call, self._second.tier, 0.9))
             judge_s = 0.0
         else:
             judge_s = self.judge_s()

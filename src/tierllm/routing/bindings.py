@@ -81,13 +81,14 @@ class Binding:
         self._moved(now)
         return True
 
-    def settle(self, place: Place, now: float) -> bool:
+    def settle(self, place: Place, now: float, granted: str = "") -> bool:
         """Be at home at ``place`` from now on; False where it has moved too often in this hour."""
         if place != self.place:
             if not self.room(1, now):
                 return False
             self._moved(now)
         self.home = self.place = place
+        self.granted = granted or self.granted
         self.why, self.back_at, self.since = "", now, now
         return True
 
@@ -216,9 +217,11 @@ class Bindings:
         with self._lock:
             return binding.place != place and binding.move(self._same(place), why, now, back_at)
 
-    def settle(self, binding: Binding, place: Place, now: float) -> bool:
+    def settle(self, binding: Binding, place: Place, now: float, granted: str = "") -> bool:
         with self._lock:
-            return (binding.home, binding.place) != (place, place) and binding.settle(self._same(place), now)
+            return (binding.home, binding.place) != (place, place) and binding.settle(
+                self._same(place), now, granted
+            )
 
     def name_home(self, binding: Binding, place: Place) -> None:
         """Any place of that tier was its home; now it is this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -12,10 +13,15 @@ from typing import NamedTuple
 
 from ..errors import ConfigError
 
-__all__ = ["Appended", "DecisionFile", "opened_for_reading"]
+__all__ = ["Appended", "DecisionFile", "files_of", "opened_for_reading"]
 
 ONCE_BYTES = 1 << 20
 """As much is written at a time."""
+
+FIRST_BYTES = 1 << 20
+
+BEGINS = b'{"v":'
+"""So begin the lines that are written here."""
 
 POLL_S = 0.002
 
@@ -58,7 +64,7 @@ class DecisionFile:
                 "give a path in a directory that exists and may be written"
             ) from error
         try:
-            if stat.S_ISREG(os.fstat(handle).st_mode) and os.pread(handle, 1, 0) not in (b"", b"{"):
+            if stat.S_ISREG(os.fstat(handle).st_mode) and not _is_log(handle):
                 raise ConfigError(f"{self.path!r} is no decision log, and not touched: give another path")
         finally:
             os.close(handle)
@@ -178,11 +184,30 @@ def _alone(path: str, patience_s: float, *, reading: bool = False) -> Iterator[N
             os.close(handle)
 
 
+def _is_log(handle: int) -> bool:
+    """Whether it is empty, or its first line is one of a log: a whole one, or one that was cut short."""
+    head = os.pread(handle, FIRST_BYTES, 0)
+    first, end, _ = head.partition(b"\n")
+    if not head or first.startswith(BEGINS) or (first and BEGINS.startswith(first)):
+        return True
+    try:
+        line = json.loads(first) if end or len(head) < FIRST_BYTES else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and "v" in line and "kind" in line
+
+
 def _is_at(handle: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def files_of(path: str | os.PathLike[str]) -> list[str]:
+    """All that belongs to the log at ``path``: its files, and its lock."""
+    path = _absolute(path)
+    return [*_listed(path), f"{path}.lock"]
 
 
 def opened_for_reading(path: str | os.PathLike[str], *, patience_s: float) -> list[tuple[int, int]]:
@@ -227,7 +252,7 @@ def _handles(path: str) -> list[tuple[int, int]]:
     try:
         for each in _listed(path):
             try:
-                handle = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+                handle = os.open(each, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -236,6 +261,8 @@ def _handles(path: str) -> list[tuple[int, int]]:
             status = os.fstat(handle)
             if stat.S_ISDIR(status.st_mode):
                 raise ConfigError(f"the decision log {each!r} cannot be read: that is a directory")
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"the decision log {each!r} cannot be read: that is no regular file")
             found[-1] = (handle, status.st_size)
     except BaseException:
         for handle, _ in found:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from ..types import length_of
+from . import lenient
 from .account import attempts_of
 from .features import cut
 
@@ -26,6 +27,9 @@ Prompts = Literal["none", "hashed", "text"]
 Who = Literal["full", "hashed", "none"]
 
 Line = dict[str, object]
+
+OF_SOMEBODY = ("budget ", "observed only: budget ")
+"""So begin warnings that say whose budget it is, whatever its name looks like there."""
 
 
 def line_of(
@@ -103,7 +107,8 @@ def line_of(
 
 def pseudonym(name: str, salt: bytes) -> str:
     """A name that stands for ``name``: always the same for the same salt."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=salt[:64]).hexdigest()
+    key = salt if len(salt) <= 64 else hashlib.blake2b(salt).digest()
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=key).hexdigest()
 
 
 def _say_who(line: Line, request: Request, who: Who, salt: bytes) -> None:
@@ -120,8 +125,13 @@ def _warnings(warnings: Sequence[str], request: Request, who: Who) -> list[str]:
     """A budget's warning says whose it is: not where nobody is to be named."""
     if who == "full":
         return list(warnings)
-    names = [name for name in (request.user, request.tenant, request.session) if name]
-    return [told for told in warnings if not any(name in told for name in names)]
+    names = [name for name in (request.user, request.tenant, request.session) if name and len(name) >= 4]
+    names += [repr(name)[1:-1] for name in names]
+    return [
+        told
+        for told in warnings
+        if not told.startswith(OF_SOMEBODY) and not any(name in told for name in names)
+    ]
 
 
 def _say_what(line: Line, trace: Trace, response: Response | None) -> None:
@@ -189,13 +199,5 @@ def encoded(line: Mapping[str, object]) -> bytes:
     try:
         text = json.dumps(line, separators=(",", ":"), allow_nan=False)
     except ValueError:  # a score that is no number
-        text = json.dumps(_finite(line), separators=(",", ":"), allow_nan=False)
+        text = json.dumps(lenient.finite(line), separators=(",", ":"), allow_nan=False)
     return text.encode("ascii") + b"\n"
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..events import Event
+from . import lenient
 from .decision_file import DecisionFile
+from .decision_ids import KnownCalls
 from .decision_line import VERSION, Prompts, Who, encoded, line_of
 from .decision_rows import find_decision
 from .decision_writer import DecisionWriter
@@ -36,8 +38,9 @@ class DecisionLog:
     A file that would grow beyond ``max_bytes`` becomes ``path.1``, that one ``path.2``, and so on up to
     ``keep``. Threads, and any number of processes, may write one log. A call never waits for the log and
     never fails by it: lines wait in memory for a flush, at most ``max_waiting`` of them, while the file
-    cannot be written; those that come while so many wait are lost, and so are those that are no plain data.
-    The file is at most a twentieth of a second behind.
+    cannot be written; those that come while so many wait are lost, and so are those that are no plain data,
+    or longer than 256 KiB. After trouble it is tried again with the next call, a second later at the soonest,
+    and by ``close``. The file is at most a twentieth of a second behind.
     Trouble is told as ``StoreTrouble`` (in the program's log where nobody listens), once a minute at most,
     and so is its end. What a flush has written survives ``kill -9``, but maybe not a power cut.
 
@@ -73,6 +76,7 @@ class DecisionLog:
         self.prompts: Prompts = prompts
         self.who: Who = who
         self._salt = salt
+        self._known = KnownCalls(clock)
         self._buckets: Callable[[str], Sequence[int]] | None = None
 
     def bind(
@@ -98,6 +102,7 @@ class DecisionLog:
         self, trace: Trace, request: Request, course: Course | None = None, response: Response | None = None
     ) -> None:
         """Write down a call that has ended. Never raises; waits for nothing where ``soon`` is bound."""
+        self._known.note(trace.id)
         self._writer.post(partial(self._line, trace, request, course, response))
 
     def _line(
@@ -119,7 +124,10 @@ class DecisionLog:
     def feedback(self, trace_id: str, score: float, source: str = "explicit") -> None:
         """Write down how good a call's answer was: ``score`` from 0 (useless) to 1 (as good as can be).
 
-        ``source`` says who says so: ``"explicit"`` is a person. Raises ``ConfigError`` for what is no score.
+        ``source`` says who says so: ``"explicit"`` is a person. Of calls that were not noted here lately,
+        only so much is written as cannot drive real calls out of the files, and nothing of ids longer than
+        200 characters; ``status()`` counts the rest as ``refused``. Raises ``ConfigError`` for what is no
+        score.
         """
         said: dict[str, object] = {"score": check_outcome("score", score), "source": source}
         self._say("feedback", trace_id, said)
@@ -144,8 +152,8 @@ class DecisionLog:
             "source": source,
         }
         for name, usd in (("weak_usd", weak_usd), ("strong_usd", strong_usd)):
-            if usd is not None:
-                said[name] = float(usd)
+            if (paid := lenient.usd(usd)) is not None:
+                said[name] = paid
         self._say("compared", trace_id, said)
 
     def flush(self) -> bool:
@@ -156,6 +164,8 @@ class DecisionLog:
         return self._writer.flush()
 
     def _say(self, kind: str, trace_id: str, said: Mapping[str, object]) -> None:
+        if not self._known.admits(trace_id):
+            return
         at = round(self._writer.clock(), 3)
         self._writer.post(encoded({"v": VERSION, "kind": kind, "id": trace_id, **said, "at": at}))
 
@@ -177,6 +187,7 @@ class DecisionLog:
             "waiting": writer.waiting,
             "lost": writer.lost,
             "unfit": writer.unfit,
+            "refused": self._known.refused,
             "trouble": writer.trouble or None,
         }
 

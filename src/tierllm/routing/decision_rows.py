@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +16,12 @@ __all__ = ["DecisionRow", "Decisions", "find_decision", "read_decisions", "row_o
 
 PATIENCE_S = 2.0
 PIECE_BYTES = 1 << 20
+
+LONGEST_BYTES = 4 << 20
+"""Of a line; no log has longer ones, and what comes up to the next is passed over."""
+
+TOO_LONG = b"\0"
+"""Stands for such a line: it cannot be read either."""
 
 SAID = ("quality", "quality_source", "weak_quality", "strong_quality", "weak_usd", "strong_usd")
 """Fields of a row that come from other lines than its own."""
@@ -80,12 +86,19 @@ class DecisionRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the line, with what was said of the answer."""
-        told = dict(self.raw)
+        told = {name: lenient.finite(value) for name, value in (self.raw or self._plain()).items()}
         for name in SAID:
             value = getattr(self, name)
             if value is not None:
                 told[name] = value
         return told
+
+    def _plain(self) -> dict[str, Any]:
+        """A row that was not read from a line, as its line would be."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "raw"}
+        if self.cost_usd is not None:
+            told["cost_usd"] = f"{self.cost_usd:f}"
+        return {name: value for name, value in told.items() if value not in (None, (), "", {})}
 
 
 @dataclass(slots=True)
@@ -107,8 +120,8 @@ class _Said:
                 return False
             self.weak, self.strong = weak, strong
             self.weak_usd, self.strong_usd = (
-                lenient.number(line.get("weak_usd")),
-                lenient.number(line.get("strong_usd")),
+                lenient.usd(line.get("weak_usd")),
+                lenient.usd(line.get("strong_usd")),
             )
             return True
         score, source = lenient.share(line.get("score")), lenient.text(line.get("source")) or "explicit"
@@ -189,16 +202,20 @@ def find_decision(path: str | os.PathLike[str], trace_id: str) -> DecisionRow | 
 def _lines(files: list[tuple[int, int]]) -> Iterator[bytes]:
     for handle, size in files:
         os.lseek(handle, 0, os.SEEK_SET)
-        rest, left = b"", size
+        rest, left, passing = b"", size, False
         while left > 0:
             piece = os.read(handle, min(PIECE_BYTES, left))
             if not piece:
                 break  # it was cut off meanwhile
             left -= len(piece)
             *whole, rest = (rest + piece).split(b"\n")
+            if passing and whole:
+                passing, whole[0] = False, TOO_LONG
             yield from filter(None, whole)
-        if rest:
-            yield rest
+            if passing or len(rest) > LONGEST_BYTES:
+                passing, rest = True, b""
+        if passing or rest:
+            yield TOO_LONG if passing else rest
 
 
 def _parsed(text: bytes) -> Mapping[str, Any] | None:

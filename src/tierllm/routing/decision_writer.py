@@ -29,8 +29,15 @@ PATIENCE_S = 0.25
 LAST_PATIENCE_S = 5.0
 """How long a flush waits for another process's writing; and the last one."""
 
-FORK_S = 10.0
-"""How long a fork waits for a flush that is under way."""
+FORK_S = 1.0
+"""How long a fork waits for a flush that is under way. One that takes longer hangs, and goes on in the parent
+alone."""
+
+LATE_S = 1.0
+"""Once a flush has taken so long, lines are made by the calls: what they are made of may be large."""
+
+LONGEST_BYTES = 256 << 10
+"""A longer line is left out: tags may be anything, and so many wait in memory."""
 
 
 Waiting = bytes | Callable[[], bytes]
@@ -54,8 +61,12 @@ class DecisionWriter:
         self.unfit = 0
         self.trouble = ""
         self._losses = itertools.count(1)
+        self._unfits = itertools.count(1)
+        self._why_unfit = ""
+        self._told_unfit = 0
         self._queue: deque[Waiting] = deque()
         self._asked = False  # for a flush
+        self._begun_at: float | None = None  # the one under way
         self._failed_at: float | None = None
         self._told_at: float | None = None
         self._told_lost = 0
@@ -77,6 +88,9 @@ class DecisionWriter:
         if len(self._queue) >= self.max_waiting:
             self.lost = max(self.lost, next(self._losses))  # one step, that no other thread can split
         else:
+            begun_at = self._begun_at
+            if begun_at is not None and abs(self.clock() - begun_at) > LATE_S and not isinstance(line, bytes):
+                line = self._encoded(line)
             self._queue.append(line)
         if self._asked:
             return
@@ -103,10 +117,12 @@ class DecisionWriter:
                 if self._flushing:
                     return True  # the one under way goes on until nothing waits
                 self._flushing = True
+                self._begun_at = self.clock()
                 try:
                     return self._drain(notes)
                 finally:
                     self._flushing = False
+                    self._begun_at = None
         finally:
             self._tell(notes)
 
@@ -116,16 +132,14 @@ class DecisionWriter:
         while queue:
             # Lines leave the queue once they are written: an interrupt in between writes some twice, which
             # counts once.
-            lines = [self._made(number, notes) for number in range(min(len(queue), LINES_A_TIME))]
+            lines = [self._made(number) for number in range(min(len(queue), LINES_A_TIME))]
             done, error = self.file.append(lines, patience_s=self._patience_s)
             for line in lines[:done]:
                 queue.popleft()
                 self.written += bool(line)
             if error is not None:
-                for number in range(
-                    len(queue)
-                ):  # from here on they may wait for long: keep no more than the lines
-                    self._made(number, notes)
+                for number in range(len(queue)):  # they may wait for long: keep no more than the lines
+                    self._made(number)
                 self._failed_at = self.clock()
                 self.trouble = error.strerror or str(error)
                 self._note(
@@ -134,6 +148,9 @@ class DecisionWriter:
                     f"{len(queue)} lines wait in memory, {self.lost} are lost",
                 )
                 return False
+        if self.unfit > self._told_unfit:
+            self._told_unfit = self.unfit
+            self._note(notes, f"a line is left out, since {self._why_unfit}")
         if self._failed_at is not None:
             self._failed_at, self._told_at, self.trouble = None, None, ""
             self._told_lost = self.lost
@@ -143,19 +160,25 @@ class DecisionWriter:
             self._note(notes, f"lines lost so far: {self.lost}, since {self.max_waiting} were waiting")
         return True
 
-    def _made(self, number: int, notes: list[tuple[bool, str]]) -> bytes:
+    def _made(self, number: int) -> bytes:
         """One of the lines that wait, as it is written; empty where it cannot be."""
         line = self._queue[number]
-        if isinstance(line, bytes):
-            return line
+        if not isinstance(line, bytes):
+            line = self._queue[number] = self._encoded(line)
+        return line
+
+    def _encoded(self, line: Callable[[], bytes]) -> bytes:
         try:
             made = line()
         except Exception as error:  # an application's own tags, tools or scorer may be anything
-            made = b""
-            self.unfit += 1
-            self._note(notes, f"a line is left out, since it cannot be made: {type(error).__name__}")
-        self._queue[number] = made
-        return made
+            made, why = b"", f"it cannot be made: {type(error).__name__}"
+        else:
+            why = f"it is longer than {LONGEST_BYTES:,} bytes"
+            if len(made) <= LONGEST_BYTES:
+                return made
+        self.unfit = max(self.unfit, next(self._unfits))
+        self._why_unfit = why
+        return b""
 
     def _note(self, notes: list[tuple[bool, str]], text: str) -> None:
         now = self.clock()
@@ -195,5 +218,6 @@ class DecisionWriter:
         self._lock = threading.RLock()
         self._hurry = threading.Event()
         self._flushing = False
+        self._begun_at = None
         self._asked = False
         self._queue = deque()

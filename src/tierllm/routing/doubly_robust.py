@@ -30,14 +30,17 @@ class Expected:
         known: Callable[[Sample], float | None],
         *,
         folds: int,
+        of: Callable[[Sample], float | None] | None = None,
     ) -> None:
+        """``of`` tells the outcome that ``known`` goes with: ``share`` says of how many it does."""
         self._known = known
+        of = of or known
         self._sums = [[[0.0, 0.0] for _ in range(BINS)] for _ in range(folds)]
         whole = [0.0, 0.0]
         called = told = 0
         for sample, rank, fold in judging:
             value = known(sample)
-            called += sample.is_whole or value is not None
+            called += of(sample) is not None
             if value is None:
                 continue
             told += 1

@@ -19,6 +19,8 @@ __all__ = ["Evaluation", "Interval", "Point", "Weighed", "evaluated", "worth"]
 GRID = tuple(step / 20 for step in range(21))
 FINE = tuple(step / 100 for step in range(101))
 
+MOST_WIDER = 5.0
+
 MOST_WORK = 10_000_000
 """Calls times resamples: of very many calls there are fewer resamples, which vary less."""
 
@@ -129,9 +131,15 @@ def evaluated(
     resamples = max(100, min(resamples, MOST_WORK // len(order)))
     rounds = [_Round(order, times, priced) for times in _resampled(order, rng, resamples)]
 
+    wider = _wider(order)
+
     def interval(of: Callable[[_Round], float]) -> Interval:
         values = sorted(value for value in map(of, rounds) if math.isfinite(value))
-        return Interval(of(whole), _quantile(values, 0.025), _quantile(values, 0.975))
+        value = of(whole)
+        low, high = _quantile(values, 0.025), _quantile(values, 0.975)
+        return Interval(
+            value, min(low, value + wider * (low - value)), max(high, value + wider * (high - value))
+        )
 
     def point(at: float) -> Point:
         return Point(
@@ -176,7 +184,8 @@ def evaluated(
 
 def worth(propensities: Sequence[float]) -> float:
     """As many outcomes drawn at random say as much as these, each weighed by its chance (Kish, 1965)."""
-    weights = [1.0 / propensity for propensity in propensities]
+    rarest = min(propensities, default=1.0)
+    weights = [rarest / propensity for propensity in propensities]  # as large as they are, no overflow
     squares = sum(weight * weight for weight in weights)
     return sum(weights) ** 2 / squares if squares else 0.0
 
@@ -260,6 +269,20 @@ def _resampled(order: Sequence[Weighed], rng: random.Random, resamples: int) -> 
     for _ in range(resamples):
         drawn = Counter(rng.choices(groups, k=len(groups)))
         yield [drawn[call.group] for call in order]
+
+
+def _wider(order: Sequence[Weighed]) -> float:
+    """How much wider an interval has to be where few groups are drawn from: a bootstrap knows nothing of that.
+
+    By the quantile of Student's distribution (Cornish and Fisher's expansion), for as many groups of like
+    size as these are worth, and by the degree of freedom that the mean has taken.
+    """
+    sizes = Counter(call.group for call in order).values()
+    groups = sum(sizes) ** 2 / sum(size * size for size in sizes)
+    if groups < 2:
+        return MOST_WIDER
+    free = groups - 1
+    return min(MOST_WIDER, (1 + 1.21 / free + 1.44 / free**2) * math.sqrt(groups / free))
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

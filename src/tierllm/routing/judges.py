@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import ConfigError
+from ..providers.parsing import reader
 from .shapes import fits
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ REFUSALS = (
     "i can't help with",
     "i'm unable to",
     "i am unable to",
-    "i'm sorry, but i can",
-    "i am sorry, but i can",
+    "i'm sorry, but i can't",
+    "i'm sorry, but i cannot",
+    "i am sorry, but i can't",
+    "i am sorry, but i cannot",
     "as an ai language model",
     "i don't know",
     "i do not know",
@@ -30,10 +33,12 @@ REFUSALS = (
 """How models begin answers that are none."""
 
 BEGINNING = 200
-"""A refusal stands within so many characters."""
+"""A refusal has no more characters than these."""
 
 MOST = 100_000
 """Longer texts are compared by their beginnings."""
+
+MARKS = " .,;:!?\"'`*()[]"
 
 NUMBER = re.compile(r"-?\d+(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
 
@@ -71,7 +76,7 @@ class FormatCheck:
     - be JSON, with ``json=True``; or fit a JSON schema, ``json={...}``, of which the keywords ``type``,
       ``enum``, ``const``, ``properties``, ``required``, ``additionalProperties`` (false), ``items``,
       ``minItems``, ``maxItems``, ``minimum``, ``maximum``, ``anyOf`` and ``oneOf`` are looked at. Left out,
-      what the call's own ``response_format`` says, if it says anything;
+      what the call's own ``response_format`` says, if it says anything: a schema, or a pydantic class;
     - match ``pattern`` somewhere (a regular expression);
     - satisfy ``check``, a function of the text;
     - have at least ``min_chars`` characters;
@@ -122,16 +127,24 @@ class FormatCheck:
         text = response.text
         if len(text.strip()) < self.min_chars:
             return False
-        wanted = _asked_for(request) if self.json is None else self.json
-        if wanted is not False and wanted is not None and not _has_form(text, wanted):
+        if not self._is_in_form(request, text):
             return False
         if self.pattern is not None and self.pattern.search(text) is None:
             return False
         if self.refusals:
-            begins = " ".join(text[:BEGINNING].casefold().replace("\u2019", "'").split())
-            if any(each in begins for each in self.refusals):
+            begins = " ".join(text[:BEGINNING].casefold().replace("\u2019", "'").split()).lstrip(MARKS)
+            if any(begins.startswith(each) and not begins[len(each) :][:1].isalnum() for each in self.refusals):
                 return False
         return self.check is None or bool(self.check(text))
+
+    def _is_in_form(self, request: Request, text: str) -> bool:
+        wanted = self.json
+        if wanted is None:
+            asked = request.params.get("response_format")
+            if isinstance(asked, type):  # a class of pydantic's
+                return _reads(reader(asked), text)
+            wanted = _asked_for(asked)
+        return wanted is False or wanted is None or _has_form(text, wanted)
 
     def __repr__(self) -> str:
         return "FormatCheck()"
@@ -142,7 +155,8 @@ class Agreement:
 
     ``other`` is a tier (``"bronze"``) or a deployment of one (``"bronze/gpt-5-nano-eu"``), best from another
     vendor: two of a kind err alike. It costs a second cheap call each time, and no time beyond the slower of
-    the two. Where the second does not answer, or is the first, the answer counts as not good enough.
+    the two. Where the second does not answer, is another deployment of the first's model, or where one of the
+    two is empty, cut or filtered, the answer counts as not good enough.
 
     ``compare`` is ``"text"`` (the same but for case, spaces and outer punctuation; or the same JSON),
     ``"number"`` (the last number in each is the same), ``"words"`` (the share of words in common, Dice's
@@ -175,7 +189,7 @@ class Agreement:
 
     def score(self, first: Response, second: Response) -> float | None:
         """How far they agree; ``None`` where that cannot be said. May raise what ``compare`` raises."""
-        if first.finish_reason == "length" or second.finish_reason == "length":
+        if not (_says_something(first) and _says_something(second)):
             return None
         if callable(self.compare):
             return as_score(self.compare(first, second))
@@ -190,9 +204,8 @@ class Agreement:
 # -- forms --------------------------------------------------------------------------
 
 
-def _asked_for(request: Request) -> bool | Mapping[str, Any] | None:
+def _asked_for(wanted: object) -> bool | Mapping[str, Any] | None:
     """What the call's own ``response_format`` says of the answer's form."""
-    wanted = request.params.get("response_format")
     if not isinstance(wanted, Mapping):
         return None
     kind, schema = wanted.get("type"), wanted.get("json_schema")
@@ -202,12 +215,23 @@ def _asked_for(request: Request) -> bool | Mapping[str, Any] | None:
     return True if kind in ("json_object", "json_schema") else None
 
 
+def _reads(read: Callable[[str], object] | None, text: str) -> bool:
+    try:
+        return read is None or read(text) is not None
+    except (ValueError, RecursionError):  # pydantic's ValidationError is the former
+        return False
+
+
 def _has_form(text: str, wanted: bool | Mapping[str, Any]) -> bool:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return False
     return isinstance(wanted, bool) or fits(found, wanted)
+
+
+def _no_json(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _is_json(text: str) -> bool:
@@ -215,6 +239,12 @@ def _is_json(text: str) -> bool:
 
 
 # -- comparisons --------------------------------------------------------------------
+
+
+def _says_something(response: Response) -> bool:
+    if response.finish_reason in ("length", "content_filter"):
+        return False
+    return bool(response.tool_calls) or bool(response.text.strip())
 
 
 def _wanted(response: Response) -> list[tuple[str | None, object]]:
@@ -230,7 +260,8 @@ def _read(text: str) -> object:
 
 
 def _same_text(first: str, second: str) -> float:
-    if _plain(first) == _plain(second):
+    plain = _plain(first)
+    if plain == _plain(second) and (plain or first.split() == second.split()):
         return 1.0
     one, other = _read(first), _read(second)
     alike = isinstance(one, dict | list) and type(one) is type(other) and one == other
@@ -238,7 +269,7 @@ def _same_text(first: str, second: str) -> float:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .,;:!?\"'`*()[]")
+    return " ".join(text.casefold().split()).strip(MARKS)
 
 
 def _same_number(first: str, second: str) -> float | None:
@@ -250,10 +281,11 @@ def _same_number(first: str, second: str) -> float | None:
     return 1.0 if math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) else 0.0
 
 
-def _same_words(first: str, second: str) -> float:
+def _same_words(first: str, second: str) -> float | None:
+    """``None`` where neither has any."""
     one, other = _words(first), _words(second)
     if not one and not other:
-        return 1.0
+        return None
     return 2 * len(one & other) / (len(one) + len(other))
 
 

@@ -29,6 +29,10 @@ OF_PROMPT, OF_ANSWER, OF_END = 1_200, 1_400, 1_000
 """So many characters are read: of the prompt, of the answer's beginning and of its end."""
 
 
+MOST_PENDING, PENDING_S = 10_000, 86_400.0
+"""So many served answers wait for somebody's word, and for so long."""
+
+
 class LearnedJudge:
     """Predicts from prompt and answer whether the answer does; thread-safe.
 
@@ -72,7 +76,7 @@ class LearnedJudge:
         self._scorer = LearnedScorer(buckets=buckets, salt=salt)
         self._draw = (rng or random.Random()).random
         self._clock = clock
-        self._pending = Pending(most=10_000, ttl_s=86_400.0)
+        self._pending = Pending(most=MOST_PENDING, ttl_s=PENDING_S)
         self._voices = Voices()
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -118,10 +122,12 @@ class LearnedJudge:
 
     def remember(self, trace_id: str, request: Request, response: Response) -> None:
         """This answer was served: somebody may say how good it was."""
-        buckets: array[int] = self._scorer.buckets_of(_read(request, response))
+        scorer = self._scorer
+        buckets: array[int] = scorer.buckets_of(_read(request, response))
         who = f"{request.tenant or ''}\0{request.user}" if request.user is not None else ""
         with self._lock:
-            self._pending.add(trace_id, Waiting(False, buckets, who, self._clock()))
+            if scorer is self._scorer:
+                self._pending.add(trace_id, Waiting(False, buckets, who, self._clock()))
 
     def feedback(self, trace_id: str, score: float) -> bool:
         """How good a served answer was; False: nothing is known of that call, or it was said before."""
@@ -129,9 +135,10 @@ class LearnedJudge:
         with self._lock:
             waiting = self._pending.take(trace_id, now)
             weight = 0.0 if waiting is None else self._voices.weight(waiting.who, now)
+            scorer = self._scorer
         if waiting is None or waiting.buckets is None:
             return False
-        self._scorer.learn_from(waiting.buckets, weak=score, weight=weight)
+        scorer.learn_from(waiting.buckets, weak=score, weight=weight)
         return True
 
     # -- kept ----------------------------------------------------------------------
@@ -143,9 +150,15 @@ class LearnedJudge:
     def restore(self, path: str | Path) -> None:
         """Go on with what ``save`` wrote; nothing in the file is ever executed.
 
-        Raises ``ConfigError`` where it is damaged or of another kind, ``OSError`` where it cannot be read.
+        What was served before and has had no word yet is forgotten, where that file reads answers in another
+        way. Raises ``ConfigError`` where it is damaged or of another kind, ``OSError`` where it cannot be
+        read.
         """
-        self._scorer = LearnedScorer.load(path)
+        scorer = LearnedScorer.load(path)
+        with self._lock:
+            if (scorer.buckets, scorer.salt) != (self._scorer.buckets, self._scorer.salt):
+                self._pending = Pending(most=MOST_PENDING, ttl_s=PENDING_S)
+            self._scorer = scorer
 
     def __repr__(self) -> str:
         return f"<LearnedJudge of {self.samples} samples>"

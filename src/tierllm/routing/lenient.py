@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
-__all__ = ["count", "dollars", "number", "numbers", "share", "text", "texts"]
+__all__ = ["count", "dollars", "finite", "number", "numbers", "share", "text", "texts", "usd"]
 
 MOST_USD = Decimal(10) ** 15
 """Nobody pays more; and what is written with an exponent of millions cannot be worked with."""
+
+DEEPEST = 50
 
 
 def text(value: object) -> str | None:
@@ -48,11 +50,28 @@ def count(value: object) -> int | None:
 
 
 def dollars(value: object) -> Decimal | None:
-    """An amount, as a text or a number."""
+    """An amount that somebody may have paid, as a text or a number."""
     if isinstance(value, bool) or not isinstance(value, Decimal | str | int | float):
         return None
     try:
         amount = value if isinstance(value, Decimal) else Decimal(str(value)[:100])
     except (InvalidOperation, ValueError):
         return None
-    return amount if amount.is_finite() and abs(amount) < MOST_USD else None
+    return amount if amount.is_finite() and 0 <= amount < MOST_USD else None
+
+
+def usd(value: object) -> float | None:
+    """The same as a number."""
+    amount = dollars(value)
+    return None if amount is None else float(amount)
+
+
+def finite(value: object, deep: int = DEEPEST) -> object:
+    """Plain data as JSON has it: ``None`` for what is no number, or lies too deep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(inner, deep - 1) for name, inner in value.items()} if deep else None
+    if isinstance(value, list | tuple):
+        return [finite(inner, deep - 1) for inner in value] if deep else None
+    return value

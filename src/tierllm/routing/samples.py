@@ -5,19 +5,30 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 from ..errors import ConfigError
+from . import lenient
 from .decision_rows import DecisionRow
-from .features import cut
 
 __all__ = ["Sample", "Samples", "samples_of"]
 
 GROUPS_LEAST = 20
 
+NOT_ESCALATED = "not_escalated"
+"""What a row says of the weak model's own answer, which is served though it was judged to be poor."""
+
 CERTAIN = 0.9999
-"""A choice with such a chance was none: nothing is known of the other model on calls like it."""
+"""A choice with such a chance was none: nothing is known of the other model on calls like it.
+
+Nor is one of the other's that came about all the same: it would stand for ten thousand.
+"""
+
+MOST_LOST = 0.02
+"""Of the calls that chance sent to a model: if more of its outcomes are unknown since it failed or its answer
+was not good enough, those that are known say nothing of all."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +65,8 @@ class Sample:
 class Samples:
     """Samples in the order of time, and what was left out of the log, with why.
 
-    ``weak`` and ``strong`` are the tiers of the two models, ``grouped_by`` says whose calls stay together.
+    ``weak`` and ``strong`` are the tiers of the two models, ``grouped_by`` says whose calls stay together,
+    ``doubts`` why chance says nothing here.
     """
 
     found: list[Sample] = field(default_factory=list)
@@ -63,6 +75,7 @@ class Samples:
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     grouped_by: str = "prompt"
+    doubts: list[str] = field(default_factory=list)
 
 
 def samples_of(
@@ -89,15 +102,32 @@ def samples_of(
     fit = sorted(known.values(), key=lambda row: row.at)
     samples.weak, samples.strong = _tiers(fit, weak, strong)
     of: list[DecisionRow] = []
+    lost = Counter[str]()
     for row in fit:
-        sample = _sample(row, samples.weak, samples.strong, buckets_of)
+        sample = _sample(row, samples.weak, samples.strong, buckets_of, lost)
         if isinstance(sample, str):
             samples.left_out[sample] += 1
         else:
             samples.found.append(sample)
             of.append(row)
     samples.grouped_by = _group(samples.found, of)
+    _doubt_chance(samples, lost)
     return samples
+
+
+def _doubt_chance(samples: Samples, lost: Counter[str]) -> None:
+    """Where outcomes are missing because of what they would have been, chance judges nothing."""
+    for arm in ("weak", "strong"):
+        kept = sum(s.propensity is not None and getattr(s, arm) is not None for s in samples.found)
+        if lost[arm] > MOST_LOST * (kept + lost[arm]):
+            samples.doubts.append(
+                f"of {kept + lost[arm]:,} calls that chance sent to the {arm} model, another model answered "
+                f"{lost[arm]:,}, and how good its own answer was is not in the log: those that are left are "
+                "not like all (with a cascade, its judge has to give scores; or compare with shadow=)"
+            )
+    if samples.doubts:
+        for sample in samples.found:
+            sample.propensity = None
 
 
 def _unfit(row: DecisionRow) -> str | None:
@@ -111,7 +141,9 @@ def _unfit(row: DecisionRow) -> str | None:
         return "there was no answer"
     if row.cache in ("hit", "stale", "joined"):
         return "the answer was made for another call"
-    return "the answer was degraded" if row.degraded else None
+    if row.degraded and row.degraded != (NOT_ESCALATED,):
+        return "the answer was degraded"
+    return None
 
 
 def _tiers(
@@ -119,8 +151,9 @@ def _tiers(
 ) -> tuple[str | None, str | None]:
     if weak is not None and weak == strong:
         raise ConfigError(f"weak={weak!r}, strong={strong!r}: give two different tiers")
+    named = weak is not None and strong is not None
     seen = {
-        arm: Counter(row.served for row in rows if row.arm == arm and row.served)
+        arm: Counter(sent for row in rows if row.arm == arm and (sent := row.granted or row.served))
         for arm in ("weak", "strong")
     }
     if weak is None and seen["weak"]:
@@ -128,15 +161,15 @@ def _tiers(
     if strong is None and seen["strong"]:
         strong = next((t for t, _ in seen["strong"].most_common() if t != weak), None)
     if weak is not None and strong is not None:
+        if not named:
+            _check_prices(rows, weak, strong)
         return weak, strong
     answered = sorted({row.served for row in rows if row.served and row.quality is not None})
     if weak is None and strong is None and len(answered) == 2:
-        costs = {
-            tier: [row.cost_usd for row in rows if row.served == tier and row.cost_usd] for tier in answered
-        }
-        if all(costs.values()):
-            means = sorted((sum(each) / len(each), tier) for tier, each in costs.items())
-            return means[0][1], means[1][1]
+        costs = {tier: _mean_cost(rows, tier) for tier in answered}
+        first, second = answered
+        if None not in costs.values() and costs[first] != costs[second]:
+            return (first, second) if (costs[first] or 0) < (costs[second] or 0) else (second, first)
     if (weak is None) != (strong is None) and len(answered) == 2:
         other = next(tier for tier in answered if tier not in (weak, strong))
         return (other, strong) if weak is None else (weak, other)
@@ -148,8 +181,28 @@ def _tiers(
     )
 
 
+def _mean_cost(rows: Sequence[DecisionRow], tier: str) -> Decimal | None:
+    """Of the answers of this tier to calls that had no other's before."""
+    costs = [r.cost_usd for r in rows if r.served == tier == (r.granted or tier) and r.cost_usd]
+    return sum(costs, Decimal(0)) / len(costs) if costs else None
+
+
+def _check_prices(rows: Sequence[DecisionRow], weak: str, strong: str) -> None:
+    """Raises ``ConfigError`` where the model that seems to be the weak one is the dearer one."""
+    less, more = _mean_cost(rows, weak), _mean_cost(rows, strong)
+    if less is not None and more is not None and less > more:
+        raise ConfigError(
+            f"calls that were to go to the weak model went to {weak}, but its answers cost more than "
+            f"those of {strong}: say which is which with weak= and strong= (--weak, --strong)"
+        )
+
+
 def _sample(
-    row: DecisionRow, weak: str | None, strong: str | None, buckets_of: Callable[[str], Sequence[int]]
+    row: DecisionRow,
+    weak: str | None,
+    strong: str | None,
+    buckets_of: Callable[[str], Sequence[int]],
+    lost: Counter[str],
 ) -> Sample | str:
     if row.served is not None and row.served in (weak, strong):
         arm = "weak" if row.served == weak else "strong"
@@ -164,16 +217,23 @@ def _sample(
         return "its buckets are none"
     sample = Sample(
         buckets=buckets,
-        prompt=hashlib.blake2b(
-            cut(row.text).encode("utf-8", "surrogatepass")
-            if row.text
-            else array("I", sorted(buckets)).tobytes(),
-            digest_size=16,
-        ).digest(),
+        prompt=hashlib.blake2b(array("I", sorted(buckets)).tobytes(), digest_size=16).digest(),
         important=row.importance == "high",
         score=row.score,
     )
     usd = None if row.cost_usd is None else float(row.cost_usd)
+    chance = row.propensity
+    if row.weak_quality is not None or chance is None or not 1 - CERTAIN < chance < CERTAIN:
+        chance = None
+    if chance is not None and arm != row.arm and row.arm in ("weak", "strong"):
+        sent = weak if row.arm == "weak" else strong
+        heeded = sent is not None and row.granted in (sent, None)  # and not sent elsewhere for the load
+        outcome, usd_there, asked = _outcome_of(row, sent or "")
+        if heeded and outcome is not None and row.arm == "weak":
+            arm, usd = "weak", usd_there
+            row = replace(row, quality=outcome)
+        elif heeded and asked:
+            lost[row.arm] += 1
     if arm == "weak":
         sample.weak, sample.weak_usd = row.quality, usd
     elif arm == "strong":
@@ -182,9 +242,27 @@ def _sample(
         sample.weak, sample.strong = row.weak_quality, row.strong_quality
         sample.weak_usd = sample.weak_usd if row.weak_usd is None else row.weak_usd
         sample.strong_usd = sample.strong_usd if row.strong_usd is None else row.strong_usd
-    elif arm == row.arm and row.propensity is not None and 0 < row.propensity < CERTAIN:
-        sample.propensity = row.propensity
+    elif arm == row.arm:
+        sample.propensity = chance
     return sample
+
+
+def _outcome_of(row: DecisionRow, tier: str) -> tuple[float | None, float | None, bool]:
+    """How good that tier's answer was, where another one's was served; what it cost; whether it was asked.
+
+    A cascade's judge has said how good. Where the row tells no attempts, it counts as asked.
+    """
+    attempts = row.raw.get("attempts")
+    if not isinstance(attempts, list):
+        return None, None, True
+    mine = [a for a in attempts if isinstance(a, Mapping) and a.get("tier") == tier]
+    told = [a for a in mine if a.get("outcome") == "ok"]
+    asked = any(a.get("outcome") in ("ok", "failed") for a in mine)
+    if not told:
+        return None, None, asked
+    costs = [lenient.usd(a.get("cost_usd")) for a in told]
+    usd = None if None in costs else sum(cost or 0.0 for cost in costs)
+    return lenient.share(row.scores.get("judge")), usd, asked
 
 
 def _group(samples: Sequence[Sample], rows: Sequence[DecisionRow]) -> str:

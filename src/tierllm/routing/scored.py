@@ -23,9 +23,9 @@ class Scored:
 
     It stands behind the cache: only what has to be asked for is scored. ``weak`` and ``strong`` are tiers; of
     the admissible ones, the lowest that is no lower than ``weak`` and the highest that is no higher than
-    ``strong`` stand in for them. ``judged(call, response)`` has somebody say how good an answer is. ``settle(call)`` is
-    told of calls that are to begin in another tier than their plan said: that tier may be one that sends
-    them on.
+    ``strong`` stand in for them. ``judged(call, response)`` has somebody say how good an answer is.
+    ``settle(call)`` is told of calls that are to begin in another tier than their plan said: that tier may
+    be one that sends them on.
     """
 
     def __init__(
@@ -46,6 +46,12 @@ class Scored:
         self._strong = self._rank[strong]
         self._judged = judged
         self._settle = settle
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """The weak and the strong tier."""
+        names = list(self._rank)
+        return names[self._weak], names[self._strong]
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         course, plan, between = call.course, call.plan, self._undecided(call)

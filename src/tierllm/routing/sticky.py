@@ -31,10 +31,16 @@ class StickySessions:
     ``per="session"`` goes by the call's session or, where it has none, by its user of its tenant;
     ``"session only"`` leaves calls without one alone; ``"user"`` goes by the user, whatever the session.
 
-    The first answer that a provider gives **binds** the session to the place that gave it: its home. From
-    then on its calls begin in that tier, at that deployment. Difficulty has no say in a bound session. A
-    tier that the caller or a rule names (``sla=``, ``tier=``) goes before the binding's, and leaves the
-    binding alone for as long as the place it is bound to is warm.
+    The first answer that a provider gives **binds** the session. Its home is the tier that routing had it
+    begin in, and the place there that answered; where it was answered elsewhere it is away from the first.
+    From then on its calls begin in that tier, at that deployment. Difficulty has no say in a bound session.
+    In that of a user it has: where the client chooses by difficulty, or cascades, a user keeps but its
+    deployment within whatever tier is chosen.
+
+    A tier that the caller names (``sla=``), or that one call was important enough for, is for that call: it
+    makes no home and lifts none. A rule's ``tier=`` goes before the binding's, too, and leaves the binding
+    alone for as long as the place it is bound to is warm. Who is granted a better tier than when it was
+    bound (another plan, another rule) goes there.
 
     It **leaves** where its place is out of order, avoided by a shift, or not admissible any more, and after
     three answers in a row that came from elsewhere (a race lost, an attempt that failed). A floor above its

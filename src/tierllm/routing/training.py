@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,10 @@ from .samples import Sample, Samples, samples_of
 
 __all__ = ["Training", "train", "train_samples"]
 
-FOLDS = 5
+FOLDS = 10
+TEACH = 3
+"""The first folds are only learned from: what has learned next to nothing need not be judged."""
+
 GROUPS_LEAST = 20
 
 WORTH_LEAST = 50.0
@@ -74,9 +76,9 @@ def train(
     it has learned is not taken over. ``weak`` and ``strong`` name tiers, where they cannot be told from the
     log. ``share`` of the calls are to go to the strong model. It takes about half a millisecond a row.
 
-    Held-out calls are judged by five scorers, each trained without a fifth of them. All calls of one user (or
-    session, where there are too few users; or prompt) are in the same fifth, and a prompt that is held out is
-    not learned from elsewhere. Where only the called model's outcome is known, the other's is estimated with
+    A call is judged by a scorer that was trained on earlier ones: on tenths of the calls, from the fourth on,
+    each by what came before. All calls of one user (or session, where there are too few users; or prompt) are
+    in the same tenth, and a prompt that is judged is not learned from before. Where only the called model's outcome is known, the other's is estimated with
     the doubly robust estimator (Dudík, Langford and Li, *Doubly Robust Policy Evaluation and Learning*, 2011)
     from the chance that the choice had; calls without chance are learned from, and judge nothing.
 
@@ -102,26 +104,32 @@ def train_samples(
     if isinstance(share, bool) or not 0 <= share <= 1:
         raise ConfigError(f"share={share!r}: give a share from 0 to 1")
     scorer = scorer or LearnedScorer()
-    found = samples.found
-    for sample in found:
-        if sample.buckets and max(sample.buckets) >= scorer.buckets:
-            raise ConfigError(
-                f"the log's bucket numbers do not fit into {scorer.buckets} buckets: give the scorer that "
-                "they were made with, scorer=LearnedScorer(buckets=...)"
-            )
+    left_out = Counter(samples.left_out)
+    found = [sample for sample in samples.found if max(sample.buckets, default=0) < scorer.buckets]
+    misfits = len(samples.found) - len(found)
+    if misfits > len(found):
+        raise ConfigError(
+            f"the log's bucket numbers do not fit into {scorer.buckets} buckets: give the scorer that "
+            "they were made with, scorer=LearnedScorer(buckets=...)"
+        )
+    if misfits:
+        left_out["its buckets are none"] += misfits
     outcomes = sum(s.weak is not None for s in found), sum(s.strong is not None for s in found)
-    doubts = _doubts(found, outcomes, min_outcomes)
-    judging = [sample for sample in found if sample.can_judge]
+    doubts = _doubts(found, outcomes, min_outcomes, samples.doubts)
     evaluation = in_use = None
+    folds = _folds(found)
+    judging = [s for s, fold in zip(found, folds, strict=True) if fold >= TEACH and s.can_judge]
     if judging and all(outcomes):
-        ranks, folds = _held_out(found, scorer, seed)
-        evaluation = _judged(found, ranks, folds, share, doubts, resamples, seed)
+        later = [at for at, fold in enumerate(folds) if fold >= TEACH]
+        unseen, theirs = [found[at] for at in later], [folds[at] for at in later]
+        ranks = _held_out(found, folds, scorer)
+        evaluation = _judged(unseen, [ranks[at] for at in later], theirs, share, doubts, resamples, seed)
         doubts = list(evaluation.doubts)
-        scored = [sample for sample in found if sample.score is not None]
-        if len(scored) >= 0.9 * len(found) and any(sample.can_judge for sample in scored):
-            theirs = _ranks([sample.score or 0.0 for sample in scored])
-            fold_of = dict(zip(map(id, found), folds, strict=True))
-            in_use = _judged(scored, theirs, [fold_of[id(s)] for s in scored], share, (), resamples, seed)
+        scored = [(s, fold) for s, fold in zip(unseen, theirs, strict=True) if s.score is not None]
+        if len(scored) >= 0.9 * len(unseen) and any(sample.can_judge for sample, _ in scored):
+            used = _ranks([sample.score or 0.0 for sample, _ in scored])
+            folds_of = [fold for _, fold in scored]
+            in_use = _judged([s for s, _ in scored], used, folds_of, share, (), resamples, seed)
     return Training(
         scorer=_taught(scorer, found),
         weak=samples.weak,
@@ -134,15 +142,17 @@ def train_samples(
         judged=len(judging),
         method=_method(judging),
         grouped_by=samples.grouped_by,
-        left_out=dict(samples.left_out),
+        left_out=dict(left_out),
         evaluation=evaluation,
         in_use=in_use,
         doubts=tuple(doubts),
     )
 
 
-def _doubts(samples: Sequence[Sample], outcomes: tuple[int, int], least: int) -> list[str]:
-    """Why so little data says nothing."""
+def _doubts(
+    samples: Sequence[Sample], outcomes: tuple[int, int], least: int, found: Sequence[str]
+) -> list[str]:
+    """Why so little data says nothing, beside what was ``found`` to be wrong with it."""
     doubts = [
         f"too few outcomes of the {arm} model: {count}, and {least} are needed"
         for arm, count in zip(("weak", "strong"), outcomes, strict=True)
@@ -151,6 +161,7 @@ def _doubts(samples: Sequence[Sample], outcomes: tuple[int, int], least: int) ->
     groups = len({sample.group for sample in samples})
     if groups < GROUPS_LEAST:
         doubts.append(f"too few different people or prompts: {groups}, and {GROUPS_LEAST} are needed")
+    doubts = [*found, *doubts]
     if doubts:
         return doubts
     if not any(sample.can_judge for sample in samples):
@@ -181,29 +192,34 @@ def _taught(like: LearnedScorer, samples: Iterable[Sample]) -> LearnedScorer:
     return scorer
 
 
-def _held_out(samples: Sequence[Sample], like: LearnedScorer, seed: int) -> tuple[list[float], list[int]]:
-    """For each sample the rank of its score (0…1) by a scorer that has not seen it, and its fold."""
-    sizes = Counter(sample.group for sample in samples)
-    groups = list(sizes)
-    random.Random(seed).shuffle(groups)
-    groups.sort(key=lambda group: -sizes[group])
-    filled, fold_of = [0] * FOLDS, dict[str, int]()
-    for group in groups:
-        fold_of[group] = filled.index(min(filled))
-        filled[fold_of[group]] += sizes[group]
-    folds = [fold_of[sample.group] for sample in samples]
-    ranks = [0.0] * len(samples)
-    for fold in range(FOLDS):
+def _folds(samples: Sequence[Sample]) -> list[int]:
+    """For each sample a tenth of all, in the order of time; a group is where its first one is."""
+    sizes = Counter(sample.group for sample in samples)  # in the order of their first
+    fold_of, before = dict[str, int](), 0
+    for group, size in sizes.items():
+        fold_of[group] = min(FOLDS - 1, before * FOLDS // len(samples))
+        before += size
+    return [fold_of[sample.group] for sample in samples]
+
+
+def _held_out(samples: Sequence[Sample], folds: Sequence[int], like: LearnedScorer) -> list[float]:
+    """For each sample the rank of its score (0…1) among its fold's, by a scorer of earlier folds alone.
+
+    Scorers that learn from each other's calls (cross-validation) make errors together: a bootstrap does not
+    see that, and finds more than chance in pure noise three times as often as it says.
+    """
+    ranks = [0.5] * len(samples)
+    for fold in range(TEACH, FOLDS):
         mine = [at for at, each in enumerate(folds) if each == fold]
         unseen = {samples[at].prompt for at in mine}
-        others = (
-            s for s, each in zip(samples, folds, strict=True) if each != fold and s.prompt not in unseen
+        earlier = (
+            s for s, each in zip(samples, folds, strict=True) if each < fold and s.prompt not in unseen
         )
-        taught = _taught(like, others)
+        taught = _taught(like, earlier)
         scores = [taught.score_of(samples[at].buckets) for at in mine]
         for at, rank in zip(mine, _ranks(scores), strict=True):
             ranks[at] = rank
-    return ranks, folds
+    return ranks
 
 
 def _ranks(scores: Sequence[float]) -> list[float]:
@@ -229,8 +245,8 @@ def _judged(
     judging = [each for each in of if each[0].can_judge]
     weak = Expected(judging, lambda s: s.weak, folds=FOLDS)
     strong = Expected(judging, lambda s: s.strong, folds=FOLDS)
-    weak_usd = Expected(judging, lambda s: s.weak_usd, folds=FOLDS)
-    strong_usd = Expected(judging, lambda s: s.strong_usd, folds=FOLDS)
+    weak_usd = Expected(judging, lambda s: s.weak_usd, folds=FOLDS, of=lambda s: s.weak)
+    strong_usd = Expected(judging, lambda s: s.strong_usd, folds=FOLDS, of=lambda s: s.strong)
     priced = weak_usd.share > 0.9 and strong_usd.share > 0.9
     calls = [
         Weighed(

@@ -5,12 +5,24 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .burn import Alarm, Change, Goal, Pair, Tally, Verdict, goals_of, tally, tally_of_cost, verdict
+from .burn import Alarm, Change, Goal, Pair, Tally, Verdict, verdict
+from .layout import (
+    APART,
+    APART_AT,
+    CALLS,
+    COSTED,
+    DEGRADED,
+    ELSEWHERE,
+    FAILED,
+    FIRST_TOKENS,
+    GOALS_AT,
+    Layout,
+)
 from .report import NOBODY, GoalReport, Report, Whose
-from .windows import CELL_S, WINDOWS_S, Windows, quantile, spaced, with_own
+from .windows import CELL_S, WINDOWS_S, Windows
 
 if TYPE_CHECKING:
     from ..types import Objective
@@ -20,17 +32,8 @@ __all__ = ["APART", "DEGRADED", "ELSEWHERE", "MIN_SAMPLES", "Attainment"]
 MIN_SAMPLES = 100
 """Before so many calls nothing is said about a promise."""
 
-APART = ("cached", "personal", "impatient", "cancelled", "moved")
-"""Calls that say nothing about a promise; counted apart, in this order."""
-
-CALLS, FAILED, DEGRADED, ELSEWHERE, COSTED, FIRST_TOKENS, APART_AT = range(7)
-"""Where a cell has which count. The apart ones come next, then those of each goal, then the histograms."""
-
-GOALS_AT = APART_AT + len(APART)
-
-EDGES = spaced(0.1, 10)
-FIRST_EDGES = spaced(0.05, 9)
-"""Where quantiles are known: from 100 ms to 102 s of whole answers, from 50 ms to 26 s of first tokens."""
+NEAR = 0.9
+"""A goal that has come so near to its alarm is looked at whenever a cell is full."""
 
 VERDICTS: tuple[Verdict, ...] = ("missed", "at risk", "met", "too few")
 """The worst first."""
@@ -41,33 +44,33 @@ class Attainment:
 
     ``now`` is always the time on one and the same clock, which may be set back or jump ahead. Bounded
     memory: 64 kB, whatever comes. ``min_samples`` calls have to be in a window before anything is said
-    about it, and so many that one bad call alone decides nothing.
+    about it, and so many that one bad call alone decides nothing. Who keeps many with the same objective
+    gives each the ``layout`` of another one.
     """
 
-    def __init__(self, objective: Objective, *, min_samples: int = MIN_SAMPLES) -> None:
+    __slots__ = ("_alarms", "_lock", "_uneasy", "_windows", "layout", "min_samples", "objective")
+
+    def __init__(
+        self, objective: Objective, *, min_samples: int = MIN_SAMPLES, layout: Layout | None = None
+    ) -> None:
         if isinstance(min_samples, bool) or not isinstance(min_samples, int) or min_samples < 1:
             raise ConfigError(f"min_samples={min_samples!r}: give a number of calls, 1 or more")
         self.objective = objective
         self.min_samples = min_samples
-        self.goals = goals_of(objective)
-        latency = [goal for goal in self.goals if goal.name.startswith("latency")]
-        first = [goal for goal in self.goals if goal.name.startswith("first_token")]
-        self.time_s: float | None = max((goal.limit for goal in latency or first), default=None)
-        """The longest that the objective gives a call; ``None``: it does not say."""
-        self._latency = tuple(latency)
-        self._late_at = GOALS_AT
-        """From here, for each latency goal: failed calls that had taken longer. After those, bad calls."""
-        self._bad_at = GOALS_AT + len(latency)
-        self._first_bad_at = self._bad_at + len(latency)
-        self._head = self._first_bad_at + len(first)
-        self._edges = with_own(EDGES, (goal.limit for goal in latency))
-        self._first_edges = with_own(FIRST_EDGES, (goal.limit for goal in first))
-        self._first_at = self._head + len(self._edges) + 1
-        self._within = tuple(self._head + 1 + self._edges.index(goal.limit) for goal in latency)
-        self._first_within = tuple(self._first_at + 1 + self._first_edges.index(g.limit) for g in first)
-        self._windows = Windows(self._first_at + len(self._first_edges) + 1, self._head)
-        self._alarms = tuple(Alarm(goal) for goal in self.goals)
+        self.layout = layout = layout or Layout(objective)
+        self._windows = Windows(layout.width, layout.head)
+        self._alarms: tuple[Alarm, ...] = ()  # made at the first look
+        self._uneasy = False  # something bad has come since the last look, or was seen there
         self._lock = threading.RLock()  # reentrant: garbage collection may end a call right here
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        return self.layout.goals
+
+    @property
+    def time_s(self) -> float | None:
+        """The longest that the objective gives a call; ``None``: it does not say."""
+        return self.layout.time_s
 
     # -- counting ----------------------------------------------------------------
 
@@ -79,30 +82,29 @@ class Attainment:
         ok: bool,
         cost_usd: float | None,
         marks: tuple[int, ...] = (),
+        *,
+        unbegun: bool = False,
     ) -> bool:
         """A call ended, after ``latency_s`` of waiting; ``first_token_s`` is known of streams only.
 
         One that is not ``ok`` had no answer. It counts against latency, too, where it had taken longer than
-        the goal; sooner it says nothing about that. ``marks``: it was ``DEGRADED`` or served ``ELSEWHERE``.
-        True: a cell is full, so ``look``.
+        the goal; sooner it says nothing about that. The same of the first token of a stream that had none
+        (``unbegun``). ``marks``: it was ``DEGRADED`` or served ``ELSEWHERE``. True: a cell is full, and
+        something bad may be in it, so ``look``.
         """
+        layout = self.layout
         with self._lock:
             windows = self._windows
-            turned = not windows.begun_at <= now < windows.ends_at
-            if turned:
-                self._sum_up()
-                windows.turn(now)
+            turned = not windows.open_at <= now < windows.ends_at and self._turned(now)
             cell = windows.cell
             cell[CALLS] += 1
             if ok:
-                cell[self._head + bisect_left(self._edges, latency_s)] += 1
+                cell[layout.head + bisect_left(layout.edges, latency_s)] += 1
             else:
                 cell[FAILED] += 1
-                for at, goal in enumerate(self._latency, self._late_at):
-                    if latency_s > goal.limit:
-                        cell[at] += 1
+                self._overdue(latency_s, unbegun)
             if first_token_s is not None:
-                cell[self._first_at + bisect_left(self._first_edges, first_token_s)] += 1
+                cell[layout.first_at + bisect_left(layout.first_edges, first_token_s)] += 1
             if cost_usd is not None:
                 cell[COSTED] += 1
                 windows.cost += cost_usd
@@ -111,75 +113,90 @@ class Attainment:
             if marks:
                 for at in marks:
                     cell[at] += 1
-            return turned
+            return turned and (self._uneasy or not ok)
 
-    def apart(self, now: float, kind: str) -> bool:
-        """A call ended that says nothing about the promise, for one of the reasons in ``APART``.
+    def apart(
+        self,
+        now: float,
+        kind: str,
+        *,
+        waited_s: float = 0.0,
+        first_token_s: float | None = None,
+        unbegun: bool = False,
+    ) -> bool:
+        """A call ended that does not say whether there was an answer, for one of the reasons in ``APART``.
 
-        True: a cell is full, so ``look``.
+        After ``waited_s`` it had had none yet: it counts against the goals that this is over. True: as of
+        ``count``.
         """
+        layout = self.layout
         with self._lock:
-            turned = self._turned(now)
-            self._windows.cell[APART_AT + APART.index(kind)] += 1
-            return turned
+            windows = self._windows
+            turned = not windows.open_at <= now < windows.ends_at and self._turned(now)
+            windows.cell[APART_AT + APART.index(kind)] += 1
+            if waited_s:
+                self._overdue(waited_s, unbegun)
+            if first_token_s is not None:
+                windows.cell[layout.first_at + bisect_left(layout.first_edges, first_token_s)] += 1
+            return turned and self._uneasy
+
+    def _overdue(self, waited_s: float, unbegun: bool) -> None:
+        """For so long somebody had waited when the call ended without an answer."""
+        layout, cell = self.layout, self._windows.cell
+        for at, goal in enumerate(layout.latency, layout.late_at):
+            if waited_s > goal.limit:
+                cell[at] += 1
+        if unbegun:
+            for at, goal in enumerate(layout.first, layout.first_late_at):
+                if waited_s > goal.limit:
+                    cell[at] += 1
 
     def _turned(self, now: float) -> bool:
         """Begin a new cell, where it is time to."""
         windows = self._windows
-        if windows.begun_at <= now < windows.ends_at:
+        if windows.open_at <= now < windows.ends_at:
             return False
-        self._sum_up()
-        windows.turn(now)
-        return True
+        if windows.begun:
+            self._sum_up()
+        return windows.turn(now)
 
     def _sum_up(self) -> None:
-        """Write down, in the cell under way, what its histograms say about each goal."""
-        cell = self._windows.cell
-        for number, within in enumerate(self._within):
-            over = sum(cell[within : self._first_at])
-            cell[self._bad_at + number] = over + cell[self._late_at + number]
-        for number, within in enumerate(self._first_within):
-            cell[self._first_bad_at + number] = sum(cell[within:])
-        cell[FIRST_TOKENS] = sum(cell[self._first_at :])
+        """Write down, in the cell under way, what is known of each goal."""
+        layout, cell = self.layout, self._windows.cell
+        layout.sum_up(cell)
+        if not self._uneasy:
+            limit_usd = layout.limit_usd
+            dear = limit_usd is not None and self._windows.cost > limit_usd * cell[COSTED]
+            self._uneasy = dear or cell[FAILED] > 0 or any(cell[layout.late_at : layout.head])
 
     # -- telling -----------------------------------------------------------------
 
     def look(self, now: float) -> list[tuple[Change, float]]:
         """What has changed about goals that burn: each change, and the error budget that is left."""
         with self._lock:
+            if not self._windows.begun:
+                return []  # a look is no call, with which time begins
             self._turned(now)
             self._sum_up()
             found, at = self._tallies(), self._windows.elapsed_s
-            changes = []
-            for number, alarm in enumerate(self._alarms):
+            alarms = self._alarms = self._alarms or tuple(Alarm(goal) for goal in self.goals)
+            changes, uneasy = [], False
+            for number, alarm in enumerate(alarms):
                 over = {window_s: tallies[number] for window_s, tallies in found.items()}
                 change = alarm.look(over, self.min_samples, at)
                 if change is not None:
                     left, _ = self._left(over)
                     changes.append((change, 1 - change.rate if left is None else left))
+                longest = over[WINDOWS_S[-1]]
+                few = 0 < longest.calls < self.min_samples and longest.rate > 0
+                uneasy = uneasy or few or alarm.near > NEAR or alarm.pair is not None
+            self._uneasy = uneasy
             return changes
 
     def _tallies(self) -> dict[float, tuple[Tally, ...]]:
         """Of each window, how each goal fared."""
-        return {window_s: self._tallied(*self._windows.head(window_s)) for window_s in WINDOWS_S}
-
-    def _tallied(self, totals: list[int], total_usd: float, dearest_usd: float) -> tuple[Tally, ...]:
-        answered = totals[CALLS] - totals[FAILED]
-        latency = first = 0
-        found = []
-        for goal in self.goals:
-            if goal.name.startswith("latency"):
-                calls = answered + totals[self._late_at + latency]
-                found.append(tally(goal, calls, totals[self._bad_at + latency]))
-                latency += 1
-            elif goal.name.startswith("first_token"):
-                found.append(tally(goal, totals[FIRST_TOKENS], totals[self._first_bad_at + first]))
-                first += 1
-            elif goal.name == "availability":
-                found.append(tally(goal, totals[CALLS], totals[FAILED]))
-            else:
-                found.append(tally_of_cost(goal, totals[COSTED], total_usd, dearest_usd))
-        return tuple(found)
+        tallied = self.layout.tallied
+        return {window_s: tallied(*self._windows.head(window_s)) for window_s in WINDOWS_S}
 
     def _left(self, over: dict[float, Tally]) -> tuple[float | None, float | None]:
         """The share of the error budget that is left, over the longest window with calls enough."""
@@ -208,21 +225,27 @@ class Attainment:
                 known = ", ".join(f"{each:g}" for each in WINDOWS_S)
                 raise ConfigError(f"window_s={window_s!r}: attainment is known over {known} seconds")
         with self._lock:
-            self._turned(now)
-            self._sum_up()
             windows = self._windows
+            if windows.begun:
+                self._turned(now)
+                self._sum_up()
             counts = {each: (windows.totals(each), windows.head(each)[1]) for each in windows_s}
             found = self._tallies()
-            pairs = [alarm.pair for alarm in self._alarms]
-            elapsed_s = windows.elapsed_s + CELL_S
+            pairs = [alarm.pair for alarm in self._alarms] or [None] * len(self.goals)
+            elapsed_s = windows.elapsed_s + CELL_S if windows.begun else 0.0
         told = []
         for window_s, (totals, total_usd) in counts.items():
-            values = self._measured(totals, total_usd)
+            values = self.layout.measured(totals, total_usd)
             goals = {}
             for number, goal in enumerate(self.goals):
                 over = {each: tallies[number] for each, tallies in found.items()}
                 goals[goal.name] = self._goal(goal, over, window_s, values[goal.name], pairs[number])
             verdicts = [goal.verdict for goal in goals.values()]
+            tightest = min(
+                (goal for goal in goals.values() if goal.budget_left is not None),
+                key=lambda goal: goal.budget_left or 0.0,
+                default=None,
+            )
             report = Report(
                 tier=whose.tier,
                 contract=whose.contract,
@@ -239,34 +262,18 @@ class Attainment:
                 costed=totals[COSTED],
                 goals=goals,
                 verdict=next((each for each in VERDICTS if each in verdicts), "too few"),
-                budget_left=min(
-                    (g.budget_left for g in goals.values() if g.budget_left is not None), default=None
-                ),
+                budget_left=None if tightest is None else tightest.budget_left,
+                budget_window_s=None if tightest is None else tightest.budget_window_s,
                 **values,
             )
             told.append(report)
         return told
 
-    def _measured(self, totals: list[int], total_usd: float) -> dict[str, Any]:
-        """What the goals are about, by their names."""
-        first_at = self._first_at
-        found: dict[str, Any] = {}
-        for name, counts, edges in (
-            ("latency", totals[self._head : first_at], self._edges),
-            ("first_token", totals[first_at:], self._first_edges),
-        ):
-            for percent in (50, 95, 99):
-                found[f"{name}_p{percent}_s"] = quantile(counts, edges, percent / 100)
-        calls, costed = totals[CALLS], totals[COSTED]
-        found["availability"] = 1 - totals[FAILED] / calls if calls else None
-        found["cost_usd"] = total_usd / costed if costed else None
-        return found
-
     def _goal(
         self, goal: Goal, over: dict[float, Tally], window_s: float, measured: float | None, pair: Pair | None
     ) -> GoalReport:
         found = over[window_s]
-        left, left_s = self._left(over)
+        left, left_s = self._left(over) if goal.spare else (None, None)
         return GoalReport(
             goal=goal.name,
             limit=goal.limit,

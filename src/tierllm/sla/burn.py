@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..admission.hysteresis import HOUR_S
+from .goals import chance
 
 if TYPE_CHECKING:
     from ..types import Objective
@@ -35,6 +36,12 @@ MOST_PER_HOUR = 4
 
 RISK = 0.25
 """With less than this share of the error budget left, a promise that is kept so far is at risk."""
+
+COST_RISK = 0.9
+"""Of the mean cost: from this share of the objective on."""
+
+BY_CHANCE = 0.05
+"""A promise is missed where a service that just keeps it has so many bad calls less often than this."""
 
 
 class Goal(NamedTuple):
@@ -71,35 +78,40 @@ class Tally(NamedTuple):
     """How a goal fared over some window.
 
     ``rate`` is the burn rate: the bad share of ``calls`` ÷ the share that may be bad; for the cost, the mean
-    ÷ the objective. ``sure`` is the rate without the worst call (0 where that was the only bad one).
+    ÷ the objective. ``sure`` is the rate without the worst call (0 where that was the only bad one). For
+    ``seconds`` of the window there have been calls: since the first one in it.
     """
 
     calls: int
     bad: int
     rate: float
     sure: float
+    seconds: float = math.inf
 
 
-def tally(goal: Goal, calls: int, bad: int) -> Tally:
+def tally(goal: Goal, calls: int, bad: int, seconds: float = math.inf) -> Tally:
     """Of a goal that a share of the calls has to keep."""
     if not calls or not goal.spare:
-        return Tally(calls, bad, 0.0, 0.0)
+        return Tally(calls, bad, 0.0, 0.0, seconds)
     rate = bad / calls / goal.spare
-    return Tally(calls, bad, rate, rate if bad > 1 else 0.0)
+    return Tally(calls, bad, rate, rate if bad > 1 else 0.0, seconds)
 
 
-def tally_of_cost(goal: Goal, calls: int, sum_usd: float, dearest_usd: float) -> Tally:
+def tally_of_cost(
+    goal: Goal, calls: int, sum_usd: float, dearest_usd: float, seconds: float = math.inf
+) -> Tally:
     """Of the mean cost of a call."""
     if not calls:
-        return Tally(0, 0, 0.0, 0.0)
+        return Tally(0, 0, 0.0, 0.0, seconds)
     others = (sum_usd - dearest_usd) / (calls - 1) if calls > 1 else 0.0
-    return Tally(calls, 0, sum_usd / calls / goal.limit, others / goal.limit)
+    return Tally(calls, 0, sum_usd / calls / goal.limit, others / goal.limit, seconds)
 
 
 def verdict(goal: Goal, found: Tally, *, least: int, burning: bool) -> Verdict:
     """Whether the promise is kept, where there were calls enough to say so.
 
-    "Enough" is ``least``, and so many that one bad call decides nothing.
+    "Enough" is ``least``, and so many that one bad call decides nothing. What is broken by so little that it
+    may be by chance is at risk.
     """
     if found.calls < least:
         return "too few"
@@ -107,12 +119,14 @@ def verdict(goal: Goal, found: Tally, *, least: int, burning: bool) -> Verdict:
         allowed = round(found.calls * goal.spare, 9)
         if allowed < 1 and found.bad < 2:
             return "too few"
-        missed = found.bad > allowed
+        missed = found.bad > allowed and chance(found.bad, found.calls, goal.spare) <= BY_CHANCE
+        near = 1 - found.rate < RISK
     else:
         missed = found.rate > 1 and found.sure > 1
+        near = found.rate >= COST_RISK
     if missed:
         return "missed"
-    return "at risk" if burning or 1 - found.rate < RISK else "met"
+    return "at risk" if burning or near else "met"
 
 
 # -- alarms ------------------------------------------------------------------------
@@ -134,6 +148,15 @@ PAIRS = (
     Pair(1.0, 259_200.0, 21_600.0),
 )
 """The fastest first."""
+
+COST_PAIRS = (Pair(2.0, 3_600.0, 300.0), Pair(1.2, 86_400.0, 7_200.0))
+"""Of the mean cost. Money that was not spent is no error budget: a mean of 14 times the objective would come
+late, and one that just passes it is no alarm."""
+
+
+def pairs_of(goal: Goal) -> tuple[Pair, ...]:
+    """Over which windows a goal may burn."""
+    return PAIRS if goal.spare else COST_PAIRS
 
 
 def threshold(rate: float, goal: Goal) -> float:
@@ -167,7 +190,7 @@ class Latch:
 
     In any hour it changes ``MOST_PER_HOUR`` times at most. Going on is never what has to wait: it goes off
     only where the hour leaves room for going off and coming on again. (As ``admission.hysteresis.Switch``,
-    in a tenth of the memory: a subject has up to 32 of them.)
+    in a tenth of the memory: a subject has up to 30 of them.)
     """
 
     __slots__ = ("_calm_since", "_changes", "on")
@@ -206,18 +229,21 @@ class Alarm:
     with the last.
     """
 
-    __slots__ = ("_latches", "_on_since", "_thresholds", "goal")
+    __slots__ = ("_latches", "_on_since", "_pairs", "_thresholds", "goal", "near")
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
+        self.near = 0.0
+        """How near it came at the last look to going on, over the pair for which that was most; 1: it did."""
         self._on_since = 0.0
-        self._thresholds = tuple(threshold(pair.rate, goal) for pair in PAIRS)
-        self._latches = tuple(Latch() for _ in PAIRS)
+        self._pairs = pairs_of(goal)
+        self._thresholds = tuple(threshold(pair.rate, goal) for pair in self._pairs)
+        self._latches = tuple(Latch() for _ in self._pairs)
 
     @property
     def pair(self) -> Pair | None:
         """The fastest pair of windows over which it burns; ``None``: it does not."""
-        for pair, latch in zip(PAIRS, self._latches, strict=True):
+        for pair, latch in zip(self._pairs, self._latches, strict=True):
             if latch.on:
                 return pair
         return None
@@ -225,8 +251,13 @@ class Alarm:
     def look(self, found: Mapping[float, Tally], least: int, now: float) -> Change | None:
         """Take in how the goal fares over each window, ``now`` seconds after the first call."""
         before = self.pair
-        for pair, at, latch in zip(PAIRS, self._thresholds, self._latches, strict=True):
-            latch.look(signal(pair, found, at, least, now), now)
+        signals = [
+            signal(pair, found, at, least, mean=not self.goal.spare)
+            for pair, at in zip(self._pairs, self._thresholds, strict=True)
+        ]
+        for latch, each in zip(self._latches, signals, strict=True):
+            latch.look(each, now)
+        self.near = max(signals)
         after = self.pair
         if after is before:
             return None
@@ -241,15 +272,24 @@ class Alarm:
         return Change(self.goal.name, True, found[after.long_s].rate, after.long_s, 0.0)
 
 
-def signal(pair: Pair, found: Mapping[float, Tally], at: float, least: int, seconds: float) -> float:
+def signal(pair: Pair, found: Mapping[float, Tally], at: float, least: int, *, mean: bool = False) -> float:
     """How near a pair of windows is to its threshold ``at``; 1 and more: it holds.
 
-    0 where there are too few calls, or one bad call alone would do it. Where calls have been counted for
-    fewer ``seconds`` than a window is long, the time before counts as one of as many calls, all good: or the
-    first bad minute would look like three bad days.
+    0 where there are too few calls, or one bad call alone would do it. Where there have been calls for less
+    time than a window is long, the time before counts as one of as many calls, all good (of a ``mean``: at
+    the objective): or the first bad minute, or that after an idle night, would look like three bad days.
     """
     long, short = found[pair.long_s], found[pair.short_s]
     if long.calls < least:
         return 0.0
-    long_rate = long.sure * min(1.0, seconds / pair.long_s)
-    return min(long_rate, short.rate * min(1.0, seconds / pair.short_s)) / at
+    rates = (
+        _paced(long.sure, long.seconds / pair.long_s, mean),
+        _paced(short.rate, short.seconds / pair.short_s, mean),
+    )
+    return min(rates) / at
+
+
+def _paced(rate: float, lived: float, mean: bool) -> float:
+    if lived >= 1:
+        return rate
+    return rate * lived if not mean else min(rate, 1 + (rate - 1) * lived)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from ..types import Objective
 
-__all__ = ["SPANS_S", "Burning", "Goal", "chance", "goals_of"]
+__all__ = ["SPANS_S", "Burning", "Goal", "Totals", "burning_of", "chance", "goals_of"]
 
 SPANS_S = (20.0, 60.0, 300.0)
 """The windows in which a place is looked at: the present, a minute, five minutes."""
@@ -16,7 +17,16 @@ SPANS_S = (20.0, 60.0, 300.0)
 PACES = (10 / 6, 1.0, 0.5)
 """The shorter the window, the worse it has to be: 10, 6 and 3 times what the objective allows."""
 
+CERTAIN = 1e-4
+"""A place is left where chance would have explained it at most this often."""
+
+LEAST_BAD = 5
+"""With fewer bad calls than this no place is left, however rarely it may have any."""
+
 Kind = Literal["latency", "first_token", "errors"]
+
+Totals = Sequence[Sequence[tuple[int, int]]]
+"""For each window and goal: calls, and how many of them were bad."""
 
 
 class Goal(NamedTuple):
@@ -55,8 +65,10 @@ class Burning(NamedTuple):
     def words(self) -> str:
         """In plain words, such as "62 % of 40 calls in 60 s over 4 s, 12.4 times …"."""
         what = f"{self.share:.0%} of {self.calls} calls in {SPANS_S[self.span]:g} s".replace("%", " %")
+        if self.goal.name == "error_rate":  # which is a threshold itself
+            return f"{what} failed, {self.share / self.goal.enter[self.span]:.1f} times the threshold"
+        said = "threshold" if self.goal.name == "latency_s" else "objective"
         times = self.share / self.goal.allowed
-        said = "threshold" if self.goal.name in ("latency_s", "error_rate") else "objective"
         return f"{what} {self.goal.words()}, {times:.1f} times what the {said} allows"
 
 
@@ -95,6 +107,25 @@ def goals_of(
     elif objective is not None and objective.availability is not None:
         add("availability", "errors", math.inf, 1 - objective.availability)
     return tuple(goals)
+
+
+def burning_of(goals: Sequence[Goal], totals: Totals, min_calls: int) -> Burning | None:
+    """Which goal is missed so badly, in which window, that chance hardly explains it.
+
+    What a longer window says counts only as long as the next shorter one says so too: what was bad and is
+    well again, or where nobody goes any more, is not burning.
+    """
+    for at, goal in enumerate(goals):
+        for span in range(len(SPANS_S)):
+            calls, bad = totals[span][at]
+            if calls < min_calls or bad < LEAST_BAD or bad < goal.enter[span] * calls:
+                continue
+            lately, bad_lately = totals[max(0, span - 1)][at]
+            if not lately or bad_lately < goal.enter[span] * lately:
+                continue
+            if chance(bad, calls, goal.allowed) <= CERTAIN:
+                return Burning(goal, span, calls, bad)
+    return None
 
 
 def chance(bad: int, calls: int, allowed: float) -> float:

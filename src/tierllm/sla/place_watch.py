@@ -3,105 +3,131 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ..errors import ContentFilteredError, InvalidRequestError, ProviderError, RateLimitError
-from .goals import SPANS_S, Burning, Goal, chance
+from ..errors import (
+    ContentFilteredError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ProviderError,
+    RateLimitError,
+)
+from .cells import Cells
+from .goals import Burning, Goal, Totals, burning_of, chance
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Outcome
 
-__all__ = ["CELL_S", "Asked", "PlaceWatch", "Totals"]
-
-CELL_S = 5.0
-"""Outcomes are counted by cells of so many seconds: a window is shorter than it says by less than one."""
-
-CELLS = tuple(round(span / CELL_S) for span in SPANS_S)
-
-CERTAIN = 1e-4
-"""A place is left where chance would have explained it at most this often."""
+__all__ = ["Asked", "PlaceWatch", "Trial", "blames", "hung"]
 
 DOUBTFUL = 0.05
 """A trial is over where chance would have explained it at most this often: ending one costs little."""
-
-LEAST_BAD = 5
-"""With fewer bad calls than this no place is left, however rarely it may have any."""
 
 LOST_S = 900.0
 """A call of which nothing was heard for so long is not waited for any more."""
 
 MOST_OVERDUE = 1024
-"""So many calls under way are looked at, the oldest first."""
+"""So many calls under way are looked at, the oldest first; streams that speak in time do not count."""
 
 NEUTRAL = (InvalidRequestError, ContentFilteredError, RateLimitError)
 """Errors that are the call's, not the place's; after a 429 it is let alone for as long as it asked anyway."""
 
-Totals = Sequence[Sequence[tuple[int, int]]]
-"""For each window and goal: calls, and how many of them were bad."""
+FAILED, LEFT, SILENT, OTHER = 1, 2, 4, 8
+"""What came of an attempt: the place failed; who asked went away while it spoke; it was a stream without a
+first token; anything else that is no answer. 0 is an answer."""
 
 
 class Asked(Protocol):
-    """A call at a place: how far it has got with the provider (``None``: it has not reached it)."""
+    """A call at a place: how far it has got with the provider (``None``: it has not reached it).
+
+    ``patience_s`` is what 95 % of the calls there take, infinite where that is not known.
+    """
 
     @property
     def progress(self) -> Invocation | None: ...
+
+    @property
+    def patience_s(self) -> float: ...
+
+
+class Trial(NamedTuple):
+    """How a trial goes: well, badly or not known yet; calls and bad ones by the goal that says so."""
+
+    well: bool | None
+    calls: int
+    bad: int
+    goal: Goal
 
 
 class PlaceWatch:
     """Outcomes at one place, by ``goals``, in cells of five seconds; and the calls under way there.
 
-    What is already over a bound counts as bad now: its end is not waited for, save that of a stream that has
-    begun to speak, which its consumer may be holding. An attempt counts when it ends, one that was cancelled
-    only where it was over a bound by then and had not begun to speak, whoever had lost patience; refusals of
-    our own, the caller's errors and 429s count for nothing. An answer after exactly ``bound_s`` is within it.
+    What is already over a bound counts as bad now: its end is not waited for. Of a stream that speaks counts
+    what the provider has taken for certain, since its consumer may be holding it. An attempt counts when it
+    ends, one that was cancelled only where it was over a bound by then (and, where its consumer left it, had
+    not begun to speak); refusals of our own, the caller's errors and 429s count for nothing. An answer after
+    exactly ``bound_s`` is within it. Only attempts that began at ``since`` or later count at all, in a trial
+    those since its beginning, which count apart.
 
-    A trial counts apart, and only attempts that began since. Not thread-safe: whoever has it holds a lock.
+    ``under_way`` and ``ended`` may be used by any thread at any time, even by one that is in the midst of
+    something else here: they only note what is counted later. All the rest needs a lock.
     """
 
     __slots__ = (
-        "_cell",
         "_cells",
-        "_ends_at",
-        "_number",
+        "_ends",
         "_over",
+        "_speaks",
+        "_stood",
+        "_tightest_s",
         "_trial",
-        "_under_way",
         "goals",
+        "since",
         "trial_since",
+        "under_way",
         "usual_s",
     )
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self.goals = tuple(goals)
-        self._under_way: OrderedDict[int, tuple[float, Asked | None]] = OrderedDict()
+        self.under_way: dict[int, tuple[float, Asked | None]] = {}
+        """The attempts under way: when each began, and how it is getting on."""
+        self._ends: deque[tuple[float, float, float, float | None, int]] = deque()
         bounds = [goal.bound_s for goal in self.goals if goal.kind != "errors"]
         self._over = min(bounds, default=math.inf)
+        self._tightest_s = min(
+            (goal.bound_s for goal in self.goals if goal.kind == "latency"), default=math.inf
+        )
+        self._speaks = any(goal.kind == "first_token" for goal in self.goals)
         self.usual_s = max(bounds, default=0.0)
         """How long it may take until a call has shown what it is."""
-        self.trial_since: float | None = None
-        self._trial: list[int] = []
-        self.forget(0.0)
+        self.since = self.trial_since = -math.inf
+        self._trial: list[int] | None = None
+        self._stood: list[tuple[float, float]] = []
+        # the first of the counts is of calls that are good by all goals but those for first tokens
+        self._cells = Cells(1 + 2 * len(self.goals))
 
-    def forget(self, now: float) -> None:
-        """As if nothing had come of any call yet; those under way still do."""
-        self._cell = [0, 0] * len(self.goals)
-        self._cells: deque[list[int]] = deque([self._cell], maxlen=CELLS[-1])
-        self._number = math.floor(now / CELL_S)
-        self._ends_at = (self._number + 1) * CELL_S
+    def forget(self, now: float, *, since: float | None = None) -> None:
+        """As if nothing had come of any call yet. Only those that began at ``since`` (or now) still count."""
+        self._count()
+        self._cells.forget(now)
+        self.since = now if since is None else since
 
     def try_out(self, now: float | None) -> None:
         """From ``now`` on, count apart what comes of calls that begin; ``None``: no longer."""
-        self.trial_since = now
-        self._trial = [0, 0] * len(self.goals)
+        self._count()
+        self.trial_since = math.inf if now is None else now
+        self._trial = None if now is None else [0] * (1 + 2 * len(self.goals))
+
+    def stood_still(self, since: float, until: float) -> None:
+        """The process did: in that time nobody here took an answer, and no place is to blame for it."""
+        self._stood = [each for each in self._stood if until - each[1] < LOST_S]
+        self._stood.append((since, until))
 
     # -- what happens ----------------------------------------------------------
-
-    def begun(self, number: int, now: float, asked: Asked | None) -> None:
-        self._under_way[number] = now, asked
 
     def ended(
         self,
@@ -112,76 +138,92 @@ class PlaceWatch:
         first_token_s: float | None,
         error: BaseException | None,
     ) -> None:
-        entry = self._under_way.pop(number, None)
+        entry = self.under_way.pop(number, None)
         if entry is None or outcome == "rejected":
             return
         began, asked = entry
         if asked is not None and asked.progress is None:
             return  # no provider was reached
-        if now >= self._ends_at:
-            self._roll(now)
-        cells = [self._cell]
-        if self.trial_since is not None and began >= self.trial_since:
-            cells.append(self._trial)
-        ok = outcome == "ok"
-        left = outcome == "cancelled" and first_token_s is not None  # its consumer may have held it
-        at = 0
-        for goal in self.goals:
-            kind = goal.kind
-            if kind == "latency":
-                bad = latency_s > goal.bound_s and not left
-                counts = ok or bad
-            elif kind == "errors":
-                bad = not ok
-                counts = ok or (outcome == "failed" and _blames(error))
-            elif first_token_s is not None:
-                bad, counts = first_token_s > goal.bound_s, True
-            else:
-                counts = bad = not ok and latency_s > goal.bound_s and _streams(asked)
-            if counts:
-                for cell in cells:
-                    cell[at] += 1
-                    cell[at + 1] += bad
-            at += 2
+        how = 0
+        if outcome != "ok":
+            how = OTHER
+            if first_token_s is None:
+                how |= SILENT * _streams(asked)
+            elif outcome == "cancelled" and not isinstance(error, DeadlineExceededError):
+                how |= LEFT  # its consumer may have held it; a deadline does not pass meanwhile
+            if outcome == "failed":
+                how |= FAILED * (error is None or blames(error))
+            elif isinstance(error, DeadlineExceededError):
+                how |= FAILED * (asked is not None and hung(asked))
+        self._ends.append((now, began, latency_s, first_token_s, how))
 
-    def _roll(self, now: float) -> None:
-        number = math.floor(now / CELL_S)
-        for _ in range(min(number - self._number, CELLS[-1])):
-            self._cells.append([0, 0] * len(self.goals))
-        self._cell = self._cells[-1]
-        self._number = number
-        self._ends_at = (number + 1) * CELL_S
+    def _count(self) -> None:
+        """Take in what has ended since somebody last looked."""
+        ends, tightest_s = self._ends, self._tightest_s
+        while ends:
+            now, began, latency_s, first_token_s, how = ends.popleft()
+            if began < self.since:
+                continue
+            if self._stood:
+                still_s = self._stood_s(began, now)
+                latency_s -= still_s
+                first_token_s = None if first_token_s is None else first_token_s - still_s
+            cells = [self._cells.at(now)]
+            if self._trial is not None and began >= self.trial_since:
+                cells.append(self._trial)
+            if not how and latency_s <= tightest_s and (first_token_s is None or not self._speaks):
+                for cell in cells:
+                    cell[0] += 1
+                continue
+            for at, goal in enumerate(self.goals):
+                counts, bad = _judged(goal, latency_s, first_token_s, how)
+                if counts:
+                    for cell in cells:
+                        cell[1 + 2 * at] += 1
+                        cell[2 + 2 * at] += bad
+
+    def _stood_s(self, began: float, now: float) -> float:
+        return sum(max(0.0, min(now, until) - max(began, since)) for since, until in self._stood)
 
     def set_back(self, by_s: float, now: float) -> None:
         """The clock was set back: what was so long ago before still is."""
-        self._number = math.floor(now / CELL_S)
-        self._ends_at = (self._number + 1) * CELL_S
-        if self.trial_since is not None:
-            self.trial_since -= by_s
-        for number, (at, asked) in list(self._under_way.items()):
-            self._under_way[number] = at - by_s, asked
+        self._count()
+        self._cells.set_back(now)
+        self.since -= by_s
+        self.trial_since -= by_s
+        self._stood = [(since - by_s, until - by_s) for since, until in self._stood]
+        for number in list(self.under_way):
+            entry = self.under_way.get(number)
+            if entry is not None and number in self.under_way:  # others may end meanwhile
+                self.under_way[number] = entry[0] - by_s, entry[1]
 
     # -- what it says ----------------------------------------------------------
 
-    @property
-    def under_way(self) -> int:
-        return len(self._under_way)
-
-    def overdue(self, now: float, since: float = -math.inf) -> list[int]:
-        """How many calls under way, begun after ``since``, are over the bound of each goal by now."""
+    def overdue(self, now: float, since: float) -> list[int]:
+        """How many calls under way, begun at ``since`` or later, are over the bound of each goal by now."""
         over = [0] * len(self.goals)
-        for began, asked in tuple(islice(self._under_way.values(), MOST_OVERDUE)):
-            if now - began <= self._over:
+        looked_at = 0
+        for number in list(self.under_way):  # others may end meanwhile
+            began, asked = self.under_way.get(number, (now, None))
+            if now - began <= self._over or looked_at >= MOST_OVERDUE:
                 break
-            if began < since:
-                continue
             progress = None if asked is None else asked.progress
-            if asked is not None and progress is None:
+            if began < since or (asked is not None and progress is None):
                 continue  # it waits for something of ours
-            if progress is not None and progress.streaming and progress.first_at is not None:
-                continue  # its consumer may hold it
-            waited_s = now - began if progress is None else progress.elapsed_s
-            silent = progress is not None and progress.streaming
+            speaks = progress is not None and progress.streaming and progress.first_at is not None
+            if progress is None:
+                waited_s = now - began
+            elif speaks:
+                # until the provider last said something, or its consumer last asked for more
+                waited_s = progress._since - progress.started_at - progress.held_s
+            else:
+                waited_s = progress.elapsed_s
+            if self._stood:
+                waited_s -= self._stood_s(began, now)
+            if speaks and waited_s <= self._over:
+                continue
+            looked_at += 1
+            silent = progress is not None and progress.streaming and not speaks
             for at, goal in enumerate(self.goals):
                 if waited_s > goal.bound_s and (silent or goal.kind == "latency"):
                     over[at] += 1
@@ -189,75 +231,76 @@ class PlaceWatch:
 
     def totals(self, now: float) -> list[list[tuple[int, int]]]:
         """For each window and goal: calls, and the bad ones among them, those overdue included."""
-        if now >= self._ends_at:
-            self._roll(now)
-        while self._under_way and now - next(iter(self._under_way.values()))[0] > LOST_S:
-            self._under_way.popitem(last=False)
-        overdue = self.overdue(now)
-        sums = [0] * (2 * len(self.goals))
-        found: list[list[tuple[int, int]]] = []
-        for age, cell in enumerate(reversed(self._cells), start=1):
-            sums = [total + more for total, more in zip(sums, cell, strict=True)]
-            if age in CELLS:
-                found.append(_paired(sums, overdue))
-        while len(found) < len(CELLS):
-            found.append(_paired(sums, overdue))
+        self._count()
+        for number in list(self.under_way):
+            entry = self.under_way.get(number)
+            if entry is not None:
+                if now - entry[0] <= LOST_S:
+                    break
+                self.under_way.pop(number, None)
+        overdue = self.overdue(now, self.since)
+        return [self._paired(sums, overdue) for sums in self._cells.sums(now)]
+
+    def _paired(self, sums: Sequence[int], overdue: Sequence[int]) -> list[tuple[int, int]]:
+        found = []
+        for at, (goal, over) in enumerate(zip(self.goals, overdue, strict=True)):
+            good = 0 if goal.kind == "first_token" else sums[0]
+            found.append((good + sums[1 + 2 * at] + over, sums[2 + 2 * at] + over))
         return found
 
     def burning(self, totals: Totals, min_calls: int) -> Burning | None:
-        """What the place is to be left for, if anything.
-
-        What a longer window says counts only as long as the next shorter one says so too: a place that was
-        bad and is well again, or that nobody goes to any more, is not left.
-        """
-        for at, goal in enumerate(self.goals):
-            for span in range(len(SPANS_S)):
-                calls, bad = totals[span][at]
-                if calls < min_calls or bad < LEAST_BAD or bad < goal.enter[span] * calls:
-                    continue
-                lately, bad_lately = totals[max(0, span - 1)][at]
-                if not lately or bad_lately < goal.enter[span] * lately:
-                    continue
-                if chance(bad, calls, goal.allowed) <= CERTAIN:
-                    return Burning(goal, span, calls, bad)
-        return None
+        """What the place is to be left for, if anything."""
+        return burning_of(self.goals, totals, min_calls)
 
     def shares(self, burning: Burning, totals: Totals, min_calls: int) -> bool:
         """Whether this place does about as badly as another, which is ``burning``."""
         calls, bad = totals[burning.span][self.goals.index(burning.goal)]
         return calls >= min_calls // 2 and bad > max(burning.goal.leave, burning.share / 2) * calls
 
-    def calm(self, totals: Totals) -> bool:
-        """Whether the last minute is below every threshold for leaving off."""
-        counts = zip(self.goals, totals[1], strict=True)
-        return all(bad <= max(1, goal.leave * calls) for goal, (calls, bad) in counts)
-
-    def tried(self, now: float, enough: int) -> tuple[bool | None, int, int, Goal]:
-        """How the trial goes: well, badly or not known yet; calls and bad ones by the goal that says so."""
-        overdue = self.overdue(now, math.inf if self.trial_since is None else self.trial_since)
-        counts = _paired(self._trial, overdue)
+    def tried(self, now: float, enough: int) -> Trial:
+        """How the trial goes, with ``enough`` calls to tell."""
+        self._count()
+        assert self._trial is not None
+        counts = self._paired(self._trial, self.overdue(now, self.trial_since))
         most = max(range(len(counts)), key=lambda at: counts[at])
         well = counts[most][0] >= enough
         for at, goal in enumerate(self.goals):
             calls, bad = counts[at]
             if bad >= 2 and chance(bad, calls, goal.leave) <= DOUBTFUL:
-                return False, calls, bad, goal
+                return Trial(False, calls, bad, goal)
             if bad > goal.leave * calls and not (bad == 1 and calls >= 2 * enough):
                 well, most = False, at
-        return True if well else None, *counts[most], self.goals[most]
+        return Trial(True if well else None, *counts[most], self.goals[most])
 
     def renew(self) -> None:
         """After a fork: the parent's calls do not end here."""
-        self._under_way.clear()
+        self.under_way.clear()
 
 
-def _paired(sums: Sequence[int], overdue: Sequence[int]) -> list[tuple[int, int]]:
-    return [(sums[2 * at] + over, sums[2 * at + 1] + over) for at, over in enumerate(overdue)]
+def _judged(goal: Goal, latency_s: float, first_token_s: float | None, how: int) -> tuple[bool, bool]:
+    """Whether an attempt counts by ``goal``, and whether it is bad."""
+    if goal.kind == "latency":
+        bad = latency_s > goal.bound_s and not how & LEFT
+        return not how or bad, bad
+    if goal.kind == "errors":
+        return not how or bool(how & FAILED), bool(how)
+    if first_token_s is not None:
+        return True, first_token_s > goal.bound_s
+    bad = bool(how & SILENT) and latency_s > goal.bound_s
+    return bad, bad
 
 
-def _blames(error: BaseException | None) -> bool:
+def blames(error: BaseException) -> bool:
     """Whether a failure is the place's, as far as known."""
-    return error is None or (isinstance(error, ProviderError) and not isinstance(error, NEUTRAL))
+    return isinstance(error, ProviderError) and not isinstance(error, NEUTRAL)
+
+
+def hung(asked: Asked) -> bool:
+    """Whether a call whose deadline has passed tells of the place, not only of a short deadline."""
+    progress = asked.progress
+    if progress is None or (progress.streaming and progress.first_at is not None):
+        return False
+    return asked.patience_s == math.inf or progress.elapsed_s >= asked.patience_s
 
 
 def _streams(asked: Asked | None) -> bool:

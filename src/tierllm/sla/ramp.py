@@ -39,6 +39,15 @@ class Quota:
     def use(self, now: float) -> None:
         self._at.append(now)
 
+    def prolong(self, now: float) -> None:
+        """The last change goes on until now."""
+        if self._at:
+            self._at.pop()
+        self._at.append(now)
+
+    def inherit(self, older: Quota) -> None:
+        self._at = deque(older._at)
+
     def set_back(self, by_s: float) -> None:
         self._at = deque(at - by_s for at in self._at)
 

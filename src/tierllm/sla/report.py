@@ -33,10 +33,11 @@ class GoalReport:
 
     ``limit`` is what was promised: seconds, the available share, dollars. ``share`` of ``calls`` must keep
     to it (``None`` for the mean cost), ``within`` really did: that is counted, not estimated. ``measured``
-    is the quantile (estimated), the availability or the mean cost. ``burn_rate``: how many times more bad
-    calls there were than may be; of the cost, mean ÷ objective. ``budget_left`` is the share of the error
-    budget that is left over ``budget_window_s``, the longest window with calls enough; below 0 it is
-    overdrawn. ``burning_over_s`` is the window over which it burns now.
+    is the quantile (estimated, of the calls that were answered), the availability or the mean cost.
+    ``burn_rate``: how many times more bad calls there were than may be; of the cost, mean ÷ objective.
+    ``budget_left`` is the share of the error budget that is left over ``budget_window_s``, the longest window
+    with calls enough, whichever was asked for; below 0 it is overdrawn; a mean cost has none.
+    ``burning_over_s`` is the window over which it burns now.
     """
 
     goal: str
@@ -61,8 +62,10 @@ class Report:
     ``failed`` their two parts. Of those answered, ``degraded`` had something taken away, and ``elsewhere``
     were served by another tier. ``apart`` are calls that say nothing about the promise: ``"cached"``,
     ``"personal"``, ``"impatient"``, ``"cancelled"``, and those ``"moved"`` to another tier before they began.
-    Quantiles, in seconds, are estimates: 19 % off at most. ``cost_usd`` is the mean of ``costed`` calls.
-    ``verdict`` is the worst of the goals' for which there were calls enough.
+    Quantiles, in seconds, are estimates, 19 % off at most, of calls that were answered: a goal's ``within``
+    has those, too, that had waited longer than it when they failed. ``cost_usd`` is the mean of ``costed``
+    calls. ``verdict`` is the worst of the goals' for which there were calls enough, ``budget_left`` the least
+    of theirs, over ``budget_window_s``.
     """
 
     tier: str | None = None
@@ -89,6 +92,7 @@ class Report:
     goals: dict[str, GoalReport] = field(default_factory=dict)
     verdict: Verdict
     budget_left: float | None
+    budget_window_s: float | None
 
     @property
     def burning(self) -> tuple[str, ...]:

@@ -6,14 +6,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..events import ObjectiveBurning, ObjectiveRecovered
 from ..types import Objective
 from .attainment import DEGRADED, ELSEWHERE, MIN_SAMPLES, Attainment
-from .counting import Account, Kind, account_of, kind_of
+from .counting import Account, Kind, account_of, kind_of, served_elsewhere
 from .report import Whose
+from .subjects import Due, Subject, checked, named
 from .windows import WINDOWS_S
 
 if TYPE_CHECKING:
@@ -31,22 +32,6 @@ LONGEST_S = WINDOWS_S[-1]
 
 MOVED = ("load", "shift")
 """Why a tier let a call begin in another one: what it sends away it must not hide."""
-
-
-class Subject(NamedTuple):
-    """Whose promise it is, and how well it is kept."""
-
-    whose: Whose
-    attainment: Attainment
-
-    def status(self, now: float) -> dict[str, Any]:
-        """All windows, as plain data."""
-        reports = self.attainment.reports(now, whose=self.whose)
-        return {
-            "burning": list(reports[0].burning),
-            "budget_left": reports[0].budget_left,
-            "windows": {f"{report.window_s:g}": report.to_dict() for report in reports},
-        }
 
 
 class ServiceLevels:
@@ -78,49 +63,70 @@ class ServiceLevels:
         self.deadline_s = deadline_s
         self._emit = emit
         self._tiers = {
-            name: self._new(Whose(tier=name), _checked("tiers", name, each)) for name, each in tiers.items()
+            name: self._new(Whose(tier=name), checked("tiers", name, each)) for name, each in tiers.items()
         }
         self._contracts = {
-            name: self._new(Whose(contract=name), _checked("contracts", name, each))
+            name: self._new(Whose(contract=name), checked("contracts", name, each))
             for name, each in (contracts or {}).items()
         }
         self._tenants: OrderedDict[tuple[str, str], Subject] | None = OrderedDict() if tenants else None
+        self._heir: ServiceLevels | None = None
+        self._due = Due()  # of contracts and tenants, which may be many
         self._lock = threading.RLock()
 
-    def _new(self, whose: Whose, objective: Objective) -> Subject:
-        return Subject(whose, Attainment(objective, min_samples=self.min_samples))
+    def _new(self, whose: Whose, objective: Objective, like: Attainment | None = None) -> Subject:
+        layout = None if like is None else like.layout
+        return Subject(whose, Attainment(objective, min_samples=self.min_samples, layout=layout))
 
     # -- counting ----------------------------------------------------------------
 
     def count(
-        self, trace: Trace, request: Request, response: Response | None, error: BaseException | None
+        self,
+        trace: Trace,
+        request: Request,
+        response: Response | None,
+        error: BaseException | None,
+        *,
+        driven: str = "",
     ) -> None:
-        """A call has ended, with ``response`` or with ``error``. Called once for each call."""
+        """A call has ended, with ``response`` or with ``error``. Called once for each call.
+
+        ``driven`` is how it was made: ``"stream"``, or ``"read"`` once its consumer had seen the end.
+        """
         tier = None if trace.granted is None else self._tiers.get(trace.granted)
         contract = None if trace.contract is None else self._contracts.get(trace.contract)
-        now = self.clock()
-        for each in trace.candidates:
-            if each.reason in MOVED and each.deployment == "*" and each.tier in self._tiers:
-                left = self._tiers[each.tier]
-                if left.attainment.apart(now, "moved"):
-                    self._look(left, now)
-        if tier is None and contract is None:
+        left = [
+            self._tiers[each.tier]
+            for each in trace.candidates
+            if each.reason in MOVED and each.deployment == "*" and each.tier in self._tiers
+        ]
+        if tier is None and contract is None and not left:
             return
-        kind = kind_of(trace, response, error)
+        now, kind = self.clock(), kind_of(trace, response, error, read=driven == "read")
+        if kind != "cached":  # by whichever tier: no call has gone there
+            for each in left:
+                if each.attainment.apart(now, "moved"):
+                    self._look(each, now)
         account = account_of(trace, request, response)
         marks: tuple[int, ...] = ()
         if kind == "answered" and response is not None:
             if response.degraded:
                 marks = (DEGRADED,)
-            if response.tier != trace.granted:
+            if response.tier != trace.granted and served_elsewhere(trace, response):
                 marks = (*marks, ELSEWHERE)
+        unbegun = driven == "stream" and account.first_token_s is None
         if tier is not None:
-            self._count(tier, now, kind, request, account, marks)
+            if self._count(tier, now, kind, request, account, marks, unbegun):
+                self._look(tier, now)
             if self._tenants is not None and request.tenant is not None:
                 tenant = self._tenant(tier, request.tenant)
-                self._count(tenant, now, kind, request, account, marks)
-        if contract is not None:
-            self._count(contract, now, kind, request, account, marks)
+                if self._count(tenant, now, kind, request, account, marks, unbegun):
+                    self._due.add(tenant)
+        if contract is not None and self._count(contract, now, kind, request, account, marks, unbegun):
+            self._due.add(contract)
+        due = self._due.next(now)
+        if due is not None:
+            self._look(due, now)
 
     def _count(
         self,
@@ -130,37 +136,43 @@ class ServiceLevels:
         request: Request,
         account: Account,
         marks: tuple[int, ...],
-    ) -> None:
+        unbegun: bool,
+    ) -> bool:
+        """Whether a look is worth its while."""
         attainment = subject.attainment
         latency_s, first_token_s, cost_usd = account
         if kind == "answered":
-            full = attainment.count(now, latency_s, first_token_s, True, cost_usd, marks)
-        elif kind == "failed" or (kind == "late" and self._had_its_time(attainment, request, latency_s)):
-            full = attainment.count(now, latency_s, first_token_s, False, cost_usd)
-        else:
-            full = attainment.apart(now, "impatient" if kind == "late" else kind)
-        if full:
-            self._look(subject, now)
-
-    def _had_its_time(self, attainment: Attainment, request: Request, latency_s: float) -> bool:
-        """Whether a call that missed its deadline had left as much time as the objective takes."""
-        own_s = attainment.time_s
-        if own_s is None:
-            return True
-        given_s = request.deadline_s or self.deadline_s
-        return (latency_s if given_s is None else given_s) >= own_s
+            return attainment.count(now, latency_s, first_token_s, True, cost_usd, marks)
+        told: str = kind
+        if kind == "late":
+            given_s = request.deadline_s or self.deadline_s
+            if given_s is not None and not request.defer_ok:
+                latency_s = max(latency_s, given_s)  # or it was turned away: it could not be done in that
+            if latency_s >= (attainment.time_s or 0.0):
+                kind = "failed"
+            told = "impatient"
+        if kind == "failed":
+            return attainment.count(now, latency_s, first_token_s, False, cost_usd, unbegun=unbegun)
+        if kind == "late" or kind == "cancelled":
+            return attainment.apart(
+                now, told, waited_s=latency_s, first_token_s=first_token_s, unbegun=unbegun
+            )
+        return attainment.apart(now, kind)
 
     def _tenant(self, tier: Subject, name: str) -> Subject:
-        tenants, key = self._tenants, (tier.whose.tier or "", name)
+        heir, tenants, key = self._heir, self._tenants, (tier.whose.tier or "", name)
         assert tenants is not None
+        if heir is not None and heir._tenants is not None and heir._tiers.get(key[0]) is tier:
+            return heir._tenant(tier, name)  # this call began before a reload, and may be the tenant's first
         with self._lock:
             found = tenants.get(key)
             if found is None:
                 found = tenants[key] = self._new(
-                    Whose(tier.whose.tier, tenant=name), tier.attainment.objective
+                    Whose(tier.whose.tier, tenant=name), tier.attainment.objective, tier.attainment
                 )
                 if len(tenants) > self.max_tenants:
-                    tenants.popitem(last=False)
+                    _, gone = tenants.popitem(last=False)
+                    self._due.drop(gone)
             else:
                 tenants.move_to_end(key)
         return found
@@ -209,7 +221,7 @@ class ServiceLevels:
         if contract is not None:
             if tier is not None or tenant is not None:
                 raise ConfigError("attainment: name a contract, or a tier (and its tenant), not both")
-            return _named("contract", contract, self._contracts)
+            return named("contract", contract, self._contracts)
         if tier is None:
             every = {**self._tiers} if tenant is not None else {**self._tiers, **self._contracts}
             if len(self._tiers) + (0 if tenant is not None else len(self._contracts)) != 1:
@@ -217,7 +229,7 @@ class ServiceLevels:
                 raise ConfigError(f"attainment: name one tier or contract; those with an objective: {known}")
             found = next(iter(every.values()))
         else:
-            found = _named("tier", tier, self._tiers)
+            found = named("tier", tier, self._tiers)
         if tenant is None:
             return found
         if self._tenants is None:
@@ -250,10 +262,12 @@ class ServiceLevels:
     def inherit(self, older: ServiceLevels) -> None:
         """Go on with the counts of ``older`` where a subject and its objective are the same.
 
-        Both then count into the same windows, so calls that end under the older one are not lost.
+        Both then count into the same windows, so calls that end under the older one are not lost, nor the
+        tenants that are seen there first.
         """
         if older.min_samples != self.min_samples:
             return
+        older._heir = self
         for mine, theirs in ((self._tiers, older._tiers), (self._contracts, older._contracts)):
             for name, subject in [*mine.items()]:
                 before = theirs.get(name)
@@ -274,20 +288,9 @@ class ServiceLevels:
     def renew(self) -> None:
         """After a fork: locks of one's own. What was counted stays."""
         self._lock = threading.RLock()
+        self._due.renew()
+        if self._heir is not None:
+            self._heir.renew()
         subjects = [*self._tiers.values(), *self._contracts.values(), *(self._tenants or {}).values()]
         for subject in subjects:
             subject.attainment.renew()
-
-
-def _checked(option: str, name: str, objective: Objective) -> Objective:
-    if not isinstance(objective, Objective):
-        raise ConfigError(f"ServiceLevels({option}: {name}={objective!r}): give an Objective")
-    return objective
-
-
-def _named(what: str, name: str, known: Mapping[str, Subject]) -> Subject:
-    found = known.get(name)
-    if found is None:
-        names = ", ".join(known) or "none"
-        raise ConfigError(f"{what}={name!r}: no such {what} has an objective; those that have: {names}")
-    return found

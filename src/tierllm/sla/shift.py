@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,8 +27,9 @@ class Shift:
     A deployment is judged by the tier's objective: more than 5 % of its calls over ``latency_p95_s``, say,
     is too many. It is left where the share of bad calls is ``burn`` times what the objective allows within a
     minute (10/6 of that within 20 s, half of it within five minutes), there were ``min_calls`` of them, and
-    chance would hardly explain it. ``latency_s`` is judged in place of the objective's latencies, as a 95th
-    percentile; ``error_rate`` in place of its availability, as it is.
+    chance would hardly explain it. ``burn`` is 3 or more. ``latency_s`` is judged in place of the objective's
+    latencies, as a 95th percentile; ``error_rate`` in place of its availability, as it is. Goals for first
+    tokens judge streams only: alone, they say nothing of a tier whose calls do not stream.
 
     A deployment that was left is not asked first for ``dwell_s``. Then it gets the shares of the sessions
     (or users) in ``stages``: each lasts ``stage_s`` and ``stage_calls`` good calls, or ``probe_s`` where too
@@ -37,11 +38,12 @@ class Shift:
 
     Where no other deployment does better, or the tier's load reaches ``load`` (``None``: never), the tier
     sends the shares of its calls in ``shed_steps`` to the next tier, a step every ``shed_every_s`` at most,
-    if their plan allows it. ``shed=False``: never.
+    if their plan allows it and as long as that tier has room and keeps its own promise. Failures count for
+    this only where neither a retry nor another deployment has made them good. ``shed=False``: never.
 
     At most ``max_shifts_per_hour`` times in any hour is a deployment left or taken back whole, and as often
-    begins or ends shedding. ``mode="observe"`` tells of all this, and changes nothing. Raises ``ConfigError``
-    for settings that make no sense.
+    does a session change tier by shedding. ``mode="observe"`` tells of all this, and changes nothing. Raises
+    ``ConfigError`` for settings that make no sense.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Shift:
             _check_number("load", load, "a load above 0, such as 1.2, or None for never")
         if not (_number(burn) and 3 <= burn <= 1000):
             raise ConfigError(
-                f"Shift(burn={burn!r}): give a burn rate from 3 up; half of it is above all doubt"
+                f"Shift(burn={burn!r}): give a burn rate of 3 or more"
             )
         if not (_number(calm) and 1 <= calm < burn / 2):
             raise ConfigError(
@@ -129,12 +131,14 @@ class Shift:
         places: Sequence[str],
         objective: Objective | None,
         load: Callable[[], tuple[float, float]] | None = None,
+        closed: Callable[[], Collection[str]] | None = None,
         clock: Clock = time.monotonic,
         emit: Callable[[Event], object] | None = None,
         rng: random.Random | None = None,
         leads_down: bool = True,
     ) -> Shifting:
-        """The shifts of one tier. ``load()`` gives its load and the forecast, each as a share of 1.0.
+        """The shifts of one tier. ``load()`` gives its load and the forecast, each as a share of 1.0;
+        ``closed()`` the places that would not serve a call now, whatever it is.
 
         ``leads_down=False``: there is no tier below it to shed calls to. Raises ``ConfigError`` where there
         is nothing to judge its deployments by.
@@ -157,10 +161,11 @@ class Shift:
             places=places,
             goals=goals,
             load=load,
+            closed=closed,
             clock=clock,
             emit=emit,
             rng=rng or random.Random(),
-            sheds=self.shed and leads_down,
+            leads_down=leads_down,
         )
 
     def __repr__(self) -> str:

@@ -163,8 +163,10 @@ class Windows:
             self._turning = True
             cell = _packed(old)
             some = [(at, count) for at, count in enumerate(old) if count]
-            self._rings = rings = self._rings or tuple(Ring(per, whole) for per, whole in _CELLS)
-            for ring in rings:
+            if not self._rings:
+                rings = tuple(Ring(per, whole) for per, whole in _CELLS)
+                self._rings = self._rings or rings  # which may have been made meanwhile, right here
+            for ring in self._rings:
                 ring.take(was, cell, some, cost, dearest)
             self._turning = False
         return number > was

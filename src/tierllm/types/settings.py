@@ -9,6 +9,9 @@ from ..errors import ConfigError
 
 __all__ = ["Objective", "Timeouts"]
 
+MOST_AVAILABLE = 0.999999999
+"""One bad call in a billion. What is nearer to 1 leaves nothing to reckon with."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
@@ -53,8 +56,13 @@ class Objective:
             value = getattr(self, f.name)
             if value is not None and not _above_zero(value):
                 raise ConfigError(f"Objective({f.name}={value!r}): give a number above 0, or leave it out")
-        if self.availability is not None and self.availability >= 1:
-            raise ConfigError(f"Objective(availability={self.availability!r}): give a share below 1")
+            if isinstance(value, Decimal) and f.name != "cost_usd":
+                object.__setattr__(self, f.name, float(value))  # what is reckoned with it is no money
+        if self.availability is not None and self.availability > MOST_AVAILABLE:
+            raise ConfigError(
+                f"Objective(availability={self.availability!r}): give a share below 1, "
+                f"{MOST_AVAILABLE} at most"
+            )
 
 
 def _above_zero(value: object) -> bool:

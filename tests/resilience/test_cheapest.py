@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.forms import Form, every_form
-from tierllm import Deployment, Price, Tier, TieredClient
-from tierllm.resilience.choice import Cheapest
+from tierllm import Deployment, Hedge, Price, Tier, TieredClient
+from tierllm.resilience.cheapest import MOST_TRIALS, Cheapest
 from tierllm.resilience.deployment_line import DeploymentLine
 from tierllm.resilience.expected import AGAIN_SHARE, UNKNOWN_SHARE
 from tierllm.routing.course import Course
-from tierllm.testing import FakeClock, FakeProvider
+from tierllm.testing import FakeClock, FakeProvider, Reply
 from tierllm.types import Call, Objective, Request, Response, Usage
 
 LONG = "word " * 4000
@@ -69,6 +69,11 @@ class World:
         self.histories.add(f"gold/{name}", None, tokens)
         self.cheapest.served(self.call(), Response(tier="gold", deployment=name))
 
+    def answered(self, name: str, seconds: float) -> None:
+        """It has been asked, and has answered after so many seconds."""
+        self.takes(name, seconds, 1)
+        self.cheapest.served(self.call(LONG), Response(tier="gold", deployment=name))
+
     def call(self, text: str = "Hello", *, deadline_s: float | None = None, **given: Any) -> Call:
         important = given.pop("important", False)
         ready = self.client.ready(
@@ -81,7 +86,9 @@ class World:
         return ready.call
 
     def order(self, text: str = "Hello", **given: Any) -> str:
-        return "".join(line.name for line in self.cheapest.order(self.call(text, **given), self.lines))
+        asks = given.pop("asks", True)
+        ordered = self.cheapest.order(self.call(text, **given), self.lines, asks=asks)
+        return "".join(line.name for line in ordered)
 
     def served(self, name: str, asked: int, cached: int = 0, written: int = 0, **given: Any) -> None:
         usage = Usage(
@@ -376,9 +383,110 @@ def test_a_place_that_was_too_slow_is_tried_now_and_then() -> None:
     assert firsts(world, 1000)["a"] == pytest.approx(1000 * AGAIN_SHARE, abs=1)
 
 
-def test_what_nobody_has_called_good_is_tried_by_some() -> None:
-    world = World(place("a", 1), place("b", 2, quality=0.9), min_quality=0.8)
-    assert firsts(world, 1000)["a"] == pytest.approx(1000 * UNKNOWN_SHARE, abs=1)
+def test_what_nobody_has_called_good_is_tried_by_some(caplog: pytest.LogCaptureFixture) -> None:
+    measured: dict[str, float] = {}
+    world = World(
+        place("a", 1),
+        place("b", 2, quality=0.9),
+        min_quality=0.8,
+        quality=lambda tier, name: measured.get(name),
+    )
+    assert firsts(world, 200)["a"] == pytest.approx(200 * UNKNOWN_SHARE, abs=1)
+    assert firsts(world, 2000)["a"] == pytest.approx(MOST_TRIALS - 200 * UNKNOWN_SHARE, abs=1)
+    assert firsts(world, 1000)["a"] == 0  # nobody ever will
+    assert "nobody has said how good" in caplog.text
+    assert len(caplog.records) == 1
+    measured["a"] = 0.85
+    assert world.order(LONG) == "ab"
+
+
+def test_of_two_alike_the_one_that_was_known_first_does_not_take_all() -> None:
+    world = World(place("a"), place("b"), objective=Objective(latency_p95_s=4))
+    world.takes("a", 1)
+    assert firsts(world, 1000)["b"] == pytest.approx(1000 * UNKNOWN_SHARE, abs=1)
+    world.takes("b", 1)
+    assert firsts(world, 1000)["b"] == pytest.approx(500, abs=60)
+
+
+def test_of_two_alike_the_one_that_was_slow_is_tried_again() -> None:
+    world = World(place("a"), place("b"), objective=Objective(latency_p95_s=4))
+    world.takes("a", 1)
+    world.takes("b", 9)
+    assert firsts(world, 1000)["b"] == pytest.approx(1000 * AGAIN_SHARE, abs=1)
+
+
+def test_a_place_that_was_too_slow_for_the_deadline_is_tried_again() -> None:
+    world = World(place("a", 1), place("b", 2))
+    for _ in range(20):
+        world.takes("a", 1, 1)
+        world.takes("a", 9, 1)
+    world.takes("b", 3)
+    found = firsts(world, 1000, deadline_s=5)
+    assert found["a"] == pytest.approx(1000 * AGAIN_SHARE, abs=1)
+
+
+def test_a_place_that_has_become_quick_is_taken_back_after_some_hundred_calls() -> None:
+    world = World(place("a", 1), place("b", 2), objective=Objective(latency_p95_s=4))
+    world.takes("a", 9, 256)
+    world.takes("b", 3)
+    for _ in range(400):
+        world.clock.advance(1)
+        if world.order(LONG)[0] == "a":
+            world.answered("a", 1)
+    assert firsts(world, 50)["a"] == 50
+
+
+def test_a_trial_that_was_slow_again_does_not_lead_to_more() -> None:
+    world = World(place("a", 1), place("b", 2), objective=Objective(latency_p95_s=4))
+    world.takes("a", 9, 256)
+    world.takes("b", 3)
+    tried = 0
+    for _ in range(2000):
+        world.clock.advance(1)
+        if world.order(LONG)[0] == "a":
+            tried += 1
+            world.answered("a", 9)
+    assert tried == pytest.approx(2000 * AGAIN_SHARE, abs=1)
+
+
+def test_only_places_that_would_serve_the_call_are_in_question() -> None:
+    world = World(
+        place("a", 1),
+        place("b", 9, labels={"eu"}),
+        place("c", 2, labels={"eu"}),
+        objective=Objective(latency_p95_s=4),
+    )
+    world.takes("a", 1)
+    world.takes("b", 1)
+    found = firsts(world, 1000, require=frozenset({"eu"}))
+    assert found == {"a": 0, "b": pytest.approx(900, abs=1), "c": pytest.approx(100, abs=1)}
+    assert world.order(LONG, require=frozenset({"eu"}))[-1] == "a"
+    world.line["b"].held_until = world.clock() + 10
+    assert world.order(LONG) == "acb"
+
+
+def test_a_call_whose_session_has_a_place_here_is_no_trial() -> None:
+    world = World(place("a", 1), place("b", 2), objective=Objective(latency_p95_s=4))
+    world.takes("b", 3)
+    for prefer, avoid, tried in (
+        (("gold", "b"), (), 0),
+        (("silver", "s"), (), 10),
+        (None, [("gold", "a")], 10),
+        (None, (), 20),
+    ):
+        for _ in range(100):
+            call = world.call(LONG)
+            assert call.course is not None
+            call.course.prefer, call.course.avoid = prefer, avoid
+            world.cheapest.order(call, world.lines, asks=True)
+        assert world.cheapest.tried == pytest.approx(tried, abs=1)
+
+
+def test_who_only_looks_tries_nobody() -> None:
+    world = World(place("a", 1), place("b", 2), objective=Objective(latency_p95_s=4))
+    world.takes("b", 3)
+    assert {world.order(LONG, asks=False) for _ in range(100)} == {"ba"}
+    assert world.cheapest.tried == 0
 
 
 def test_important_calls_are_not_used_for_trying() -> None:
@@ -448,6 +556,31 @@ def test_through_a_client(form: Form) -> None:
     assert form(client, LONG).deployment == "c"
     told = client.status()["tiers"]["gold"]["choice"]["places"]
     assert told["b"]["samples"] == 3
+    client.close()
+
+
+@pytest.mark.parametrize("kind", ["text", "function"])
+def test_the_tiers_prompt_is_sent_and_counts(kind: str) -> None:
+    text = "You are a helper. " * 3000
+    prompt: Any = text if kind == "text" else lambda messages: text
+    world = World(place("a", 5, 1), place("b", 1, 20), prompt=prompt)
+    assert world.order("Hello") == "ba"
+    assert World(place("a", 5, 1), place("b", 1, 20)).order("Hello") == "ab"
+
+
+@every_form
+def test_the_answer_that_won_a_race_teaches_too(form: Form) -> None:
+    fake = FakeProvider()
+    places = [Deployment("a", fake, price=price(1)), Deployment("b", fake, price=price(3))]
+    tier = Tier("gold", places, choose="cheapest", hedge=Hedge(share=0.9, min_samples=5))
+    client = TieredClient([tier], retry=False)
+    for _ in range(20):
+        form(client, LONG)
+    fake.script("a", Reply("late", latency_s=5.0))
+    assert form(client, LONG, session="s1").deployment == "b"
+    cheapest = client._setup.lines["gold"].cheapest
+    assert cheapest is not None
+    assert [name for name, _, _ in cheapest._sessions.values()] == ["b"]
     client.close()
 
 

@@ -7,13 +7,16 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..cost.history import MOST_TOKENS
 from ..cost.place import cap_of
+from ..events import log
 from ..pipeline.fork import renew_after_fork
+from ..routing.course import key_of
 from ..types import length_of
 from .expected import Expected
+from .options import ALIKE, Option, by_distance, cheapest_first
 
 if TYPE_CHECKING:
     from ..cost.estimator import CostEstimator
@@ -23,27 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Cheapest"]
 
-ALIKE: Final = 1.01
-"""Costs that differ by no more than this factor are alike: weights decide."""
-
 MOST_SESSIONS: Final = 10_000
 """So many sessions are remembered, with the place that served each last."""
 
+MOST_TRIALS: Final = 40
+"""So often a place is tried in the hope that somebody measures how good its answers are."""
+
 UNKNOWN_TOKENS: Final = 400
 """What an answer is taken for where nothing is known of any place, and no ``max_tokens`` bounds it."""
-
-
-class Option(NamedTuple):
-    """One place for one call. ``off``: by what part it misses what is asked of it (0: by nothing).
-
-    ``known``: whether that rests on what was seen. ``again``: it may have become better since.
-    """
-
-    line: DeploymentLine
-    cost_usd: float
-    off: float
-    known: bool
-    again: bool
 
 
 class Cheapest:
@@ -65,9 +55,14 @@ class Cheapest:
     left out. A place without a price comes last among those like it. Of costs within 1 % the weights of the
     deployments decide, by a draw.
 
-    A place of which too little is known is tried first, where it is cheaper than the best known one, by a
-    tenth of the calls at most; one that was too slow, by a hundredth. Calls that are important are not used
-    for trying.
+    A place of which too little is known is tried first, where it is no dearer than the best known one, by a
+    tenth of the calls at most; one that was too slow, by a hundredth, and by a tenth after a trial that was
+    quick enough. Only places that would serve the call now are in question: what bars others is known best
+    where they are asked. Calls that are important are not used for trying, nor those whose session has a
+    place here.
+
+    A place whose quality nobody has measured after ``MOST_TRIALS`` trials is tried no more: it counts as
+    not good enough until somebody has.
     """
 
     def __init__(
@@ -96,6 +91,7 @@ class Cheapest:
             )
         )
         self._goals = tuple((q, limit_s) for q, limit_s in goals if limit_s is not None)
+        self._slowest_s = max((limit_s for _, limit_s in self._goals), default=math.inf)
         self._clock = clock
         self._rng = rng
         self._expected: dict[str, Expected] = {}
@@ -105,23 +101,37 @@ class Cheapest:
 
     # -- before ------------------------------------------------------------------
 
-    def order(self, call: Call, lines: Sequence[DeploymentLine]) -> Sequence[DeploymentLine]:
-        """``lines`` for this call, the one to be asked first in front. All of them, each once."""
+    def order(
+        self, call: Call, lines: Sequence[DeploymentLine], *, asks: bool = False
+    ) -> Sequence[DeploymentLine]:
+        """``lines`` for this call, the one to be asked first in front, those that would not serve it last.
+        All of them, each once. ``asks``: the first of them is going to be asked, so that it may be a trial.
+        """
         if len(lines) < 2:
             return lines
+        require = call.request.require
+        able = [
+            line
+            for line in lines
+            if require <= line.deployment.labels and line.obstacle(call, count=False) is None
+        ]
+        barred = [line for line in lines if line not in able] if len(able) < len(lines) else ()
+        return (*self._ordered(call, able, asks), *barred) if len(able) > 1 else (*able, *barred)
+
+    def _ordered(self, call: Call, lines: Sequence[DeploymentLine], asks: bool) -> list[DeploymentLine]:
         now = self._clock()
         options = self._options(call, lines, now)
         meet = [option for option in options if not option.off and option.known]
         unknown = [option for option in options if not option.off and not option.known]
         off = [option for option in options if option.off]
-        off.sort(key=_by_distance)
+        off.sort(key=by_distance)
         first: Option | None = None
         if meet:
-            meet = self._cheapest_first(meet)
-            if unknown or off:
+            meet = cheapest_first(meet, self._rng)
+            if asks and (unknown or off):
                 first = self._on_trial(call, meet[0], unknown, off)
         if unknown:
-            unknown = self._cheapest_first(unknown)
+            unknown = cheapest_first(unknown, self._rng)
         ordered = [option.line for option in (*meet, *unknown, *off)]
         if first is not None:
             ordered.remove(first.line)
@@ -129,7 +139,7 @@ class Cheapest:
         return ordered
 
     def _options(self, call: Call, lines: Sequence[DeploymentLine], now: float) -> list[Option]:
-        characters = length_of(call.messages)
+        characters = self._length(call, lines[0])
         deadline_at = None if call.scope is None else call.scope.deadline_at
         left_s = None if deadline_at is None else max(1e-9, deadline_at - now)
         warm = self._warm(call, now)
@@ -139,13 +149,15 @@ class Cheapest:
             expected = self._of(line)
             sent_before = warm[2] if warm is not None and warm[0] == line.name else 0
             cost = expected.cost_usd(line, characters, answer, sent_before)
-            off, known, again = 0.0, True, True
+            off, known, slow = 0.0, True, True
             if self.min_quality is not None:
                 quality = self._quality_of(line)
                 if quality is None:
                     known = False
+                    if expected.unmeasured >= MOST_TRIALS:
+                        off, slow = 1.0, False
                 elif quality < self.min_quality:
-                    off, again = 1.0 - quality / self.min_quality, False
+                    off, slow = 1.0 - quality / self.min_quality, False
             if self._goals or left_s is not None:
                 speed = expected.speed(line.pace.history, self._goals, now)
                 if speed is None:
@@ -154,9 +166,18 @@ class Cheapest:
                     p95_s, missed = speed
                     off = max(off, missed)
                     if left_s is not None and p95_s > left_s:
-                        off, again = max(off, p95_s / left_s - 1.0), False
-            found.append(Option(line, cost, off, known, again))
+                        off = max(off, p95_s / left_s - 1.0)
+            found.append(Option(line, cost, off, known, slow))
         return found
+
+    def _length(self, call: Call, line: DeploymentLine) -> int:
+        """The characters that will be sent: with the tier's prompt, which is the same at all its places."""
+        if line.tier.prompt is None:
+            return length_of(call.messages)
+        if call.fits is None:
+            return length_of(line.tier.worded(call.request.messages))
+        fit = call.fits.get(line)
+        return length_of(call.messages if fit is None else fit.messages)
 
     def _answers(self, call: Call, lines: Sequence[DeploymentLine]) -> list[float]:
         """How long the answer of each place will be; where too little is known, as long as the others'."""
@@ -185,46 +206,43 @@ class Cheapest:
 
     def _warm(self, call: Call, now: float) -> tuple[str, float, int] | None:
         """The place that served this session last, when, and how much was sent; unless that is long ago."""
-        course = call.course
-        if course is None or not course.key:
-            return None
-        found = self._sessions.get(hash(course.key))
+        key = _key_of(call)
+        found = self._sessions.get(hash(key)) if key else None
         return None if found is None or now - found[1] >= self.cache_ttl_s else found
 
     def _on_trial(
         self, call: Call, best: Option, unknown: Sequence[Option], off: Sequence[Option]
     ) -> Option | None:
-        """A cheaper place that is asked first, to learn more about it: now and then only."""
-        important = call.course is not None and call.course.important
-        for option in (*unknown, *(each for each in off if each.again and each.known)):
-            if option.cost_usd * ALIKE >= best.cost_usd:
+        """A place no dearer than the best that is asked first, to learn more about it: now and then only."""
+        course = call.course
+        avoid = () if course is None else course.avoid
+        if course is not None:
+            prefer = course.prefer
+            if course.important or (prefer is not None and prefer[0] == best.line.tier.name):
+                return None
+        for option in (*unknown, *(each for each in off if each.slow and each.known)):
+            line = option.line
+            if option.cost_usd > best.cost_usd * ALIKE or (line.tier.name, line.name) in avoid:
                 continue
-            expected = self._of(option.line)
-            bank = expected.again if option.off else expected.trials
-            bank.pay_in()
-            if not important and bank.withdraw():
+            expected = self._of(line)
+            if expected.on_trial(slow=bool(option.off)):
                 self.tried += 1
+                if self.min_quality is not None and self._quality_of(line) is None:
+                    self._unmeasured(line, expected)
                 return option
         return None
 
-    def _cheapest_first(self, options: list[Option]) -> list[Option]:
-        options.sort(key=_by_cost)
-        at = 0
-        while at < len(options) - 1:
-            bound = options[at].cost_usd * ALIKE
-            after = at + 1
-            while after < len(options) and options[after].cost_usd <= bound:
-                after += 1
-            if after - at > 1:
-                # a weighted draw without replacement: Efraimidis and Spirakis, 2006
-                draw = self._rng.random
-                weighed = [
-                    (draw() ** (1.0 / option.line.deployment.weight), option) for option in options[at:after]
-                ]
-                weighed.sort(key=_by_draw)
-                options[at:after] = [option for _, option in weighed]
-            at = after
-        return options
+    def _unmeasured(self, line: DeploymentLine, expected: Expected) -> None:
+        expected.unmeasured += 1
+        if expected.unmeasured == MOST_TRIALS:
+            log.warning(
+                "%s/%s was tried %d times and nobody has said how good its answers are: it counts as not "
+                "good enough for min_quality=%g; give Deployment(quality=...)",
+                line.tier.name,
+                line.name,
+                MOST_TRIALS,
+                self.min_quality or 0.0,
+            )
 
     # -- after -------------------------------------------------------------------
 
@@ -234,6 +252,7 @@ class Cheapest:
         if expected is None or response.cached:
             return  # it has never been in question
         expected.answers = {}
+        expected.answered(self._slowest_s)
         if usage is None or usage.estimated or usage.input_tokens <= 0:
             return
         name = response.deployment or ""
@@ -242,9 +261,9 @@ class Cheapest:
         sent_before = warm[2] if warm is not None and warm[0] == name else 0
         with self._lock:
             expected.learn(length_of(call.messages), usage, sent_before)
-            course = call.course
-            if course is not None and course.key:
-                sessions, number = self._sessions, hash(course.key)
+            key = _key_of(call)
+            if key:
+                sessions, number = self._sessions, hash(key)
                 sessions[number] = (name, now, usage.input_tokens)
                 sessions.move_to_end(number)
                 if len(sessions) > MOST_SESSIONS:
@@ -271,13 +290,5 @@ class Cheapest:
             expected.renew()
 
 
-def _by_cost(option: Option) -> float:
-    return option.cost_usd
-
-
-def _by_distance(option: Option) -> tuple[float, float]:
-    return (option.off, option.cost_usd)
-
-
-def _by_draw(weighed: tuple[float, Option]) -> float:
-    return -weighed[0]
+def _key_of(call: Call) -> str:
+    return key_of(call.request) if call.course is None else call.course.key
