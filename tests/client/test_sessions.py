@@ -209,6 +209,13 @@ def test_the_calls_of_a_user_teach_the_router() -> None:
     assert all(heard)
 
 
+def test_a_session_that_a_cascade_began_with_is_at_home_in_the_cheap_tier() -> None:
+    world = World(cascade=Cascade(judge))
+    assert world.tier("easy", session="s1") == "bronze"
+    assert world.tier("hard", session="s1") == "gold"
+    assert world.later(text="easy", session="s1") == {"bronze"}
+
+
 def test_a_session_that_a_rule_sends_to_the_cheap_tier_is_not_cascaded() -> None:
     world = World(router=Router([Rule(tag="bulk", tier="bronze")]), cascade=Cascade(judge))
     assert world.tier("easy", session="s1") == "bronze"

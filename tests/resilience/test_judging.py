@@ -1163,7 +1163,12 @@ outcome = st.sampled_from(["good", "poor", "fail"])
 @settings(max_examples=100, deadline=None)
 @given(
     calls=st.lists(
-        st.tuples(st.sampled_from([None, "bronze", "gold"]), st.booleans(), st.sampled_from([0.0, 0.5, 3.0])),
+        st.tuples(
+            st.sampled_from([None, "bronze", "gold"]),
+            st.booleans(),
+            st.sampled_from([0.0, 0.5, 3.0]),
+            st.sampled_from([None, 1.5, 2.5]),
+        ),
         min_size=1,
         max_size=6,
     ),
@@ -1172,23 +1177,26 @@ outcome = st.sampled_from(["good", "poor", "fail"])
     ),
     two=st.booleans(),
     cached=st.booleans(),
+    scored=st.booleans(),
 )
 def test_no_poor_answer_passes_for_a_good_one(
-    calls: list[tuple[str | None, bool, float]],
+    calls: list[tuple[str | None, bool, float, float | None]],
     outcomes: dict[str, list[str]],
     two: bool,
     cached: bool,
+    scored: bool,
 ) -> None:
     """Calls alike, at once and one after the other, some of which name the tier."""
     world = Cascaded(
         Agreement("bronze/b2", compare=agreed) if two else None,
         **({"cache": ResultCache(ttl_s=600)} if cached else {}),
+        **({"router": Router(scorer=lambda text: 0.0, balance=0.5, explore=0.0)} if scored else {}),
     )
     for model, items in outcomes.items():
         world.fake.script(model, *(Fail.unavailable() if each == "fail" else reply(each) for each in items))
     told = []
-    for sla, streaming, pause_s in calls:
-        told.append((sla, world.begin("same", sla=sla, streaming=streaming)))
+    for sla, streaming, pause_s, deadline_s in calls:
+        told.append((sla, world.begin("same", sla=sla, streaming=streaming, deadline_s=deadline_s)))
         world.pass_s(pause_s)
     world.pass_s(60)
     for sla, each in told:
@@ -1219,6 +1227,7 @@ def agreed(first: Response, second: Response) -> bool:
     sla=st.sampled_from([None, "gold", "silver", "bronze"]),
     cheap=st.sampled_from([None, "silver", "bronze"]),
     strong=st.sampled_from([None, "gold"]),
+    other=st.sampled_from([None, "bronze/b2", "silver", "gold"]),
     eu=st.booleans(),
     streaming=st.booleans(),
     outcomes=st.fixed_dictionaries(dict.fromkeys(("b", "b2", "s", "g"), outcome)),
@@ -1228,11 +1237,13 @@ def test_never_below_the_floor_nor_across_labels(
     sla: str | None,
     cheap: str | None,
     strong: str | None,
+    other: str | None,
     eu: bool,
     streaming: bool,
     outcomes: dict[str, str],
 ) -> None:
-    world = Cascaded(cheap=cheap, strong=strong, fake=FakeProvider())
+    judge = None if other is None or other == cheap else Agreement(other, compare=agreed)
+    world = Cascaded(judge, cheap=cheap, strong=strong, fake=FakeProvider())
     for model, what in outcomes.items():
         world.fake.script(model, Fail.unavailable() if what == "fail" else reply(what), forever=True)
     try:

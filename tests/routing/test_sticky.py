@@ -1077,6 +1077,7 @@ def test_a_clock_that_is_ahead_does_not_move_anybody(stores: Making) -> None:
     for _ in range(50):
         world.now += 61
         world.call()
+        world.now += 0.05
         world.background()
     assert world.place == A
     assert [event.cause for event in world.events] == ["home"]

@@ -180,6 +180,25 @@ class AdaptiveConcurrency:
     def _where(self) -> str:
         return f"{self.tier}/{self.deployment}" if self.tier else self.deployment
 
+    def inherit(self, older: AdaptiveConcurrency) -> None:
+        """Go on where ``older`` is, at the same place: its calls under way are among those that count here.
+
+        With other rules the limit starts where it was, as far as they allow that.
+        """
+        with older._lock:
+            if (self.start, self.least, self.most, self.backoff, self.caution) == (
+                older.start,
+                older.least,
+                older.most,
+                older.backoff,
+                older.caution,
+            ):
+                self.aimd = older.aimd
+            else:
+                self.aimd.size = min(max(older.aimd.size, self.least), self.most)
+            self._lock, self._held, self._usual_s = older._lock, older._held, older._usual_s
+            self._overloads, self._refused, self._told = older._overloads, older._refused, self.aimd.size
+
     def renew(self) -> None:
         """After a fork: the parent's calls are not under way here. What was learnt stays."""
         self._lock = threading.RLock()

@@ -217,6 +217,12 @@ class TierBooks:
             "remarks": [] if pool.record is None else pool.record.remarks(now),
         }
 
+    def inherit(self, older: TierBooks) -> None:
+        """Go on with the pool of ``older``, made as large as this one's, and with what it has measured."""
+        older.pool.become(self.pool)
+        self.pool, self.load = older.pool, older.load
+        self.refused, self._output = older.refused, older._output
+
     def renew(self) -> None:
         """After a fork."""
         self.pool.renew()

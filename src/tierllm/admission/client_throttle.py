@@ -183,6 +183,11 @@ class ClientThrottle:
         twin._become(tier, deployment, self._clock or clock, self._rng or rng, listeners)
         return twin
 
+    def inherit(self, older: ClientThrottle) -> None:
+        """Go on with what ``older`` has counted at the same place, where its window is as long."""
+        if self.window_s == older.window_s:
+            self._lock, self.tally, self._rejected = older._lock, older.tally, older._rejected
+
     # -- what it says ----------------------------------------------------------
 
     def probability(self) -> float:

@@ -365,6 +365,12 @@ class Limits:
             limiter.catch_up()
         return found
 
+    def inherit(self, older: Limits) -> None:
+        """Go on with what ``older`` knows of its place. What was taken is known by the limits themselves."""
+        self._refused = older._refused
+        if self._learns is not None and older._learns is not None:
+            self._learns, self._expected = older._learns, older._expected
+
     def renew(self) -> None:
         """After a fork; the limits see to themselves."""
         if self._learns is not None:

@@ -40,8 +40,15 @@ class TierAdmission(TierBooks):
 
     def __init__(self, settings: Admission, **where: Any) -> None:
         super().__init__(settings, **where)
+        self._sees_to_pool()
+
+    def _sees_to_pool(self) -> None:
         self.pool.eta_s = self.eta_s
         self.pool.is_quiet = self._quiet
+
+    def inherit(self, older: TierBooks) -> None:
+        super().inherit(older)
+        self._sees_to_pool()
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
         seat = call.permit = Seat(self)

@@ -178,6 +178,25 @@ class Pool(Slots):
             self._back_in_line(place, self.clock())
         self._hand_out()
 
+    def become(self, other: Pool) -> None:
+        """Be as large as ``other``, which is new, and queue as it would.
+
+        Those who have a permit keep it, and whoever waits stays in line: of a smaller pool nobody gets one
+        until enough have come back.
+        """
+        with self._lock.lock:
+            self.usual_size, self.schedule = other.usual_size, other.schedule
+            self._fixed_size = other._fixed_size
+            self.max_waiting, self.defer_at = other.max_waiting, other.defer_at
+            reweighed = not self.shares.weigh(other.shares)
+            self.queue.reorder(other.queue, anew=reweighed)
+            self.later.reorder(other.later, anew=reweighed)
+            mine, its = self.record, other.record
+            if mine is None or its is None or mine.hourly_usd != its.hourly_usd:
+                self.record = its
+        self._lock.catch_up()
+        self.poke()
+
     # -- the queue -------------------------------------------------------------
 
     def place(self, call: Call | None, tokens: int = 0) -> Place:

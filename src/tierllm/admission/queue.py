@@ -167,6 +167,12 @@ class FairQueue:
         eldest_at = place.arrived_at if own is None or not own.count else own.eldest_at()
         return (place.priority - rank.priority) * self._age_s < eldest_at - rank.eldest_at()
 
+    def reorder(self, like: FairQueue, *, anew: bool) -> None:
+        """Age as another queue does. ``anew``: tenants' weights are others now."""
+        if anew or (self._age_s, self._patience_s) != (like._age_s, like._patience_s):
+            self._age_s, self._patience_s = like._age_s, like._patience_s
+            self._mend()
+
     def places(self) -> Iterator[Place]:
         """All that wait, in no particular order."""
         return iter(list(self._where))

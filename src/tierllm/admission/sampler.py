@@ -75,6 +75,10 @@ class Sampler:
         self._lock = threading.RLock()
         renew_after_fork(self)
 
+    def look_in(self, stale: Stale | None) -> None:
+        """Where old answers come from, from now on."""
+        self._stale = stale
+
     # -- a call ----------------------------------------------------------------
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:
@@ -254,6 +258,13 @@ class Sampler:
                 for name, told in self._stairs.status(self.clock()).items()
             }
         return {"mode": self.mode, "level": level, "forecast": forecast, "steps": steps}
+
+    def inherit(self, older: Sampler) -> None:
+        """Go on with the same steps on, and the same counts, where the steps are the same."""
+        if not self._stairs.same_as(older._stairs):
+            return
+        self._lock, self._stairs = older._lock, older._stairs
+        self._touched, self._passed_over = older._touched, older._passed_over
 
     def renew(self) -> None:
         """After a fork: a lock of one's own. The steps stay as they were."""

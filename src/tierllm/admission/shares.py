@@ -106,6 +106,12 @@ class TenantShares:
         self._waiting = 0  # how many of them wait anywhere
         self._last: Account | None = None
 
+    def weigh(self, like: TenantShares) -> bool:
+        """Take over the weights of others; what was served counts on. Whether they are the same."""
+        same = self._weights == like._weights
+        self._weights = like._weights
+        return same
+
     def weight_of(self, tenant: str, weight: float = 1.0) -> float:
         """The tenant's own weight, or else the one given."""
         return self._weights.get(tenant, weight)

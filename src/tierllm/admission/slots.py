@@ -105,6 +105,20 @@ class Slots:
         borrower.lenders.append((self, share))
         self.borrowers.append(borrower)
 
+    def join(self, other: Slots) -> None:
+        """Have one lock with ``other``. To be called before this pool is used."""
+        self._lock = other._lock
+
+    def joined(self, other: Slots) -> bool:
+        """Whether one lock guards both."""
+        return self._lock is other._lock
+
+    def unlink(self) -> None:
+        """Nobody lends to it, nor borrows from it, any more. What is lent comes back as it is given back."""
+        with self._lock.lock:
+            self.lenders, self.borrowers = [], []
+        self._lock.catch_up()
+
     def _has_slot(self) -> bool:
         return len(self._held) < self.size or self._lender() is not None
 

@@ -37,6 +37,14 @@ class Stairs:
             for step in steps
         }
 
+    def same_as(self, other: Stairs) -> bool:
+        """Whether both are entered and left alike."""
+        return self._made_of() == other._made_of()
+
+    def _made_of(self) -> object:
+        steps = [(step, switch.most) for step, switch in self._switches.values()]
+        return steps, self._dwell_s, dict(self._emergencies)
+
     def look(self, level: float, forecast: float, declared: Set[str], now: float) -> list[Turn]:
         """Take in the load and what is declared; the steps that were entered or left by it."""
         were, forced = {step.name for step in self.on}, self._forced_by(declared)

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["sampled"]
 
 
-def sampled(setup: Setup) -> Emergencies | None:
-    """Have the tiers of ``setup`` take away what their sampling says; the emergencies that they heed."""
+def sampled(setup: Setup, before: Setup | None = None) -> Emergencies | None:
+    """Have the tiers of ``setup`` take away what their sampling says; the emergencies that they heed.
+
+    Those that ``before`` knows go on, and so do the steps of lines that it had already.
+    """
     tiers, lines, caching = setup.tiers, setup.lines, setup.caching
     if not any(tier.sampling is not None for tier in tiers):
         return None
@@ -20,7 +23,8 @@ def sampled(setup: Setup) -> Emergencies | None:
 
     emergencies = None
     if any(tier.sampling is not None and tier.sampling.emergencies for tier in tiers):
-        emergencies = Emergencies(
+        emergencies = None if before is None else before.emergencies
+        emergencies = emergencies or Emergencies(
             setup.treasury.store,
             clock=setup.clock,
             wall=setup.wall,
@@ -30,6 +34,8 @@ def sampled(setup: Setup) -> Emergencies | None:
     consent = () if setup.service is None else setup.service.consents()
     old = None if caching is None else caching.old
     for line in lines.values():
+        if line.sampling is not None:
+            continue
         line.samples(stale=old, emergencies=emergencies, consent=consent)
     if caching is not None:
         caching.consents = {

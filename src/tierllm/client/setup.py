@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..cost.confirm import Confirm
 from ..cost.estimator import CostEstimator
@@ -16,11 +16,12 @@ from ..events import FeedbackReceived
 from ..pipeline.compose import compose
 from ..pipeline.ready import ReadyCall
 from ..pipeline.scope import Scope
-from ..resilience.assembly import Assembly
+from ..resilience.assembly import Assembly, lend
 from ..resilience.fallback import FallbackChain
 from ..resilience.ladder import Ladder, Rung, SimpleReply, StaleAnswer, StaleEntry
 from ..resilience.quotes import Quotes
 from ..resilience.sized import Sized
+from ..resilience.succession import check_succession, succeed
 from ..resilience.window import may_be_large
 from ..routing.ask import FOREVER_S, check_dollars
 from ..routing.tier import Tier, check_rules
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from ..pipeline.provider import Provider
     from ..resilience.breaker import CircuitBreaker
     from ..resilience.retry import Retry
+    from ..resilience.tier_line import TierLine
     from ..routing.cascade import Cascade
     from ..routing.decision_log import DecisionLog
     from ..routing.plan import Plan
@@ -76,20 +78,32 @@ if TYPE_CHECKING:
     from ..stores import Store
     from .ground import Ground
 
+    class Owner(Protocol):
+        """The client."""
+
+        def ready(self, request: Request, target: Provider | None = None) -> ReadyCall: ...
+
+
 __all__ = ["Setup"]
 
 
 class Setup(Planned, Outermost):
     """A configuration at work. A client may come to have another one; calls end with the one they began with.
 
-    ``owner`` is the client, by which runs and the cache know it. Raises ``ConfigError`` for settings that
-    make no sense.
+    ``owner`` is the client, by which runs and the cache know it. ``before`` is the setup whose place it is
+    to take (``succeed``): it has the same store, ledger and cache, and keeps the lines of tiers that are the
+    very same. ``tenure`` gives what calls hold as long as they go by it; once that is gone, they go
+    to the owner's present setup. Raises ``ConfigError`` for settings that make no sense.
     """
+
+    config: str | None = None
+    """12 hex digits of the configuration's hash; ``None`` for one that is code."""
+    tenure: Callable[[], object | None] | None = None
 
     def __init__(
         self,
         ground: Ground,
-        owner: object,
+        owner: Owner,
         tiers: Sequence[Tier],
         *,
         fallback: FallbackChain | None = None,
@@ -117,6 +131,7 @@ class Setup(Planned, Outermost):
         confirm: Callable[[Estimate], object] | None = None,
         confirm_over_usd: Decimal | float | str | None = None,
         policies: Sequence[Policy] = (),
+        before: Setup | None = None,
     ) -> None:
         self.ground = ground
         self.owner = owner
@@ -130,6 +145,8 @@ class Setup(Planned, Outermost):
         self._ranks = {name: rank for rank, name in enumerate(names)}
         plans, contracts = listed("plans", plans), listed("contracts", contracts)
         self.service = service_of(plans, contracts, names, emit=self.emit)
+        if self.service is not None and before is not None and before.service is not None:
+            self.service.inherit(before.service)
         limits = checked_limits(listed("limits", limits), self.tiers, store)
         if self.service is not None:
             limits = (*limits, *self.service.rate_limits())
@@ -137,16 +154,24 @@ class Setup(Planned, Outermost):
         self.deadline_s = None if deadline_s is None else min(deadline_s, FOREVER_S)
         self._plans: dict[Any, Plan] = {}
         prices = prices or PriceBook.bundled()
-        self.estimator = estimator or CostEstimator(prices=prices)
-        self.treasury = Treasury(
-            checked_budgets(listed("budgets", budgets)),
-            store=store,
-            ledger=ledger_of(ledger, budgets, self.wall),
-            estimator=self.estimator,
-            wall=self.wall,
-            emit=self.emit,
-            soon=self.host.soon,
-        )
+        budgets = checked_budgets(listed("budgets", budgets))
+        if before is None:
+            self.estimator = estimator or CostEstimator(prices=prices)
+            self.treasury = Treasury(
+                budgets,
+                store=store,
+                ledger=ledger_of(ledger, budgets, self.wall),
+                estimator=self.estimator,
+                wall=self.wall,
+                emit=self.emit,
+                soon=self.host.soon,
+            )
+        else:
+            self.estimator, self.treasury = before.estimator, before.treasury.heir(budgets)
+            ledger = self.treasury.ledger or False
+        consents = [] if self.service is None else self.service.consents()
+        self._common: tuple[object, ...] = (fallback, retry, breaker, timeouts, budgets, limits, prices)
+        self._common += (ground.retry_budget, cascade, names[-1], consents)
         self.fallback = (fallback or FallbackChain()).bound(
             rules={t.name: t.fallback for t in self.tiers if isinstance(t.fallback, FallbackChain)},
             emit=self.emit,
@@ -164,7 +189,12 @@ class Setup(Planned, Outermost):
             prices=prices,
             limits=limits,
             lowest=names[-1],
-        ).lines(self.tiers)
+        ).lines(self.tiers, self._kept(before))
+        if before is None:
+            lend(list(self.lines.values()))
+        else:
+            check_succession(self.lines, before.lines)
+            self.fallback.inherit(before.fallback)
         for line in self.lines.values():
             self.treasury.keep(line.stores())
         admissions = [line.admission for line in self.lines.values() if line.admission is not None]
@@ -176,13 +206,15 @@ class Setup(Planned, Outermost):
         self.table = table_of(router, self)
         self.scored = scored_of(router, self)
         self.cascading = cascading_of(cascade, self)
-        self.sticking = sticking_of(sessions, self)
+        self.sticking = sticking_of(sessions, self, before)
         self.levels = levels_of(self, tenants=tenant_attainment)
         self.decisions = decisions_of(decisions, self)
         self.shadowing = shadowing_of(shadow, self)
+        if before is not None:
+            self._inherit(before)
         self._routes = self._is_routed()
         self.caching = kept_by(cache, self)
-        self.emergencies: Emergencies | None = sampled(self)
+        self.emergencies: Emergencies | None = sampled(self, before)
         self.quotes = Quotes(self.lines, self.estimator, self.cascading)
         self._confirms = confirm is not None or confirm_over_usd is not None
         outer = self._outer(stale, simple_reply, policies)
@@ -198,6 +230,37 @@ class Setup(Planned, Outermost):
         self._handler = compose([*outer, *chain], self._enter)
         self._careful = compose([*outer, self._sized, asking, *chain], self._enter)
         check_treasury(self.treasury, ledger)
+
+    def _kept(self, before: Setup | None) -> dict[str, TierLine]:
+        """The lines of ``before`` that go on as they are: nothing that they are made of is another."""
+        if before is None or self._common != before._common or before.cascading is not None:
+            return {}
+        kept = {
+            tier.name: before.lines[tier.name]
+            for tier in self.tiers
+            if tier.name in before.lines and before.lines[tier.name].tier is tier
+        }
+        self.treasury.places += [line.place for tier in kept.values() for line in tier.lines]
+        return kept
+
+    def succeed(self, before: Setup) -> None:
+        """Take the place of ``before``, before any call comes. It does not fail."""
+        succeed(self.lines, before.lines)
+        old = None if self.caching is None else self.caching.old
+        for line in self.lines.values():
+            if line.sampling is not None:
+                line.sampling.look_in(old)
+
+    def _inherit(self, before: Setup) -> None:
+        """Go on with what ``before`` has learned and counted, wherever both have the same part."""
+        if self.difficulty is not None and before.difficulty is not None:
+            self.difficulty.inherit(before.difficulty)
+        if self.cascading is not None and before.cascading is not None:
+            self.cascading.inherit(before.cascading)
+        if self.shadowing is not None and before.shadowing is not None:
+            self.shadowing.inherit(before.shadowing)
+        if self.levels is not None and before.levels is not None:
+            self.levels.inherit(before.levels)
 
     def _outer(self, stale: Any, simple_reply: Any, policies: Sequence[Policy]) -> list[Policy]:
         """What stands around the tiers."""
@@ -227,6 +290,11 @@ class Setup(Planned, Outermost):
         ``target`` stands in for the deployments' own providers: a wrapped function.
         """
         clock = self.clock
+        under = None
+        if self.tenure is not None:
+            under = self.tenure()
+            if under is None:  # another setup has taken its place just now
+                return self.owner.ready(request, target)
         now = clock()
         deadline_s = request.deadline_s or self.deadline_s
         scope = Scope(clock, None if deadline_s is None else now + deadline_s)
@@ -236,12 +304,14 @@ class Setup(Planned, Outermost):
         else:
             admissible = self._plan(request)
         trace = Trace(self.ground.trace_id(), request.sla, admissible.granted)
+        trace.config = self.config
         if admissible.excluded:
             trace.candidates += [Candidate(tier, "*", reason) for tier, reason in admissible.excluded]
         if request.extra:
             self._check_extra(request)
         call = Call(request, trace=trace, scope=scope, target=target)
         call.plan = admissible
+        call.turn.under = under
         call.begun_at = now
         if course is not None:
             call.course = course

@@ -161,7 +161,9 @@ class _Judged:
         return response
 
 
-def sticking_of(sessions: StickySessions | None, setup: Setup) -> Sticking | None:
+def sticking_of(
+    sessions: StickySessions | None, setup: Setup, before: Setup | None = None
+) -> Sticking | None:
     """The policy that sends sessions where they were."""
     if sessions is None:
         return None
@@ -180,6 +182,7 @@ def sticking_of(sessions: StickySessions | None, setup: Setup) -> Sticking | Non
         )
 
     return sessions.bound(
+        before=None if before is None else before.sticking,
         clock=setup.clock,
         wall=setup.wall,
         store=setup.treasury.store,

@@ -18,9 +18,10 @@ from ..routing.ask import CallOptions, ask
 from ..types import Message, Request, Response, Timeouts
 from .accounts import Accounts
 from .cached import Cached
-from .checks import check_ground, close_made, listed
+from .checks import check_ground, listed
 from .ground import Ground
 from .queued import Queued
+from .reloading import Reloading
 from .routed import Routed
 from .setup import Setup
 
@@ -57,7 +58,7 @@ __all__ = ["TieredClient"]
 Prompt = str | Sequence[Message]
 
 
-class TieredClient(Accounts, Cached, Queued, Routed):
+class TieredClient(Accounts, Cached, Queued, Routed, Reloading):
     """Wraps LLM calls in service levels: tiers with fallback, breakers, retries, pools and deadlines.
 
     ``tiers`` are listed best first. One client serves threads, tasks and several event loops.
@@ -159,26 +160,31 @@ class TieredClient(Accounts, Cached, Queued, Routed):
         renew_after_fork(self)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], **overrides: Any) -> TieredClient:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, watch: bool | float = False, **overrides: Any
+    ) -> TieredClient:
         """The client that a ``tierllm.toml`` describes; ``overrides`` are keywords of the constructor.
 
+        ``watch``: reload whenever the file changes (a number: looking at it every so many seconds).
         Raises ``ConfigError`` that names file, key and remedy.
         """
         from ..config import Config
 
-        return cls.from_config(Config.load(path), **overrides)
+        client = cls.from_config(Config.load(path), **overrides)
+        if watch is not False:
+            try:
+                client.watch() if watch is True else client.watch(watch)
+            except BaseException:
+                client.close()
+                raise
+        return client
 
     @classmethod
     def from_config(
         cls, config: Config, *, providers: Mapping[str, Provider] | None = None, **overrides: Any
     ) -> TieredClient:
         """The client that a ``Config`` describes. ``providers`` stand in for those of these names."""
-        arguments = config.arguments(providers=providers, **overrides)
-        try:
-            return cls(**arguments)
-        except BaseException:
-            close_made(arguments, overrides)
-            raise
+        return cls._of(config, providers, overrides)
 
     # -- calls -----------------------------------------------------------------
 
@@ -227,6 +233,11 @@ class TieredClient(Accounts, Cached, Queued, Routed):
         return self._ground.rng
 
     @property
+    def deadline_s(self) -> float | None:
+        """The deadline of calls that name none."""
+        return self._setup.deadline_s
+
+    @property
     def fallback(self) -> FallbackChain:
         """How calls step down."""
         return self._setup.fallback
@@ -263,7 +274,7 @@ class TieredClient(Accounts, Cached, Queued, Routed):
                 all_of_them.callback(self._setup.decisions.close)
             if self._setup.caching is not None:
                 all_of_them.callback(self._setup.caching.cache.close, self)
-            for provider in self._setup.providers():
+            for provider in (*self._setup.providers(), *self._leave_origin()):
                 all_of_them.callback(provider.close)
 
     async def aclose(self) -> None:
@@ -278,6 +289,8 @@ class TieredClient(Accounts, Cached, Queued, Routed):
                 all_of_them.push_async_callback(asyncio.to_thread, self._setup.decisions.close)
             if self._setup.caching is not None:
                 all_of_them.push_async_callback(self._setup.caching.cache.aclose, self)
+            for thing in self._leave_origin():
+                all_of_them.callback(thing.close)
             for provider in self._setup.providers():
                 all_of_them.push_async_callback(provider.aclose)
 
@@ -301,6 +314,7 @@ class TieredClient(Accounts, Cached, Queued, Routed):
         """After a fork: locks, flows and connections of the parent are no use here."""
         self._ground.renew()
         self._setup.renew()
+        self._renew_origin()
 
     def __reduce__(self) -> str:
         raise UsageError("a TieredClient holds connections: build one per process, do not pickle it")

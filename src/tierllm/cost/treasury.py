@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import threading
@@ -59,19 +60,11 @@ class Treasury:
         emit: Callable[[Event], None] | None,
         soon: Callable[[Callable[[], object]], None],
     ) -> None:
-        names = [budget.name for budget in budgets]
-        if OWN_NAME in names:
-            raise ConfigError(f"Budget(name={OWN_NAME!r}): that is what a call's own limit is called")
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"TieredClient(budgets): two are called {name!r}; give one a name=...")
-        self.budgets = tuple(b for b in budgets if b.per[0] not in ("call", "run"))
-        self.caps = tuple(b for b in budgets if b.per[0] == "call")
-        self.run_budgets = tuple(b for b in budgets if b.per[0] == "run")
         self.store = store or MemoryStore(clock=wall)
         self.ledger = ledger
-        self.active = bool(self.budgets or self.caps or ledger is not None)
+        self.active = False
         """Whether every call is metered; otherwise only those that have caps of their own."""
+        self._keeps(budgets)
         self.wall = wall
         self._emit = emit
         self.soon = soon
@@ -94,6 +87,27 @@ class Treasury:
                 each.listen(emit)
         if ledger is not None:
             ledger.emit = getattr(ledger, "emit", None) or emit
+
+    def _keeps(self, budgets: Sequence[Budget]) -> None:
+        names = [budget.name for budget in budgets]
+        if OWN_NAME in names:
+            raise ConfigError(f"Budget(name={OWN_NAME!r}): that is what a call's own limit is called")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"TieredClient(budgets): two are called {name!r}; give one a name=...")
+        self.budgets = tuple(b for b in budgets if b.per[0] not in ("call", "run"))
+        self.caps = tuple(b for b in budgets if b.per[0] == "call")
+        self.run_budgets = tuple(b for b in budgets if b.per[0] == "run")
+        self.active = bool(self.budgets or self.caps or self.ledger is not None)
+        self._steering = tuple(b for b in self.budgets if _steers(b))
+
+    def heir(self, budgets: Sequence[Budget]) -> Treasury:
+        """A treasury with other budgets, and everything else in common with this one: stores, accounts and
+        what is reserved on them, the ledger, what is owed. Only one of the two is to be closed."""
+        twin = copy.copy(self)
+        twin._keeps(budgets)
+        twin.places = []
+        return twin
 
     def store_of(self, budget: Budget) -> Store:
         return budget.store or self.store

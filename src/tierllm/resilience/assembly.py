@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..pipeline.clock import Clock
     from ..routing.tier import Deployment, Tier
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "lend"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +68,10 @@ class Assembly:
             leads_down=tier.name != self.lowest,
         )
 
-    def lines(self, tiers: Sequence[Tier]) -> dict[str, TierLine]:
-        """The lines of all tiers, best first; each may borrow what the next one has idle."""
-        made = {tier.name: self.line(tier) for tier in tiers}
-        for upper, lower in reversed([*pairwise(made.values())]):  # from below: they share a lock
-            admission = upper.admission
-            if admission is not None and admission.borrow and lower.pool is not None:
-                lower.pool.lend_to(admission.pool, admission.borrow)
-        return made
+    def lines(self, tiers: Sequence[Tier], kept: Mapping[str, TierLine] | None = None) -> dict[str, TierLine]:
+        """The lines of all tiers, best first, those ``kept`` as they are. Nobody borrows yet (``lend``)."""
+        found = kept or {}
+        return {tier.name: found.get(tier.name) or self.line(tier) for tier in tiers}
 
     def _deployment_line(self, tier: Tier, deployment: Deployment, name: str) -> DeploymentLine:
         return DeploymentLine(
@@ -110,6 +106,14 @@ class Assembly:
             clock=self.clock, rng=self.rng, budget=self.budget, emit=self.emit
         )
         return bound
+
+
+def lend(lines: Sequence[TierLine]) -> None:
+    """Let each tier borrow what the next one has idle, as far as it wants to."""
+    for upper, lower in reversed([*pairwise(lines)]):  # from below: they share a lock
+        admission = upper.admission
+        if admission is not None and admission.borrow and lower.pool is not None:
+            lower.pool.lend_to(admission.pool, admission.borrow)
 
 
 def _nearest(*settings: Any) -> Any:

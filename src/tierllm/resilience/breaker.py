@@ -157,6 +157,20 @@ class CircuitBreaker:
                 self._listeners = (*self._listeners, emit)
                 self._emit = emitter(self._listeners)
 
+    def inherit(self, older: CircuitBreaker) -> None:
+        """Go on where ``older`` is, which guards the same: the calls of both count together.
+
+        With other rules it begins anew, but open for as long as that one would be, and forced as that one is.
+        """
+        if self is older:
+            return
+        if self.settings == older.settings and self._store is older._store:
+            self._lock, self.machine, self._link = older._lock, older.machine, older._link
+            self._would_have_refused = older._would_have_refused
+            return
+        with older._lock, self._lock:
+            self.machine.resume(older.machine)
+
     def renew(self) -> None:
         """Replace the lock and let go of probes: in a forked child both may belong to the parent."""
         self._lock = threading.RLock()

@@ -254,6 +254,18 @@ class BreakerState:
         self._enter(state, f"shared: {snapshot.reason}", now, min(max(left, 0.0), self.open_for_s))
         return True
 
+    def resume(self, older: BreakerState) -> None:
+        """Stay open for as long as ``older`` would, or forced as it is; where that would try, try."""
+        was = older.generation
+        if was.state in ("closed", "half_open") and was.state == self.generation.state:
+            return
+        self.opens, self.reason = older.opens, older.reason
+        if was.state == "half_open":
+            self._begin(Generation(was.number, "open", was.since, was.since))
+        elif was.state != "closed":
+            self.open_for_s = min(max(older.open_for_s, self.settings.open_s), self.settings.max_open_s)
+            self._begin(Generation(was.number, was.state, was.since, was.until))
+
     def forget_probes(self) -> None:
         """The probes under way are somebody else's (a forked parent's)."""
         self.generation.probes = ()

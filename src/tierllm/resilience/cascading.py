@@ -182,9 +182,7 @@ class Cascading:
             if price is not None and response.usage is not None:
                 self.verdicts.saved(price.cost_usd(response.usage) - response.cost_usd)
 
-    def _taught(
-        self, judge: LearnedJudge, call: Call, way: Way, course: Pass, response: Response
-    ) -> None:
+    def _taught(self, judge: LearnedJudge, call: Call, way: Way, course: Pass, response: Response) -> None:
         """What the strong tier said instead says how good the cheap answer was; else its caller may."""
         spare, trace = course.spare, call.trace
         if response.cached or NOT_ESCALATED in response.degraded:

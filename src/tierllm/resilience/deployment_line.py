@@ -103,6 +103,8 @@ class DeploymentLine:
         """Whether estimates are asked for, so that answers of unmetered calls teach them too."""
         self.served = 0
         self.failed = 0
+        self.heir: DeploymentLine | None = None
+        """The line that has taken its place, while calls that began here are still under way."""
         self.shifting: Shifting | None = None
         provider = deployment.provider
         self.place = Place(
@@ -382,7 +384,10 @@ class DeploymentLine:
         self.recent.append(type(error).__name__)
         if error.retry_after_s:
             held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)
-            self.held_until = max(self.held_until, held_until)
+            line: DeploymentLine | None = self
+            while line is not None:
+                line.held_until = max(line.held_until, held_until)
+                line = line.heir
         if isinstance(error, ContextWindowExceededError) and error.window is None:
             error.window = self.deployment.context_window
         if isinstance(error, AuthenticationError):
@@ -401,6 +406,29 @@ class DeploymentLine:
                     latency_s=latency_s,
                 )
             )
+
+    def leads_as(self, other: DeploymentLine | None) -> bool:
+        """Whether both lead to the same model of the same provider."""
+        if other is None:
+            return False
+        here, there = self.deployment, other.deployment
+        return here.provider is there.provider and here.model == there.model
+
+    def inherit(self, older: DeploymentLine) -> None:
+        """Take the place of ``older``, which leads to the same model of the same provider, and know what it
+        knows. Its calls under way count here too."""
+        self.pace, self.recent, self.learns = older.pace, older.recent, older.learns
+        self.served, self.failed = older.served, older.failed
+        self.held_until, self.complained_at = older.held_until, older.complained_at
+        older.heir = self
+        if self.breaker is not None and older.breaker is not None:
+            self.breaker.inherit(older.breaker)
+        if self.adaptive is not None and older.adaptive is not None:
+            self.adaptive.inherit(older.adaptive)
+        if self.throttle is not None and older.throttle is not None:
+            self.throttle.inherit(older.throttle)
+        if self.limits is not None and older.limits is not None:
+            self.limits.inherit(older.limits)
 
     def renew(self) -> None:
         """After a fork."""

@@ -90,6 +90,10 @@ class FallbackChain:
         twin._left_at = {}
         return twin
 
+    def inherit(self, older: FallbackChain) -> None:
+        """Know which tiers calls have had to leave."""
+        self._left_at = older._left_at
+
     def wrap(self, *fns: Callable[P, R], on_errors: tuple[type[Exception], ...] = ()) -> Callable[P, R]:
         """One function of several, sync or async: each is tried in turn, without a client.
 

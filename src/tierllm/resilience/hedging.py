@@ -63,6 +63,15 @@ class Hedging:
         self._lateness = {line: Lateness(rules.quantile, rules.min_samples) for line in lines}
         self._lock = threading.RLock()
 
+    def inherit(self, older: Hedging, lines: Iterable[tuple[DeploymentLine, DeploymentLine]]) -> None:
+        """Go on with what ``older`` has saved up and knows of places: ``lines`` are pairs of new and old."""
+        if (self.rules.share, self.rules.bank) == (older.rules.share, older.rules.bank):
+            self.bank = older.bank
+        self.won = older.won
+        if (self.rules.quantile, self.rules.min_samples) == (older.rules.quantile, older.rules.min_samples):
+            for line, before in lines:
+                self._lateness[line] = older._lateness[before]
+
     # -- a call ----------------------------------------------------------------
 
     async def __call__(self, call: Call, call_next: Handler) -> Response:

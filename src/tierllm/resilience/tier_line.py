@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TierLine"]
 
+NEARLY = 0.9
+"""At this share of the load at which it is full, or sheds, a tier has no room for another tier's calls."""
+
 
 class TierLine:
     """One tier at run time: its pool and the choice among its deployments."""
@@ -98,11 +101,15 @@ class TierLine:
             wall=self.wall,
             emit=self.emit,
         )
-        if bounded:
-            admission.pool.gate = self
-            for line in bounded:
-                line.listen(admission.pool.poke)
+        self._guard(admission.pool)
         return admission
+
+    def _guard(self, pool: Pool) -> None:
+        """Let nobody out of the queue for whom no place has room."""
+        bounded = [line for line in self.lines if line.bounded]
+        pool.gate = self if bounded else None
+        for line in bounded:
+            line.listen(pool.poke)
 
     def _hedging(self) -> Hedging | None:
         given = self.tier.hedge
@@ -210,7 +217,9 @@ class TierLine:
                 continue
             if line.obstacle(call, count=False):
                 continue
-            fit = call.fits[line] if call.fits is not None else line.fitted(call)
+            fit = call.fits.get(line) if call.fits is not None else None
+            if fit is None:  # or it stood in line before this tier's line took the place of another
+                fit = line.fitted(call)
             short = line.short(fit, now, copies)
             if short is None:
                 return None
@@ -274,10 +283,27 @@ class TierLine:
             return False
         admission = self.admission
         if admission is not None:
-            full = admission.reading()[0] >= 1.0
-            if full or (admission.crowding is not None and admission.crowding.on):
+            most = NEARLY * min(1.0, admission.shed_at or 1.0)  # else it would begin to shed its own calls
+            if max(admission.reading()) >= most or (admission.crowding is not None and admission.crowding.on):
                 return False
         return any(line.takes_calls() for line in self.lines)
+
+    def inherit(self, older: TierLine) -> None:
+        """Take the place of ``older``, this tier's line under another configuration: go on with its pool,
+        and with what is known of the places that are the same."""
+        before = {line.name: line for line in older.lines}
+        same = [(line, before[line.name]) for line in self.lines if line.leads_as(before.get(line.name))]
+        for line, was in same:
+            line.inherit(was)
+        if self.admission is not None and older.admission is not None:
+            self.admission.inherit(older.admission)
+            self._guard(self.admission.pool)
+        if self.hedge is not None and older.hedge is not None:
+            self.hedge.inherit(older.hedge, same)
+        if self.sampling is not None and older.sampling is not None:
+            self.sampling.inherit(older.sampling)
+        if self.shifting is not None and older.shifting is not None:
+            self.shifting.inherit(older.shifting, [line.name for line, _ in same])
 
     def renew(self) -> None:
         """After a fork."""

@@ -100,6 +100,14 @@ class Difficulty:
         """Replace the lock: in a forked child it may belong to the parent."""
         self._lock = threading.Lock()
 
+    def inherit(self, older: Difficulty) -> None:
+        """Go on with what ``older`` waits to hear of, and with the shares it holds where they are asked for
+        alike. Calls of both count together."""
+        self._lock, self._pending, self._voices = older._lock, older._pending, older._voices
+        self._heard, self._floors, self._explored = older._heard, older._floors, older._explored
+        if (self.share, self.explore) == (older.share, older.explore) and self.scorer is older.scorer:
+            self._shares = older._shares
+
     # -- before a call ---------------------------------------------------------
 
     def classify(self, text: str) -> tuple[RequestClass, float]:

@@ -133,7 +133,9 @@ class FormatCheck:
             return False
         if self.refusals:
             begins = " ".join(text[:BEGINNING].casefold().replace("\u2019", "'").split()).lstrip(MARKS)
-            if any(begins.startswith(each) and not begins[len(each) :][:1].isalnum() for each in self.refusals):
+            if any(
+                begins.startswith(each) and not begins[len(each) :][:1].isalnum() for each in self.refusals
+            ):
                 return False
         return self.check is None or bool(self.check(text))
 

@@ -128,10 +128,11 @@ class Turn:
     ``priority`` is what it was granted, ``weight`` its tenant's share as its plan has it. ``defer``: it
     may wait for a calmer time. ``cancelled``: by its handle. ``place`` is where it waits now, ``None`` if
     nowhere; ``shed_from`` are full tiers above the one it starts in; ``ahead`` is the turn of another call
-    whose answer it waits for. ``paid``: the tier's hedging that has counted the call already.
+    whose answer it waits for. ``paid``: the tier's hedging that has counted the call already. ``under`` is
+    held for as long as the call lasts: the time of the configuration that it goes by.
     """
 
-    __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "shed_from", "weight")
+    __slots__ = ("ahead", "cancelled", "defer", "paid", "place", "priority", "shed_from", "under", "weight")
 
     def __init__(self, priority: int = 0, defer: bool = False) -> None:
         self.priority = priority
@@ -142,6 +143,7 @@ class Turn:
         self.ahead: Turn | None = None
         self.shed_from: tuple[str, ...] = ()
         self.paid: object | None = None
+        self.under: object | None = None
 
     def set_priority(self, priority: int) -> None:
         """Change it, wherever the call waits. What it follows is hurried along with it."""
