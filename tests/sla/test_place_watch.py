@@ -72,7 +72,12 @@ def progress(
     patience_s: float = math.inf,
 ) -> Any:
     at = SimpleNamespace(
-        elapsed_s=elapsed_s, streaming=streaming, first_at=first_at, _since=heard_s, started_at=0.0, held_s=0.0
+        elapsed_s=elapsed_s,
+        streaming=streaming,
+        first_at=first_at,
+        _since=heard_s,
+        started_at=0.0,
+        held_s=0.0,
     )
     return SimpleNamespace(progress=at, patience_s=patience_s)
 

@@ -236,7 +236,7 @@ class Planned:
         assert before is not None
         now, number, plan = self.clock(), 0, before
         while course.shifts and plan.leads_down(0):
-            shifting, room = self.lines[plan.tiers[0]].shifting, self.lines[plan.tiers[1]].takes_more
+            shifting, room = self.lines[plan.tiers[0]].shifting, self.lines[plan.tiers[1]].room
             if shifting is None or not shifting.leaves_tier(course.key, now, room):
                 break
             trace.candidates.append(Candidate(plan.tiers[0], "*", "shift"))

@@ -107,8 +107,8 @@ class Asking:
         """Its score; ``None`` where it raised, took more than ``most_s``, gave no number from 0 to 1, or has
         no thread left.
 
-        ``apart``: whatever kind of judge it is, it may take its time. Raises ``AsyncJudge`` where an async one
-        meets a call that is not.
+        ``apart``: whatever kind of judge it is, it may take its time. Raises ``AsyncJudge`` where an async
+        one meets a call that is not.
         """
         try:
             if self.is_async or not (apart or self.waits):

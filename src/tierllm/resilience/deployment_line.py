@@ -193,12 +193,6 @@ class DeploymentLine:
         """For how long the provider asked to be left alone."""
         return max(0.0, self.held_until - self.clock())
 
-    def takes_calls(self) -> bool:
-        """Whether it would serve a call now, whatever it is."""
-        if self.held_s() or (self.breaker is not None and self.breaker.peek() is not None):
-            return False
-        return self.adaptive is None or self.adaptive.peek(self.clock()) is None
-
     def obstacle(self, call: Call, *, count: bool = True) -> Obstacle | None:
         """Why this place would not serve the call now; ``None`` where it would. Changes nothing.
 

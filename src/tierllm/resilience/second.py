@@ -25,7 +25,7 @@ __all__ = ["Second"]
 
 
 class Second:
-    """An ``Agreement`` at work in one client: where the second model is asked, and what the two have in common."""
+    """An ``Agreement`` at work in one client: where the second model is asked, and how far the two agree."""
 
     def __init__(self, judge: Agreement, lines: Mapping[str, TierLine], *, clock: Clock, cheap: str) -> None:
         self.judge = judge

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..admission.permit import Full
 from ..admission.seat import Seat
 from ..admission.settings import Admission
-from ..errors import (
-    BudgetExceededError,
-)
+from ..errors import BudgetExceededError
 from ..pipeline.compose import compose
 from .choosing import Choosing
+from .room import Room
 
 if TYPE_CHECKING:
     from ..admission.consent import Consent
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from .hedging import Hedging
 
 __all__ = ["TierLine"]
-
-NEARLY = 0.9
-"""At this share of the load at which it is full, or sheds, a tier has no room for another tier's calls."""
 
 
 class TierLine:
@@ -78,6 +74,7 @@ class TierLine:
         self.hedge = self.choosing.hedge = self._hedging()
         if self.hedge is not None and self.cheapest is not None:
             self.hedge.served = self.cheapest.served
+        self.room = Room(self)
         self.shifting = self.choosing.shifting = self._shifting(leads_down)
         self._build()
 
@@ -150,7 +147,7 @@ class TierLine:
             places=[line.name for line in self.lines],
             objective=self.tier.objective,
             load=None if self.admission is None else self.admission.reading,
-            closed=lambda: [line.name for line in self.lines if not line.takes_calls()],
+            closed=self.room.closed,
             clock=self.clock,
             emit=self.emit,
             rng=self.rng,
@@ -275,35 +272,6 @@ class TierLine:
         """A seat in the tier's pool that may be taken if there is one free; ``None``: none is needed."""
         admission = self.admission
         return None if admission is None or admission.mode == "observe" else Seat(admission)
-
-    def takes_more(self) -> bool:
-        """Whether calls that another tier sends on are welcome here: there is room, a place is open, and none
-        of them is known to break the promise."""
-        if self.shifting is not None and not self.shifting.well(self.clock()):
-            return False
-        admission = self.admission
-        if admission is not None:
-            most = NEARLY * min(1.0, admission.shed_at or 1.0)  # else it would begin to shed its own calls
-            if max(admission.reading()) >= most or (admission.crowding is not None and admission.crowding.on):
-                return False
-        return any(line.takes_calls() for line in self.lines)
-
-    def inherit(self, older: TierLine) -> None:
-        """Take the place of ``older``, this tier's line under another configuration: go on with its pool,
-        and with what is known of the places that are the same."""
-        before = {line.name: line for line in older.lines}
-        same = [(line, before[line.name]) for line in self.lines if line.leads_as(before.get(line.name))]
-        for line, was in same:
-            line.inherit(was)
-        if self.admission is not None and older.admission is not None:
-            self.admission.inherit(older.admission)
-            self._guard(self.admission.pool)
-        if self.hedge is not None and older.hedge is not None:
-            self.hedge.inherit(older.hedge, same)
-        if self.sampling is not None and older.sampling is not None:
-            self.sampling.inherit(older.sampling)
-        if self.shifting is not None and older.shifting is not None:
-            self.shifting.inherit(older.shifting, [line.name for line, _ in same])
 
     def renew(self) -> None:
         """After a fork."""

@@ -76,9 +76,7 @@ class Shift:
         if load is not None:
             _check_number("load", load, "a load above 0, such as 1.2, or None for never")
         if not (_number(burn) and 3 <= burn <= 1000):
-            raise ConfigError(
-                f"Shift(burn={burn!r}): give a burn rate of 3 or more"
-            )
+            raise ConfigError(f"Shift(burn={burn!r}): give a burn rate of 3 or more")
         if not (_number(calm) and 1 <= calm < burn / 2):
             raise ConfigError(
                 f"Shift(calm={calm!r}): give a burn rate from 1 up, below half of burn, which is {burn!r}"

@@ -206,9 +206,7 @@ class Shifting:
             known = ", ".join(state.spots)
             raise ConfigError(f"tier {self.tier!r} has no deployment {place!r} to pin; there are {known}")
         if place is None and away and not self._leads_down:
-            raise ConfigError(
-                f"tier {self.tier!r} cannot be pinned away: no tier below it takes its calls"
-            )
+            raise ConfigError(f"tier {self.tier!r} cannot be pinned away: no tier below it takes its calls")
         if until is not None and not (isinstance(until, int | float) and math.isfinite(until)):
             raise ConfigError(f"pin(until={until!r}): give a moment on the client's clock, or leave it out")
         now = self._clock()
