@@ -183,8 +183,8 @@ def test_a_new_one_never_drives_itself_out() -> None:
     for number in range(3):
         table.bind(f"s{number}", A, number)
         assert table.get(f"s{number}", number) is not None
-    table.resize(1, 1e-9)
-    assert table.bind("late", A, 5).place == A
+    over = Binding(A, 0.0)
+    assert table.add("late", over, 1000) is over  # and is not looked for in an empty table
 
 
 # -- bound anew ------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Questions:
 
         ``where``: ``user``, ``tenant``, ``plan``, ``contract``, ``tag``, ``tier``, ``deployment``, ``model``,
         ``route``, ``run``, ``trace_id``, ``request_id``, ``outcome`` or ``budget``, equal to what is given
-        (``None``: not set). Raises ``ConfigError`` for others, ``StoreUnavailableError`` where nothing can be read.
+        (``None``: not set). Raises ``ConfigError`` for others, ``StoreUnavailableError`` where nothing can be
+        read.
         """
         wanted = self._wanted(since, until, where)
         return self._rows.entries(wanted)

@@ -273,6 +273,23 @@ class TierLine:
         admission = self.admission
         return None if admission is None or admission.mode == "observe" else Seat(admission)
 
+    def inherit(self, older: TierLine) -> None:
+        """Take the place of ``older``, this tier's line under another configuration: go on with its pool,
+        and with what is known of the places that are the same."""
+        before = {line.name: line for line in older.lines}
+        same = [(line, before[line.name]) for line in self.lines if line.leads_as(before.get(line.name))]
+        for line, was in same:
+            line.inherit(was)
+        if self.admission is not None and older.admission is not None:
+            self.admission.inherit(older.admission)
+            self._guard(self.admission.pool)
+        if self.hedge is not None and older.hedge is not None:
+            self.hedge.inherit(older.hedge, same)
+        if self.sampling is not None and older.sampling is not None:
+            self.sampling.inherit(older.sampling)
+        if self.shifting is not None and older.shifting is not None:
+            self.shifting.inherit(older.shifting, [line.name for line, _ in same])
+
     def renew(self) -> None:
         """After a fork."""
         for part in (self.admission, self.sampling, self.hedge, self.shifting, self.cheapest, *self.lines):
