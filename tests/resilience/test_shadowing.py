@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tierllm.events import CallFinished, ShadowCompared
 from tierllm.pipeline.effects import Handler
 from tierllm.routing.cascade import Cascade
 from tierllm.routing.shadow import Shadow
+from tierllm.stores import DiskStore
 from tierllm.testing import Fail, FakeProvider
 from tierllm.types import Call, Request, Response
 
@@ -390,6 +392,23 @@ def test_its_budget_is_hard_and_comes_back() -> None:
     world.call(max_tokens=1000)
     world.pass_s(5)
     assert world.status["counts"]["compared"] == counts["compared"] + 1
+
+
+def test_what_another_process_has_spent_of_it_is_no_failure(tmp_path: Path) -> None:
+    def client() -> TieredClient:
+        fake = FakeProvider()
+        for model in ("g", "b"):
+            fake.script(model, reply("good"), forever=True)
+        shadow = Shadow("bronze/b", share=1.0, hard_usd=0.002)
+        return TieredClient(tiers(fake), shadow=shadow, store=DiskStore(tmp_path), retry=False)
+
+    found = []
+    for each in (client(), client()):
+        each.complete("Hello", max_tokens=1000)
+        eventually(lambda each=each: sum(each.status()["shadow"]["counts"].values()) == 2)
+        found.append(each.status()["shadow"]["counts"])
+        each.close()
+    assert found == [{"sampled": 1, "compared": 1}, {"sampled": 1, "no_money": 1}]
 
 
 def test_budgets_of_users_do_not_pay_and_those_over_all_calls_do() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tierllm import ConfigError, Deployment, Objective, Tier, TieredClient
+from tierllm import ConfigError, Deployment, Objective, ProviderUnavailableError, Tier, TieredClient
 from tierllm.events import Event, ShiftChanged
 from tierllm.pipeline.virtual import VirtualTime
 from tierllm.routing.ask import ask
@@ -50,9 +50,15 @@ class Scene:
         reading: Callable[[], tuple[float, float]] | None = None,
         start_s: float = 10_000.0,
         leads_down: bool = True,
+        closed: Sequence[str] = (),
+        room: Callable[[], bool] | None = None,
         **how: Any,
     ) -> None:
         self.now = start_s
+        self.closed = closed
+        self.retried = False
+        """Whether calls that fail at one place are answered all the same."""
+        self.room = room
         self.events: list[ShiftChanged] = []
         self.times: list[float] = []
         self.calls: list[tuple[str, str | None]] = []
@@ -65,6 +71,7 @@ class Scene:
             places=places,
             objective=objective or Objective(latency_p95_s=4.0, availability=0.99),
             load=reading,
+            closed=lambda: self.closed,
             clock=lambda: self.now,
             emit=self._heard,
             rng=random.Random(1),
@@ -77,7 +84,7 @@ class Scene:
         self.times.append(self.now)
 
     def call(self, key: str, answer: Answer) -> None:
-        if self.shifting.leaves_tier(key, self.now):
+        if self.shifting.leaves_tier(key, self.now, self.room):
             self.calls.append((key, None))
             return
         avoided = self.shifting.avoided(key, self.now)
@@ -96,6 +103,8 @@ class Scene:
             while self._under_way and self._under_way[0][0] <= self.now:
                 at, number, place, outcome, took_s = heapq.heappop(self._under_way)
                 self.shifting.ended(place, number, max(at, self.now), outcome, took_s, None)
+                if outcome == "failed" and not self.retried:
+                    self.shifting.failed(self.now, ProviderUnavailableError("down"))
             self.call(f"s:\0{self._rng.randrange(keys)}", answer)
             self.now += 1 / per_s
 
@@ -212,7 +221,161 @@ def test_no_more_places_are_left_than_the_hour_allows() -> None:
     assert scene.shares("a")[-1] == 1.0
 
 
+def test_calls_that_hung_before_it_was_left_say_nothing_of_it_afterwards() -> None:
+    scene = Scene()
+    scene.play(60)
+    scene.play(20, lambda place, now: ("failed", 300.0) if place == "a" else ("ok", GOOD_S))
+    scene.play(1800)
+    assert scene.shares() == [0.0, 0.01, 0.1, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("gap_s", [6.0, 30.0])
+def test_a_process_that_stood_still_is_no_slow_place(gap_s: float) -> None:
+    scene = Scene()
+    scene.play(300, per_s=12)
+    scene.now += gap_s
+    scene._under_way = [(at + gap_s, *rest, took + gap_s) for at, *rest, took in scene._under_way]
+    scene.play(60, per_s=12)
+    assert scene.events == []
+
+
+def test_one_caller_who_waits_for_a_slow_place_is_no_process_that_stands_still() -> None:
+    scene = Scene()
+    for takes_s in [1.0] * 100 + [SLOW_S] * 60:
+        place = next(each for each in "ab" if each not in scene.avoid())
+        number = scene.shifting.begun(place, scene.now)
+        scene.now += takes_s if place == "a" else 1.0
+        scene.shifting.ended(place, number, scene.now, "ok", takes_s if place == "a" else 1.0, None)
+    assert scene.shares()[0] == 0.0
+
+
+def test_a_probe_goes_on_with_as_many_bad_calls_as_may_be() -> None:
+    rng = random.Random(5)
+    scene = Scene(objective=Objective(latency_p50_s=2.0))
+    scene.play(60)
+    scene.play(60, slow_at("a"))
+    until = scene.now + 6 * 3600
+    while scene.now < until:  # a call now and then, 45 % of them over the bound: that keeps a median
+        scene.play(0.1, lambda place, now: ("ok", 3.0 if rng.random() < 0.45 else 1.0), per_s=4)
+        scene.now += 8
+    assert scene.shares()[-1] == 1.0
+
+
+def test_a_place_that_would_not_serve_does_no_better() -> None:
+    scene = Scene(closed=["b"])
+    scene.play(60)
+    scene.play(60, slow_at("a"))
+    assert scene.shares("a") == []
+    assert scene.shares(None)[0] == pytest.approx(0.9)
+    scene.closed = []
+    scene.play(10, slow_at("a"))
+    assert scene.shares("a") == [0.0]
+
+
+def test_where_the_one_that_was_left_still_serves_everybody_the_tier_sheds() -> None:
+    scene = Scene()
+    scene.play(60)
+    scene.play(25, slow_at("a"))
+    assert scene.shares("a") == [0.0]
+    assert scene.shares(None) == []
+    for _ in range(200):  # b refuses: its breaker is open
+        scene.play(0.01, slow_at("ab"))
+        scene.closed = ["b"]
+        number = scene.shifting.begun("a", scene.now)
+        heapq.heappush(scene._under_way, (scene.now + SLOW_S, number, "a", "ok", SLOW_S))
+        scene.now += 0.2
+    assert scene.shares(None)
+
+
+def test_a_place_that_does_well_in_its_last_stage_comes_home_when_it_is_needed() -> None:
+    scene = Scene(weighted=True)
+    scene.play(60)
+    scene.play(40, slow_at("b"))
+    while scene.shares("b")[-1:] != [0.5]:
+        scene.play(1)
+    scene.play(25, slow_at("a"))
+    assert scene.shares("b")[-1] == 1.0
+    assert scene.shares("a") == [0.0]
+    assert scene.shares(None) == []
+
+
+def test_what_garbage_collection_ends_in_the_midst_of_a_look() -> None:
+    scene = Scene()
+    scene.play(60)
+    shifting = scene.shifting
+    numbers = [shifting.begun("a", scene.now) for _ in range(3)]
+
+    class Collects:  # whatever is looked at may let garbage collection run
+        patience_s = 1.0
+
+        @property
+        def progress(self) -> None:
+            scene.closed = []
+            if numbers:
+                shifting.ended("a", numbers.pop(), scene.now, "cancelled", 9.0, None)
+
+    last = shifting.begun("a", scene.now, Collects())
+    scene.now += 6.0
+    free: list[bool] = []
+
+    def heard(event: Event) -> None:
+        thread = threading.Thread(target=lambda: free.append(shifting._lock.acquire(timeout=5)))
+        thread.start()
+        thread.join()
+
+    shifting._emit = heard
+    shifting.avoided("s:x", scene.now)
+    shifting.ended("a", last, scene.now, "ok", 6.0, None)
+    shifting.pin("b", away=True)
+    assert len(numbers) < 3
+    assert free == [True]
+    assert shifting.status()["places"]["a"]["under_way"] == len(numbers)
+
+
 # -- the tier itself -------------------------------------------------------------------------
+
+
+def test_attempts_that_are_made_good_shed_nobody() -> None:
+    rng = random.Random(4)
+    scene = Scene(("a",), objective=Objective(availability=0.999))
+    scene.retried = True
+
+    def answer(place: str, now: float) -> tuple[Outcome, float]:
+        return "failed" if rng.random() < 0.02 else "ok", GOOD_S
+
+    scene.play(1800, answer)
+    assert scene.events == []
+    scene.retried = False
+    scene.play(600, answer)
+    assert scene.shares(None)
+    assert "failed" in scene.events[0].cause
+
+
+def test_the_next_tier_takes_no_more_than_it_has_room_for() -> None:
+    room = False
+    scene = Scene(("a",), room=lambda: room)
+    scene.play(120, slow_at("a"))
+    assert scene.events == []
+    room = True
+    scene.play(50, slow_at("a"))
+    assert scene.shares(None) == pytest.approx([0.9, 0.75, 0.5])
+    room = False
+    scene.play(90, slow_at("a"))
+    assert scene.shares(None)[-1] == 1.0
+    assert "no room for more" in scene.events[-1].cause
+
+
+def test_a_load_that_answers_to_shedding_makes_no_key_change_tier_too_often() -> None:
+    level = 1.5
+    scene = Scene(reading=lambda: (level, level))
+    for _ in range(2 * 720):  # too much where little is sent on, calm where much is
+        level = 1.5 if scene.shifting.status()["share"] > 0.4 else 0.5
+        scene.play(5)
+    steps = [(at, each) for at, each in zip(scene.times, scene.events, strict=True) if not each.deployment]
+    for rank_of in (0.05, 0.2, 0.4, 0.6, 0.8):
+        turns = [at for at, each in steps if (1 - each.share > rank_of) != (1 - each.before > rank_of)]
+        assert all(sum(end - HOUR_S <= at <= end for at in turns) <= 6 for end in turns)
+    assert len(steps) > 8
 
 
 def test_where_all_places_are_slow_alike_the_tier_sheds() -> None:
@@ -345,6 +508,14 @@ def test_pins_that_make_no_sense(until: Any) -> None:
         scene.shifting.pin("z", away=True)
 
 
+def test_the_lowest_tier_has_nowhere_to_send_its_calls() -> None:
+    scene = Scene(leads_down=False)
+    with pytest.raises(ConfigError, match="no tier below it"):
+        scene.shifting.pin(None, away=True)
+    scene.shifting.pin(None, away=False)
+    Scene(shed=False).shifting.pin(None, away=True)  # by hand it may be
+
+
 # -- bounds ----------------------------------------------------------------------------------
 
 Phases = st.lists(
@@ -379,11 +550,11 @@ def test_shifts_an_hour_are_bounded_and_keys_go_and_come_once(
         scene.now += back_s  # a clock set back: what is under way then ends later
         scene._under_way = [(at + back_s, *rest) for at, *rest in scene._under_way]
         scene.times = [at + back_s for at in scene.times]
-    for place in ("a", "b", None):
+    for places in (("a", "b"), (None,)):
         turns = [
             at
             for at, event in zip(scene.times, scene.events, strict=True)
-            if event.deployment == place and 1.0 in (event.share, event.before)
+            if event.deployment in places and 1.0 in (event.share, event.before)
         ]
         assert all(sum(end - HOUR_S <= at <= end for at in turns) <= most for end in turns)
     for place in ("a", "b"):
@@ -435,6 +606,59 @@ def test_a_thread_that_stood_still_is_no_clock_set_back() -> None:
     while scene.shares()[-1] == 0.0:
         scene.play(1)
     assert scene.times[1] - left_at == pytest.approx(60, abs=2)
+
+
+# -- another configuration -------------------------------------------------------------------
+
+
+def succeeded(scene: Scene, *, same: Sequence[str] | None = None, **made: Any) -> Scene:
+    """The scene under another configuration."""
+    after = Scene(**made)
+    after.shifting.inherit(scene.shifting, same)
+    after.now, after._under_way = scene.now, []
+    return after
+
+
+def test_a_reload_goes_on_with_what_was_left() -> None:
+    scene = Scene()
+    scene.play(60, slow_at("a"))
+    assert scene.shares() == [0.0]
+    after = succeeded(scene, places=("a", "b", "c"))
+    assert after.avoid() == ["a"]
+    after.play(400)
+    assert after.shares() == [0.01, 0.1, 0.5, 1.0]
+    assert after.shifting.status()["shifts_last_hour"] == 2
+    events = len(scene.events)
+    scene.now = after.now
+    scene.play(60, slow_at("b"))  # calls that began before: they are counted, and decide nothing
+    assert len(scene.events) == events
+    assert after.shifting.status()["places"]["b"]["windows"]["latency_p95_s"]["300s"]["bad"] == 0
+
+
+def test_calls_that_end_after_a_reload_count_in_the_new_one() -> None:
+    scene = Scene()
+    number = scene.shifting.begun("a", scene.now)
+    after = succeeded(scene)
+    other = after.shifting.begun("a", after.now)
+    assert other != number
+    after.now = scene.now = scene.now + 9
+    scene.shifting.ended("a", number, scene.now, "ok", SLOW_S, None)
+    status = after.shifting.status()["places"]["a"]
+    assert status["windows"]["latency_p95_s"]["20s"] == {"calls": 2, "bad": 2}
+    assert status["under_way"] == 1
+
+
+def test_other_settings_begin_anew_but_for_pins_and_the_hour() -> None:
+    scene = Scene()
+    scene.play(60, slow_at("a"))
+    scene.shifting.pin("b", away=True)
+    after = succeeded(scene, dwell_s=30)
+    assert after.avoid() == ["b"]
+    assert after.shifting.status()["shifts_last_hour"] == 1
+    assert succeeded(after, same=["a"], dwell_s=30).avoid() == []
+    scene = Scene()
+    scene.shifting.pin(None, away=True)
+    assert not succeeded(scene, leads_down=False).shifting.leaves_tier("s:x", scene.now)
 
 
 # -- threads, processes ----------------------------------------------------------------------

@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     told = explained(row)
     if arguments.json:
-        print(plain(json.dumps({**row.to_dict(), "explained": told}, indent=2, ensure_ascii=False)))
+        data = {**row.to_dict(), "explained": told}
+        print(plain(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)))
         return 0
     print(plain(told))
     if row.quality is not None:

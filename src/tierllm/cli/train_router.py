@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 NO_CLAIM = 3
+
+NO_PROMPT = "nothing of the prompt was kept"
+"""What samples say of rows without one."""
 
 
 def add(commands: Commands) -> None:
@@ -59,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         like = None if arguments.scorer is None else LearnedScorer.load(arguments.scorer)
     except OSError as error:
         raise ConfigError(f"{arguments.scorer} cannot be read: {error.strerror or error}") from error
+    _check_apart(arguments.log, arguments.out, arguments.curve)
     decisions = read_decisions(arguments.log)
     made = train(
         decisions,
@@ -75,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         if path is not None and (arguments.force or not made.doubts) and made.samples:
             made.scorer.save(path)
             written.append(arguments.out)
+    missing: list[str] = []
+    if arguments.out is not None and not written and not failed:
+        why = "there is nothing to learn from" if not made.samples else "--force does it all the same"
+        missing.append(f"{arguments.out} is not written; {why}")
+    if arguments.curve is not None and made.evaluation is None:
+        missing.append(f"{arguments.curve} is not written; nothing could be judged")
     with _writing(arguments.curve, failed) as path:
         if path is not None and made.evaluation is not None:
             picture = curve_svg(made.evaluation, weak=made.weak, strong=made.strong)
@@ -88,9 +99,30 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"written: {plain(name)}")
     if failed:
         raise ConfigError("; ".join(failed))
-    if arguments.out is not None and arguments.out not in written:
-        print(f"{plain(arguments.out)} is not written; --force does it all the same", file=sys.stderr)
+    for told in missing:
+        print(plain(told), file=sys.stderr)
     return NO_CLAIM if made.doubts else 0
+
+
+def _check_apart(log: str, *targets: str | None) -> None:
+    """Raises ``ConfigError`` where one of the files to be written is one that is read, or another."""
+    from ..routing.decision_file import files_of
+
+    taken = files_of(log)
+    for name in targets:
+        if name is None:
+            continue
+        path = os.path.realpath(name)
+        if path in taken or any(_same(path, each) for each in taken):
+            raise ConfigError(f"{name} is the log, or written already: give another file")
+        taken.append(path)
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False  # one of them is not there yet
 
 
 @contextmanager
@@ -111,6 +143,10 @@ def _told(made: Training, skipped: int) -> str:
     ]
     if skipped:
         lines.append(f"  {skipped:,} lines could not be read")
+    if not made.rows and skipped:
+        lines.append("  this is no decision log: give the file of decisions=")
+    if made.left_out.get(NO_PROMPT) == made.rows > 0:
+        lines.append('  have the log keep prompts: DecisionLog(..., prompts="hashed")')
     found = made.evaluation
     if found is not None:
         lines += ["", *_numbers(made, found)]

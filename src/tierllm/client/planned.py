@@ -239,7 +239,8 @@ class Planned:
             shifting, room = self.lines[plan.tiers[0]].shifting, self.lines[plan.tiers[1]].room
             if shifting is None or not shifting.leaves_tier(course.key, now, room):
                 break
-            trace.candidates.append(Candidate(plan.tiers[0], "*", "shift"))
+            why = "pinned" if shifting.pinned_away(None) else "shift"
+            trace.candidates.append(Candidate(plan.tiers[0], "*", why))
             plan = before.starting_at(before.tiers[number := number + 1])
         if plan is not before:
             call.plan = plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ClientClosedError, ConfigError
-from ..events import ConfigRejected, ConfigReloaded, log
+from ..events import ConfigRejected, ConfigReloaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +73,6 @@ class Reloading:
                 source = read.source
                 done = self._become(origin, read)
         except ConfigError as error:
-            log.warning("the configuration stays as it was: %s", error)
             event = ConfigRejected(source=source, error=str(error))
             raise
         else:

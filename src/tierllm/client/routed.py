@@ -61,6 +61,8 @@ class Routed:
             return explained(what.trace)
         if isinstance(what, Trace):
             return explained(what)
+        if not isinstance(what, str):
+            raise ConfigError(f"explain(<{type(what).__name__}>): give a response, a trace, or a trace's id")
         decisions = self._setup.decisions
         if decisions is None:
             raise ConfigError(

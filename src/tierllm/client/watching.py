@@ -66,7 +66,8 @@ class Watch:
                 return bool(client.reload())
             except ClientClosedError:
                 self._over.set()
-            except ConfigError:
+            except ConfigError as error:
+                log.warning("the configuration stays as it was: %s", error)
                 pass  # told of; and looked at again when it changes
             return False
 

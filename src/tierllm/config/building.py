@@ -23,9 +23,11 @@ from .tiers import LAYERED
 if TYPE_CHECKING:
     from ..admission.rate_limit import RateLimit
     from ..pipeline.provider import Provider
+    from ..routing.cascade import Cascade
     from ..routing.tier import Deployment, Tier
     from ..stores import Store
     from .file import Config
+    from .judging import CascadeTable
     from .providers import Source
     from .tiers import DeploymentTable, TierTable
 
@@ -144,11 +146,18 @@ class _Build:
             router = partial((table or RouterTable()).build, rules, scorer)
             settings["router"] = self._told("router", partial(kept.once, ("router",), said, router))
         self._put("sessions", lambda table: table.build())
-        self._put("cascade", lambda table: table.build())
+        self._put("cascade", self._cascade)
         if config.shadow is not None and "shadow" not in settings:
             learn = getattr(scorer, "learn", None)
             shadow = partial(config.shadow.build, learn)
             settings["shadow"] = kept.once(("shadow",), (written(config.shadow), scorer), shadow)
+
+    def _cascade(self, table: CascadeTable) -> Cascade:
+        """With the judge that was there before, and all that it knows, whatever else is written."""
+        given = table.judge
+        return table.build(
+            None if given is None else self.kept.once(("cascade", "judge"), written(given), given.build)
+        )
 
     def _told(self, name: str, build: Callable[[], Any]) -> Any:
         """What ``build`` makes, or its error in terms of the file."""

@@ -196,7 +196,8 @@ class Choosing:
             return
         for line in drawn:
             if line.name in avoid:
-                self.passed_over(call, line, "shift")
+                by_hand = self.shifting is not None and self.shifting.pinned_away(line.name)
+                self.passed_over(call, line, "pinned" if by_hand else "shift")
             elif line.name == home:
                 home = None  # those after it are in their turn
             elif home is not None:

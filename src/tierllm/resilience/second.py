@@ -112,11 +112,12 @@ class Second:
             return None
 
     async def _heard(self, call: Call, word: Word, took_s: float) -> None:
-        """Wait for it, as long as the deadline leaves room for the strong tier: as far as is known for half
-        of its answers, else for as long as the first took."""
+        """Wait for it, as long as the deadline leaves room for the strong tier: for half of its answers, as far
+        as those are known; else for as long as the first took, and for half of what is left at least."""
         left_s = None if call.scope is None else call.scope.remaining_s()
         if left_s is not None:
-            left_s -= self._strong_s(call) or took_s
+            strong_s = self._strong_s(call)
+            left_s = left_s - strong_s if strong_s else min(left_s - took_s, left_s / 2)
             if left_s <= 0:
                 return
         try:

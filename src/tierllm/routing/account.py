@@ -7,6 +7,7 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import BudgetExceededError
 from ..types import Attempt, Trace
 from . import lenient
 from .words import error_words
@@ -35,6 +36,9 @@ class Tried(NamedTuple):
     words: str
     retry_after_s: float | None
     cost_usd: Decimal | None
+    budget: str = ""
+    too_large: bool = False
+    ended_s: float = 0.0
 
     @property
     def place(self) -> str:
@@ -82,7 +86,7 @@ class Account(NamedTuple):
 
 def account_of(what: Trace | DecisionRow | Mapping[str, object]) -> Account:
     """Whatever it is, told alike; what is of another kind than it should be is as good as not known."""
-    given = what if isinstance(what, Trace | Mapping) else what.raw
+    given = what if isinstance(what, Trace | Mapping) else what.raw or what.to_dict()
     told = _plain(given) if isinstance(given, Trace) else given
     chance = told.get("propensity")
     explored = told.get("explored")
@@ -159,8 +163,15 @@ def attempts_of(attempts: Sequence[Attempt]) -> list[dict[str, object]]:
                 value = getattr(error, name, None)
                 if value:
                     one[name] = round(value, 3) if isinstance(value, float) else value
+            if isinstance(error, BudgetExceededError) and _too_large(error):
+                one["too_large"] = True
         told.append(one)
     return told
+
+
+def _too_large(error: BudgetExceededError) -> bool:
+    """Whether the call alone is more than the whole limit."""
+    return error.asked is not None and error.limit is not None and error.asked > error.limit
 
 
 def _tried(told: Mapping[str, object]) -> Tried:
@@ -172,7 +183,9 @@ def _tried(told: Mapping[str, object]) -> Tried:
         retry_after_s=lenient.number(told.get("retry_after_s")),
         budget=_text(told.get("budget")),
         phase=_text(told.get("phase")),
+        too_large=told.get("too_large") is True,
     )
+    spans = lenient.number(told.get("started_s")), lenient.number(told.get("latency_s"))
     return Tried(
         tier=_text(told.get("tier")),
         deployment=_text(told.get("deployment")),
@@ -181,6 +194,9 @@ def _tried(told: Mapping[str, object]) -> Tried:
         words=words or (f"failed: {error}" if error else "failed"),
         retry_after_s=lenient.number(told.get("retry_after_s")),
         cost_usd=lenient.dollars(told.get("cost_usd")),
+        budget=_text(told.get("budget")),
+        too_large=told.get("too_large") is True,
+        ended_s=sum(span or 0.0 for span in spans),
     )
 
 

@@ -84,7 +84,7 @@ def curve_svg(evaluation: Evaluation, *, weak: str | None = None, strong: str | 
         below = 16 if anchor == "start" else -10
         parts.append(
             f'<text class="ink small" x="{x + shift:.1f}" y="{y + below:.1f}" text-anchor="{anchor}">'
-            f"{escape(name)}</text>"
+            f"{_legal(name)}</text>"
         )
     here = evaluation.at_share
     x = across.at(1000 * (here.usd or 0.0) if priced else 100 * here.share)
@@ -94,6 +94,11 @@ def curve_svg(evaluation: Evaluation, *, weak: str | None = None, strong: str | 
         f'<text class="here small" x="{x + 9:.1f}" y="{y + 16:.1f}">{here.share:.0%} strong</text>'
     )
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _legal(name: str) -> str:
+    """A name as XML may have it: without what no XML can hold."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
 
 
 class _Axis:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
+from json import dumps
 from typing import TYPE_CHECKING
 
 from ..types import Trace
 from .account import Account, Passed, Tried, account_of
-from .words import NEXT, OBSERVED, PLACE_WORDS, STEPS, TIER_WORDS, WAITS, dollars, error_words, seconds
+from .words import (
+    ERRORS,
+    NEXT,
+    OBSERVED,
+    OWN,
+    PLACE_WORDS,
+    STEPS,
+    TIER_WORDS,
+    WAITS,
+    dollars,
+    error_words,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from .decision_rows import DecisionRow
@@ -39,7 +52,12 @@ def explained(what: Trace | DecisionRow | Mapping[str, object]) -> str:
         *_bill(account),
         *(f"note: {warning}" for warning in dict.fromkeys(account.warnings)),
     ]
-    return "; ".join(part for part in parts if part)
+    return _printable("; ".join(part for part in parts if part))
+
+
+def _printable(told: str) -> str:
+    """Names may hold anything: nothing in them begins a line, or is obeyed by a terminal."""
+    return told if told.isprintable() else "".join(c if c.isprintable() else dumps(c)[1:-1] for c in told)
 
 
 def _asked(account: Account) -> str:
@@ -64,7 +82,9 @@ def _class(account: Account) -> list[str]:
         how = "by chance, to learn from it" if account.explored else "by its difficulty"
         told.append(f"sent to the {account.arm} model {how}{chance}")
     elif account.propensity is not None and account.propensity < 1:
-        told.append(f"the choice of the model had a chance of {account.propensity:.0%}")
+        tier = _chosen(account)
+        what = f"the choice of {tier}" if tier else "the choice of the model"
+        told.append(f"{what} had a chance of {account.propensity:.0%}")
     return told
 
 
@@ -73,6 +93,12 @@ def _observed(account: Account) -> bool:
     return any(one.reason == "observed: rule" for one in account.candidates) or any(
         warning.startswith("observed only: its rule ") for warning in account.warnings
     )
+
+
+def _chosen(account: Account) -> str:
+    """The tier that was chosen for its difficulty; empty where it cannot be told from where it began."""
+    whole = [one.reason for one in account.candidates if one.deployment == "*"]
+    return "" if {"load", "budget", "shift", "pinned", "cascade"} & {*whole} else account.granted
 
 
 def _bounds(account: Account) -> list[str]:
@@ -98,7 +124,7 @@ def _passed_over(account: Account) -> list[str]:
             continue
         mine = [a for a in account.attempts if (a.tier, a.deployment) == (one.tier, one.deployment)]
         begin = met.get((one.tier, one.deployment), 0)
-        told[_reason(one.tier, one.deployment, reason, mine[begin:])] = None
+        told[_reason(one.tier, one.deployment, reason, mine[begin:], account.outcome)] = None
         met[one.tier, one.deployment] = len(mine)
     again = account.outcome == "ok" and account.place_answered
     for attempt in account.attempts:  # of a race, or of a call that was left: no reason was written down
@@ -111,8 +137,9 @@ def _passed_over(account: Account) -> list[str]:
             told[f"{attempt.place} was asked as well, and was slower"] = None
     tries = [a for a in account.attempts if a.outcome == "failed" and a.place == account.place]
     if again and tries:
+        words = list(dict.fromkeys(each.words for each in tries))
         more = f" {_times(len(tries))}" if len(tries) > 1 else ""
-        told[f"{account.place} {tries[-1].words}, and was tried again{more}"] = None
+        told[f"{account.place} {', then '.join(words)}, and was tried again{more}"] = None
     return list(told)
 
 
@@ -126,7 +153,7 @@ def _together(candidates: Sequence[Passed]) -> Iterator[Passed]:
             yield from same
 
 
-def _reason(tier: str, deployment: str, reason: str, tries: list[Tried]) -> str:
+def _reason(tier: str, deployment: str, reason: str, tries: list[Tried], outcome: str) -> str:
     observed, _, rest = reason.partition("observed:")
     if not observed and rest:
         place, what = _place(tier, deployment), rest.strip()
@@ -136,6 +163,14 @@ def _reason(tier: str, deployment: str, reason: str, tries: list[Tried]) -> str:
     asked = [each for each in tries if each.outcome in ("failed", "ok", "cancelled")]
     again = f" ({_times(len(asked))} tried)" if len(asked) > 1 else ""
     name = reason.split(" ", 1)[0]
+    words = list(dict.fromkeys(each.words for each in tries if each.outcome == "failed"))
+    if len(words) > 1:
+        more = again if len(words) < len(asked) else ""
+        return f"{place} {', then '.join(words)}{more}"
+    if reason == "deadline" and asked:
+        return f"{place} {ERRORS['DeadlineExceededError']}{again}"
+    if reason == "cancelled" and outcome in LEFT:
+        return f"{place} was left, since {LEFT[outcome]}"
     for each in reversed(tries):
         if each.error and (each.error == name or (each.error, reason) in SAME):
             return f"{place} {each.words}{again}"
@@ -145,13 +180,16 @@ def _reason(tier: str, deployment: str, reason: str, tries: list[Tried]) -> str:
         return f"{place} {PLACE_WORDS[reason]}{again}"
     if name == "judged":
         return f"{place} answered, and was judged {reason[7:].strip() or 'too poor'}: not good enough"
-    words = error_words(name, status=reason[len(name) :].strip())
-    return f"{place} {words}{again}" if words else f"{place}: {reason}{again}"
+    said = error_words(name, status=reason[len(name) :].strip())
+    return f"{place} {said}{again}" if said else f"{place}: {reason}{again}"
 
 
 def _place(tier: str, deployment: str) -> str:
     return tier if deployment in ("*", "") else f"{tier}/{deployment}"
 
+
+LEFT = {"cancelled": "the call was cancelled", "ok": "another was quicker"}
+"""Why a place was not waited for any longer, by how the call went."""
 
 SAME = frozenset(
     {
@@ -184,11 +222,28 @@ def _end(account: Account) -> list[str]:
         return []
     verb = "refused" if account.outcome == "rejected" else "failed"
     told = f"{verb} with {account.error}" if account.error else verb
-    advice = NEXT.get(account.error or "")
-    soonest = min((a.retry_after_s for a in account.attempts if a.retry_after_s), default=None)
+    advice, soonest = NEXT.get(_what_next(account)), _soonest_s(account)
     if advice and soonest is not None and "{soon}" in advice:
         return [f"{told}: {advice.format(soon=f'in {seconds(soonest)} at the soonest')}"]
     return [f"{told}: {advice.format(soon='later')}" if advice else told]
+
+
+def _what_next(account: Account) -> str:
+    if account.error == "BudgetExceededError":
+        refused = [a for a in account.attempts if a.error == account.error]
+        if refused and refused[-1].budget == OWN:
+            return OWN
+        if refused and refused[-1].too_large:
+            return "too large"
+    return account.error
+
+
+def _soonest_s(account: Account) -> float | None:
+    """When the first of the places that said so may serve again, counted from the end of the call."""
+    last = {attempt.place: attempt for attempt in account.attempts}.values()
+    ended_s = account.duration_s or 0.0
+    waits = [a.retry_after_s - max(0.0, ended_s - a.ended_s) for a in last if a.retry_after_s]
+    return min((wait for wait in waits if wait > 0), default=None)
 
 
 def _answered(account: Account) -> str:

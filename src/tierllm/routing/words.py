@@ -8,6 +8,7 @@ from decimal import Decimal
 __all__ = [
     "ERRORS",
     "NEXT",
+    "OWN",
     "PLACE_WORDS",
     "STEPS",
     "OBSERVED",
@@ -30,6 +31,7 @@ TIER_WORDS: Mapping[str, str] = {
     "budget": "left for last, since a soft limit of its budget is passed",
     "deadline": "left out, since its deadline leaves no time",
     "shift": "shedding calls, since its objective is not kept",
+    "pinned": "left by hand",
     "session": "not where its session is at home",
     "sticky": "not where its session is at home",
     "score": "not needed for its difficulty",
@@ -64,6 +66,7 @@ PLACE_WORDS: Mapping[str, str] = {
     "cancelled": "was left, since the call was cancelled or another was quicker",
     "load": "about to be full",
     "shift": "avoided, since its objective is not kept",
+    "pinned": "avoided, as told by hand",
     "session": "not where its session is at home",
     "sticky": "not where its session is at home",
     "score": "answered, and that was not good enough",
@@ -103,6 +106,9 @@ ERRORS: Mapping[str, str] = {
     "ClientClosedError": "was left, since the client was closed",
 }
 
+OWN = "max_cost_usd"
+"""The budget that a call has of its own."""
+
 PHASES: Mapping[str, str] = {
     "connect": "could not be connected to in time",
     "first_token": "gave no first token in time",
@@ -115,6 +121,8 @@ NEXT: Mapping[str, str] = {
     "a further tier, a stale answer or a simple reply would have answered",
     "AuthenticationError": "look at the key, the permission, the quota and the model's name",
     "BudgetExceededError": "its budget is spent: try again {soon}, once the window begins anew, or raise it",
+    "too large": "it may need more than the whole limit of its budget: ask for fewer tokens, or raise the limit",
+    "max_cost_usd": "it may cost more than its own max_cost_usd: allow it more, or ask for fewer tokens",
     "CacheMissError": "the cache had no answer: ask without cache='only'",
     "CallCancelledError": "it was cancelled by its handle",
     "CircuitOpenError": "its place has failed too often: try again {soon}, or let it fall back",
@@ -160,6 +168,7 @@ def error_words(
     retry_after_s: float | None = None,
     budget: str = "",
     phase: str = "",
+    too_large: bool = False,
 ) -> str:
     """What an error of this kind says of the place where it was met; empty for one without words."""
     told = PHASES.get(phase) if name == "ProviderTimeoutError" else None
@@ -168,8 +177,10 @@ def error_words(
         told = f"failed: {name}"
     if not told:
         return ""
-    if budget:
-        told += f" {budget!r}"
+    if budget == OWN:
+        told = "may cost more than the call's own max_cost_usd"
+    elif budget:
+        told = f"needs more than the whole budget {budget!r}" if too_large else f"{told} {budget!r}"
     if status:
         told += f" ({status})"
     if retry_after_s is None or retry_after_s <= 0:
@@ -199,5 +210,7 @@ def dollars(amount: Decimal) -> str:
     if amount and abs(amount) < 1:
         places = min(30, 1 - amount.adjusted())
         text = f"{amount:.{places}f}"
+        if not text.strip("-0."):
+            return f"${amount:.1E}"
         return f"${text}" if places <= 2 else f"${text.rstrip('0')}"
     return f"${amount:,.2f}" if amount else "$0"

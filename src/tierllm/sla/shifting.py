@@ -221,6 +221,12 @@ class Shifting:
             said = self._said()
         self._tell(said)
 
+    def pinned_away(self, place: str | None) -> bool:
+        """Whether calls pass ``place`` (``None``: the tier) since somebody said so by hand."""
+        state = self._state
+        pin = state.pin if place is None else state.spots[place].pin
+        return pin is not None and pin.away
+
     # -- what it says ----------------------------------------------------------
 
     def _publish(self) -> None:
