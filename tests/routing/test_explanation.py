@@ -27,7 +27,7 @@ from tierllm.errors import (
 )
 from tierllm.routing.course import Course
 from tierllm.routing.decision_log import DecisionLog
-from tierllm.routing.decision_rows import read_decisions, row_of
+from tierllm.routing.decision_rows import DecisionRow, read_decisions, row_of
 from tierllm.routing.difficulty import Choice
 from tierllm.routing.explanation import explained
 from tierllm.routing.words import ERRORS, NEXT, OBSERVED, PLACE_WORDS, TIER_WORDS, dollars, seconds
@@ -96,7 +96,7 @@ STORIES: dict[str, tuple[Trace, str]] = {
                 Waited("pool", "gold", 0.5),
             ],
         ),
-        "asked gold; gold/big was rate limited by its vendor (429), for 3 s (twice tried); "
+        "asked gold; gold/big was out of service (503), then was rate limited by its vendor (429), for 3 s; "
         "waited 0.25 s between tries, 1.5 s in the queue; served by silver/mini; 1.8 s",
     ),
     "a retry that helped": (
@@ -118,7 +118,7 @@ STORIES: dict[str, tuple[Trace, str]] = {
             explored=0.965,
             candidates=[Candidate("gold", "*", "score"), Candidate("silver", "mini")],
         ),
-        "asked gold; taken for low difficulty (difficulty 0.03); the choice of the model had a chance of "
+        "asked gold; taken for low difficulty (difficulty 0.03); the choice of silver had a chance of "
         "96%; granted silver; gold not needed for its difficulty; served by silver/mini; 1.8 s",
     ),
     "load, shift, session, budget": (
@@ -221,17 +221,120 @@ STORIES: dict[str, tuple[Trace, str]] = {
             ],
             attempts=[
                 tried("gold", "big", CircuitOpenError("", retry_after_s=12.0)),
-                tried("silver", "mini", RateLimitError("", status=429, retry_after_s=3.0)),
+                tried("silver", "mini", RateLimitError("", status=429, retry_after_s=0.01)),
+                tried("silver", "mini", RateLimitError("", status=429, retry_after_s=3.0), started_s=0.3),
             ],
         ),
-        "asked gold; gold/big open for 12 s; silver/mini was rate limited by its vendor (429), for 3 s; "
+        "asked gold; gold/big open for 12 s; silver/mini was rate limited by its vendor (429), for 10 ms, then was rate "
+        "limited by its vendor (429), for 3 s; "
         "failed with AllTiersFailedError: every place it may go to was tried or passed over: try again in "
-        "3 s at the soonest; a further tier, a stale answer or a simple reply would have answered; 1.8 s",
+        "1.5 s at the soonest; a further tier, a stale answer or a simple reply would have answered; 1.8 s",
     ),
     "refused": (
         trace(**{**FAILED, "outcome": "rejected"}, error="BudgetExceededError"),
         "asked gold; refused with BudgetExceededError: its budget is spent: try again later, once the window "
         "begins anew, or raise it; 1.8 s",
+    ),
+    "larger than the whole limit": (
+        trace(
+            **{**FAILED, "outcome": "rejected"},
+            error="BudgetExceededError",
+            candidates=[Candidate("gold", "big", "budget")],
+            attempts=[
+                tried(
+                    "gold",
+                    "big",
+                    BudgetExceededError("", budget="daily", asked=Decimal(2), limit=Decimal(1)),
+                )
+            ],
+        ),
+        "asked gold; gold/big needs more than the whole budget 'daily'; refused with BudgetExceededError: it "
+        "may need more than the whole limit of its budget: ask for fewer tokens, or raise the limit; 1.8 s",
+    ),
+    "more than it may cost": (
+        trace(
+            **{**FAILED, "outcome": "rejected"},
+            error="BudgetExceededError",
+            candidates=[Candidate("gold", "big", "budget")],
+            attempts=[
+                tried(
+                    "gold",
+                    "big",
+                    BudgetExceededError("", budget="max_cost_usd", asked=Decimal(2), limit=Decimal(1)),
+                )
+            ],
+        ),
+        "asked gold; gold/big may cost more than the call's own max_cost_usd; refused with "
+        "BudgetExceededError: it may cost more than its own max_cost_usd: allow it more, or ask for fewer "
+        "tokens; 1.8 s",
+    ),
+    "by hand": (
+        trace(
+            **TO_SILVER,
+            candidates=[
+                Candidate("gold", "*", "pinned"),
+                Candidate("silver", "a", "pinned"),
+                Candidate("silver", "mini"),
+            ],
+        ),
+        "asked gold; gold left by hand; silver/a avoided, as told by hand; served by silver/mini; 1.8 s",
+    ),
+    "cut at the deadline": (
+        trace(
+            **FAILED,
+            error="DeadlineExceededError",
+            candidates=[Candidate("gold", "big", "deadline")],
+            attempts=[tried("gold", "big", outcome="cancelled")],
+        ),
+        "asked gold; gold/big had not answered when its deadline passed; failed with DeadlineExceededError: "
+        "allow it more time, or let it start in a faster tier; 1.8 s",
+    ),
+    "three failures": (
+        trace(
+            **TO_SILVER,
+            candidates=[
+                Candidate("gold", "big", "ProviderUnavailableError 503"),
+                Candidate("silver", "mini"),
+            ],
+            attempts=[
+                tried("gold", "big", RateLimitError("", status=429)),
+                tried("gold", "big", timed_out("total")),
+                tried("gold", "big", ProviderUnavailableError("", status=503)),
+                tried("silver", "mini"),
+            ],
+        ),
+        "asked gold; gold/big was rate limited by its vendor (429), then did not finish in time, then was out "
+        "of service (503); served by silver/mini; 1.8 s",
+    ),
+    "cancelled while it was asked": (
+        trace(
+            **{**FAILED, "outcome": "cancelled"},
+            candidates=[Candidate("gold", "big", "cancelled")],
+            attempts=[tried("gold", "big", outcome="cancelled")],
+        ),
+        "asked gold; gold/big was left, since the call was cancelled; cancelled before it had its answer; "
+        "1.8 s",
+    ),
+    "another was quicker": (
+        trace(
+            candidates=[Candidate("gold", "slow", "cancelled"), Candidate("gold", "big")],
+            attempts=[tried("gold", "slow", outcome="cancelled"), tried("gold", "big")],
+        ),
+        "asked gold; gold/slow was left, since another was quicker; served by gold/big; 1.8 s",
+    ),
+    "lines in names": (
+        trace(plan="a\nserved by nobody", warnings=("one\x1b[31m",)),
+        "asked gold (plan a\\nserved by nobody); served by gold/big; 1.8 s; note: one\\u001b[31m",
+    ),
+    "chosen, and then sent down": (
+        trace(
+            **TO_SILVER,
+            granted="silver",
+            explored=0.3,
+            candidates=[Candidate("gold", "*", "load"), Candidate("silver", "mini")],
+        ),
+        "asked gold; the choice of the model had a chance of 30%; granted silver; gold about to be full; "
+        "served by silver/mini; 1.8 s",
     ),
     "cancelled": (
         trace(**{**FAILED, "outcome": "cancelled"}),
@@ -265,6 +368,19 @@ def test_the_log_tells_which_model_was_chosen(tmp_path: Path) -> None:
     DecisionLog(tmp_path / "log").note(trace(), Request(messages=()), course, None)
     (row,) = read_decisions(tmp_path / "log")
     assert "sent to the weak model by chance, to learn from it, which had a chance of 4%" in explained(row)
+
+
+def test_a_row_that_no_line_was_read_for_is_told_by_its_fields() -> None:
+    row = DecisionRow(
+        id="a",
+        asked="gold",
+        served="gold",
+        deployment="m",
+        outcome="ok",
+        cost_usd=Decimal("0.01"),
+        duration_s=2.0,
+    )
+    assert explained(row) == "asked gold; served by gold/m; $0.01; 2 s"
 
 
 def test_a_trace_as_plain_data_is_told_alike() -> None:
@@ -404,6 +520,7 @@ def test_every_error_has_words_and_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("amount", "told"),
     [
+        ("1e-40", "$1.0E-40"),
         ("0", "$0"),
         ("0.0021", "$0.0021"),
         ("0.00002149", "$0.000021"),

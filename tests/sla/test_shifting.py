@@ -310,7 +310,6 @@ def test_what_garbage_collection_ends_in_the_midst_of_a_look() -> None:
 
         @property
         def progress(self) -> None:
-            scene.closed = []
             if numbers:
                 shifting.ended("a", numbers.pop(), scene.now, "cancelled", 9.0, None)
 
@@ -318,8 +317,12 @@ def test_what_garbage_collection_ends_in_the_midst_of_a_look() -> None:
     scene.now += 6.0
     free: list[bool] = []
 
+    def look() -> None:
+        free.append(shifting._lock.acquire(timeout=5))
+        shifting._lock.release()
+
     def heard(event: Event) -> None:
-        thread = threading.Thread(target=lambda: free.append(shifting._lock.acquire(timeout=5)))
+        thread = threading.Thread(target=look)
         thread.start()
         thread.join()
 
@@ -632,7 +635,7 @@ def test_a_reload_goes_on_with_what_was_left() -> None:
     scene.now = after.now
     scene.play(60, slow_at("b"))  # calls that began before: they are counted, and decide nothing
     assert len(scene.events) == events
-    assert after.shifting.status()["places"]["b"]["windows"]["latency_p95_s"]["300s"]["bad"] == 0
+    assert after.shifting.status()["places"]["b"]["windows"]["latency_p95_s"]["300s"]["bad"] > 0
 
 
 def test_calls_that_end_after_a_reload_count_in_the_new_one() -> None:

@@ -45,6 +45,7 @@ class _OnlyPlace(NamedTuple):
 
     granted: str = ALONE
     tiers: tuple[str, ...] = (ALONE,)
+    cap: str | None = None
 
 
 class _Ground:

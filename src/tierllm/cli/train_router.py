@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--min-outcomes", type=count, default=100, metavar="N", help="of each model, at least (default: 100)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the folds and the resamples (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     parser.add_argument("--force", action="store_true", help="write --out even where nothing can be claimed")
     parser.add_argument("--json", action="store_true", help="the numbers as JSON")
     parser.set_defaults(run=run)
@@ -145,7 +145,7 @@ def _told(made: Training, skipped: int) -> str:
         lines.append(f"  {skipped:,} lines could not be read")
     if not made.rows and skipped:
         lines.append("  this is no decision log: give the file of decisions=")
-    if made.left_out.get(NO_PROMPT) == made.rows > 0:
+    if not made.samples and NO_PROMPT in made.left_out:
         lines.append('  have the log keep prompts: DecisionLog(..., prompts="hashed")')
     found = made.evaluation
     if found is not None:

@@ -67,8 +67,7 @@ class Watch:
             except ClientClosedError:
                 self._over.set()
             except ConfigError as error:
-                log.warning("the configuration stays as it was: %s", error)
-                pass  # told of; and looked at again when it changes
+                log.warning("the configuration stays as it was: %s", error)  # looked at again when it changes
             return False
 
     def _changed(self, client: Reloading) -> bool:
