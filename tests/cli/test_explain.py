@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,25 @@ def test_what_a_real_client_has_done_by_another_process(process: Any, tmp_path: 
     assert ran.code == 0
     assert ran.out == f"{mine}\nfeedback: 1 (explicit)\n"
     assert "gold/big was out of service (503); served by silver/mini" in mine
+
+
+def test_numbers_that_are_none_are_null(tierllm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text('{"v": 1, "kind": "call", "id": "a", "cost_usd": NaN, "scores": {"x": 1e999}}\n')
+    ran = tierllm("explain", "a", "--log", str(path), "--json")
+    told = json.loads(ran.out, parse_constant=lambda constant: pytest.fail(constant))
+    assert (told["cost_usd"], told["scores"]) == (None, {"x": None})
+
+
+def test_a_name_begins_no_line(tierllm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text('{"v": 1, "kind": "call", "id": "a", "plan": "x\\n$ all is well", "outcome": "ok"}\n')
+    assert tierllm("explain", "a", "--log", str(path)).out.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_log_and_is_not_waited_for(tierllm: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ran = tierllm("explain", "a", "--log", str(tmp_path / "pipe"))
+    assert ran.code == 1
+    assert "no regular file" in ran.err

@@ -30,10 +30,10 @@ def test_a_scorer_a_curve_and_a_table(tierllm: Any, log: str, tmp_path: Path) ->
     for told in (
         "900 calls in the log, 900 to learn from",
         "outcomes of the weak model (bronze)",
-        "doubly robust; 900 calls of 60 groups by user",
+        "doubly robust; 630 calls of 42 groups by user",
         "APGR (chance: .5)",
         "strong for 40%",
-        "of 90 would have gone to the weak model",
+        "of 63 would have gone to the weak model",
         "\n    100%",
         "better than chance",
         f"written: {out}",
@@ -115,3 +115,38 @@ def test_lines_that_cannot_be_read_are_counted(tierllm: Any, poor: str) -> None:
     with open(poor, "a") as file:
         file.write('{"v": 1, "kind": "call", "id": "torn')
     assert "1 lines could not be read" in tierllm("train-router", poor).out
+
+
+@pytest.mark.parametrize("option", ["--out", "--curve"])
+@pytest.mark.parametrize("target", ["poor", "poor.1", "poor.lock", "link"])
+def test_the_log_is_never_written_over(tierllm: Any, poor: str, option: str, target: str) -> None:
+    path = Path(poor).with_name(target)
+    Path(poor).with_name("link").symlink_to(poor)
+    Path(f"{poor}.1").write_bytes(b"")
+    before = Path(poor).read_bytes()
+    ran = tierllm("train-router", poor, option, str(path), "--force")
+    assert ran.code == 1
+    assert "give another file" in ran.err
+    assert Path(poor).read_bytes() == before
+    assert Path(f"{poor}.1").read_bytes() == b""
+
+
+def test_two_files_are_two(tierllm: Any, poor: str, tmp_path: Path) -> None:
+    name = str(tmp_path / "x")
+    assert "give another file" in tierllm("train-router", poor, "--out", name, "--curve", name).err
+
+
+def test_what_is_not_written_is_said_with_why(tierllm: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    out, curve = str(tmp_path / "o"), str(tmp_path / "c")
+    ran = tierllm("train-router", str(tmp_path / "empty"), "--out", out, "--curve", curve, "--force")
+    assert ran.code == 3
+    assert f"{out} is not written; there is nothing to learn from" in ran.err
+    assert f"{curve} is not written; nothing could be judged" in ran.err
+
+
+def test_a_log_without_prompts_and_a_file_that_is_none(tierllm: Any, tmp_path: Path) -> None:
+    log = write(tmp_path / "log", list(questions(5)), prompts="none")
+    assert 'prompts="hashed"' in tierllm("train-router", str(log)).out
+    (tmp_path / "other").write_bytes(bytes(range(256)) * 10)
+    assert "this is no decision log" in tierllm("train-router", str(tmp_path / "other")).out

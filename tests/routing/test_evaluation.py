@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tierllm.routing import evaluation
 from tierllm.routing.curve_svg import curve_svg
 from tierllm.routing.evaluation import Weighed, evaluated, worth
 
@@ -161,3 +162,25 @@ def test_the_picture_is_sound_svg(kind: str) -> None:
     assert "prefers-color-scheme: dark" in said
     assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert len(text) < 8_000
+
+
+def test_the_worth_of_chances_is_told_however_small_they_are() -> None:
+    assert worth([1e-200, 0.5]) == pytest.approx(1.0)
+    assert worth([]) == 0.0
+
+
+def test_few_people_make_a_wider_interval() -> None:
+    """A bootstrap of twenty groups holds the truth too seldom."""
+    of = calls(400, seed=3, groups=20)
+    found = evaluated(of, share=0.3, resamples=200, seed=1)
+    assert evaluation._wider(of) > 1.05
+    many = [call._replace(group=at) for at, call in enumerate(of)]
+    assert evaluation._wider(many) < 1.01
+    assert found.gap.low < found.gap.value < found.gap.high
+    assert evaluation._wider([call._replace(group=0) for call in of]) == evaluation.MOST_WIDER
+
+
+@pytest.mark.parametrize("name", ["go\ud800ld", "go\x00ld", "<gold>&"], ids=["surrogate", "null", "markup"])
+def test_a_picture_is_sound_whatever_a_tier_is_called(name: str) -> None:
+    picture = curve_svg(evaluated(calls(40), share=0.3, resamples=100), weak="bronze", strong=name)
+    ElementTree.fromstring(picture.encode("utf-8"))

@@ -160,13 +160,13 @@ def test_no_key_changes_tier_more_often_than_the_hour_allows(
     looks: list[tuple[bool, bool, bool, float]], most: int
 ) -> None:
     one, now = shedding(most=most), 0.0
-    turned: dict[float, list[float]] = {rank: [] for rank in (0.05, 0.3, 0.7)}
+    turned: dict[float, list[float]] = {at: [] for at in (0.05, 0.3, 0.7)}
     for distress, calm, room, later_s in looks:
         now += later_s
         before = one.share
         one.look(distress, calm, room, now)
-        for rank, turns in turned.items():
-            if (rank < before) != (rank < one.share):
+        for at, turns in turned.items():
+            if (at < before) != (at < one.share):
                 turns.append(now)
         assert 0 <= one.share <= 0.9
     for turns in turned.values():

@@ -332,7 +332,7 @@ def test_what_garbage_collection_ends_in_the_midst_of_a_look() -> None:
     shifting.pin("b", away=True)
     assert len(numbers) < 3
     assert free == [True]
-    assert shifting.status()["places"]["a"]["under_way"] == len(numbers)
+    assert shifting.status()["places"]["a"]["under_way"] == len(numbers) + len(scene._under_way)
 
 
 # -- the tier itself -------------------------------------------------------------------------

@@ -112,8 +112,9 @@ class Second:
             return None
 
     async def _heard(self, call: Call, word: Word, took_s: float) -> None:
-        """Wait for it, as long as the deadline leaves room for the strong tier: for half of its answers, as far
-        as those are known; else for as long as the first took, and for half of what is left at least."""
+        """Wait for it, as long as the deadline leaves room for the strong tier: for as long as half of its
+        answers take; where that is not known, for as long as the first took, and for half of what is left.
+        """
         left_s = None if call.scope is None else call.scope.remaining_s()
         if left_s is not None:
             strong_s = self._strong_s(call)

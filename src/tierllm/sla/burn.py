@@ -149,6 +149,8 @@ PAIRS = (
 )
 """The fastest first."""
 
+RATES = tuple(pair.rate for pair in PAIRS)
+
 COST_PAIRS = (Pair(2.0, 3_600.0, 300.0), Pair(1.2, 86_400.0, 7_200.0))
 """Of the mean cost. Money that was not spent is no error budget: a mean of 14 times the objective would come
 late, and one that just passes it is no alarm."""
@@ -229,21 +231,21 @@ class Alarm:
     with the last.
     """
 
-    __slots__ = ("_latches", "_on_since", "_pairs", "_thresholds", "goal", "near")
+    __slots__ = ("_latches", "_on_since", "_thresholds", "goal", "near")
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
         self.near = 0.0
         """How near it came at the last look to going on, over the pair for which that was most; 1: it did."""
         self._on_since = 0.0
-        self._pairs = pairs_of(goal)
-        self._thresholds = tuple(threshold(pair.rate, goal) for pair in self._pairs)
-        self._latches = tuple(Latch() for _ in self._pairs)
+        found = tuple(threshold(pair.rate, goal) for pair in pairs_of(goal))
+        self._thresholds = RATES if found == RATES else found  # one for most of all
+        self._latches = tuple(Latch() for _ in self._thresholds)
 
     @property
     def pair(self) -> Pair | None:
         """The fastest pair of windows over which it burns; ``None``: it does not."""
-        for pair, latch in zip(self._pairs, self._latches, strict=True):
+        for pair, latch in zip(pairs_of(self.goal), self._latches, strict=True):
             if latch.on:
                 return pair
         return None
@@ -253,7 +255,7 @@ class Alarm:
         before = self.pair
         signals = [
             signal(pair, found, at, least, mean=not self.goal.spare)
-            for pair, at in zip(self._pairs, self._thresholds, strict=True)
+            for pair, at in zip(pairs_of(self.goal), self._thresholds, strict=True)
         ]
         for latch, each in zip(self._latches, signals, strict=True):
             latch.look(each, now)

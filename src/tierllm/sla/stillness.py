@@ -12,7 +12,7 @@ LEAST_S, MOST_S = 3.0, 60.0
 MISSED = 20.0
 """So many calls were to be expected and none came: by chance that happens once in e^20 times (Poisson)."""
 
-MEMORY_S = 30.0
+MEMORY_S = 15.0
 """How often calls come is a mean over about so long: where all wait for one slow place, it soon knows."""
 
 

@@ -41,17 +41,17 @@ WINDOWS_S: tuple[float, ...] = tuple(_WINDOWS)
 
 
 class Ring:
-    """The last whole cells of one width, and the one under way, each with its number.
+    """The last whole cells of one width, and the one under way.
 
-    ``firsts`` are the numbers of the first smallest cells in them in which anything was counted.
+    ``firsts`` are the numbers of the first smallest cells in them in which anything was counted; a cell's own
+    number follows from that.
     """
 
-    __slots__ = ("cells", "costs", "dearest", "firsts", "numbers", "per")
+    __slots__ = ("cells", "costs", "dearest", "firsts", "per")
 
     def __init__(self, per: int, whole: int) -> None:
         size = whole + 1
         self.per = per
-        self.numbers = array("q", [-1]) * size
         self.firsts = array("q", [-1]) * size
         self.cells: list[bytes | None] = [None] * size  # half the overhead of an array
         self.costs = array("d", [0.0]) * size
@@ -64,25 +64,26 @@ class Ring:
         number = first // self.per
         at = number % len(self.cells)
         before = self.cells[at]
-        if self.numbers[at] == number and before is not None:
+        if before is not None and self.firsts[at] // self.per == number:
             self.cells[at] = _with_some(before, some)
             self.costs[at] += cost
             self.dearest[at] = max(self.dearest[at], dearest)
         else:
-            self.numbers[at], self.firsts[at] = number, first
+            self.firsts[at] = first
             self.cells[at] = cell
             self.costs[at], self.dearest[at] = cost, dearest
 
     def before(self, number: int, whole: int) -> Iterator[int]:
         """Where the whole cells of a window are, of which cell ``number`` is under way."""
-        for at, mark in enumerate(self.numbers):
-            if number - whole <= mark < number and mark >= 0:
+        begin, end = max(0, number - whole) * self.per, number * self.per
+        for at, first in enumerate(self.firsts):
+            if begin <= first < end:
                 yield at
 
     def under_way(self, number: int) -> int | None:
         """Where the part of cell ``number`` is that has been put away."""
         at = number % len(self.cells)
-        return at if self.numbers[at] == number else None
+        return at if self.firsts[at] // self.per == number else None
 
 
 class Kept(NamedTuple):
