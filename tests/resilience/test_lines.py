@@ -17,9 +17,10 @@ from tierllm.errors import (
     ThrottledError,
 )
 from tierllm.events import AttemptFailed, ProviderMisconfigured
+from tierllm.pipeline.effects import Handler
 from tierllm.resilience.deployment_line import RECENT
 from tierllm.testing import Fail, FakeClock, FakeProvider, Reply
-from tierllm.types import Call
+from tierllm.types import Call, Response
 
 
 def gold(fake: FakeProvider, **settings: Any) -> list[Tier]:
@@ -235,3 +236,26 @@ def test_a_slot_is_not_held_while_waiting_for_a_permit() -> None:
     world.time.run()
     assert [told.kind for told in calls] == ["ok", "ok"]
     assert held(world.client) == {"gold": (0, 0)}
+
+
+@every_form
+@pytest.mark.parametrize("hedge", [False, True])
+def test_a_tiers_prompt_stands_before_what_policies_made_of_the_messages(form: Form, hedge: bool) -> None:
+    async def redacts(call: Call, call_next: Handler) -> Response:
+        own = call.copy()
+        own.messages = ({"role": "user", "content": "***"},)
+        return await call_next(own)
+
+    fake = FakeProvider()
+    tiers = [
+        Tier("gold", [Deployment("a", fake), Deployment("b", fake)], prompt="Be kind.", hedge=hedge),
+        Tier("bronze", [Deployment("c", fake)], prompt="Be brief."),
+    ]
+    fake.script("a", Fail.unavailable(), forever=True)
+    fake.script("b", Fail.unavailable(), forever=True)
+    with TieredClient(tiers, policies=[redacts], retry=False) as client:
+        form(client, "my secret")
+    assert [entry.model for entry in fake.journal] == ["a", "b", "c"]
+    for entry in fake.journal:
+        prompt = "Be brief." if entry.model == "c" else "Be kind."
+        assert [each["content"] for each in entry.messages] == [prompt, "***"]

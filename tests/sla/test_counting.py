@@ -391,6 +391,7 @@ def moved(levels: ServiceLevels, candidate: Candidate, response: Response, attem
     [
         (Candidate("gold", "*", "load"), 1),
         (Candidate("gold", "*", "shift"), 1),
+        (Candidate("gold", "*", "pinned"), 1),
         (Candidate("gold", "big", "shift"), 0),  # a place of it, and not the tier
         (Candidate("gold", "*", "plan"), 0),
         (Candidate("bronze", "*", "load"), 0),

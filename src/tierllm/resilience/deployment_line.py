@@ -255,7 +255,8 @@ class DeploymentLine:
                 fit.patience_s = usual_s
         request = call.request
         if self.tier.prompt is not None:
-            fit.messages = self.tier.worded(request.messages)
+            plain = call.messages if call.plain is None else call.plain
+            fit.messages, fit.plain = self.tier.worded(plain), plain
         params = self.params_for(request.params) if request.params else dict(self._base)
         if call.degrade is not None:
             # a wrapped function that takes no route hears of no parameters: nothing can be taken from it

@@ -30,7 +30,7 @@ MAX_TENANTS = 256
 
 LONGEST_S = WINDOWS_S[-1]
 
-MOVED = ("load", "shift")
+MOVED = ("load", "shift", "pinned")
 """Why a tier let a call begin in another one: what it sends away it must not hide."""
 
 

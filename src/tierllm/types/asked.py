@@ -198,7 +198,8 @@ class Call:
     ``call_next`` more than once *at the same time* gives each its own copy too, since ``progress``
     belongs to one ``Invoke``.
 
-    ``messages``, ``params``, ``model`` and ``timeouts`` are what a provider reads. ``tier`` and
+    ``messages``, ``params``, ``model`` and ``timeouts`` are what a provider reads; ``plain`` are the messages
+    as they were before a tier's prompt was set before them. ``tier`` and
     ``deployment`` are names; ``plan`` lists the admissible tiers. ``target`` is a provider that
     stands in for the deployment's own (a wrapped function). ``begun_at`` is the call's start on the
     client's clock. ``permit`` is the seat held in a pool, ``ahead`` a place that was just found
@@ -234,6 +235,7 @@ class Call:
         "params",
         "patience_s",
         "permit",
+        "plain",
         "plan",
         "progress",
         "request",
@@ -271,6 +273,7 @@ class Call:
         self.tier = ""
         self.deployment = ""
         self.permit: Any = None
+        self.plain: tuple[Message, ...] | None = None
         self.ahead: Any = None
         self.plan: Plan | None = None
         self.begun_at = 0.0
@@ -312,6 +315,7 @@ class Call:
         twin.tier = self.tier
         twin.deployment = self.deployment
         twin.permit = self.permit
+        twin.plain = self.plain
         twin.ahead = None
         twin.plan = self.plan
         twin.begun_at = self.begun_at
