@@ -22,7 +22,7 @@ from tierllm.sla.attainment import Attainment
 from tierllm.sla.service_levels import ServiceLevels
 from tierllm.types import Attempt, Objective, Response, Trace
 
-CALLS, ROUNDS = 2_000, 40
+CALLS, ROUNDS = 2_000, 100
 MOST_US, MOST_BYTES = 2.0, 64_000
 MOST_SPARSE_US = 30.0
 

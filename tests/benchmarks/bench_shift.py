@@ -8,6 +8,14 @@ here, each of ten calls on average (geometric), 60 of them going on at any time,
 of those by a seeded draw. The first of gold's two deployments takes ``--factor`` times as long from minute 20
 to minute 30. Kept: the share of gold's calls answered within the objective's seconds. An excursion of a
 session: one or more calls in a row that were not served by the first deployment.
+
+How speed and objective were chosen: both are made up, and the speed came first: 1 s to the first token and
+then 150 tokens a second. Half of the trace's answers have 129 tokens or more, 99 % at most 601, 99.7 % at
+most 675, which takes 5.5 s; 6 s is the next whole second, and 99.7 % keep it. So nearly nothing breaks the promise
+before, and at five times the time, where the first token alone takes 5 s, nearly everything does: what is
+measured is how soon that is seen and how calls come back, not how a borderline is judged. With ``--factor``
+below 5 it is a borderline, and nothing is checked.
+
 ``speed``: what telling of an attempt and asking for the places to avoid cost.
 
 Ends with an error where a bound is missed.
@@ -225,6 +233,8 @@ def speed() -> None:
             marks.append(time.perf_counter())
             took = [(after - before) / calls for before, after in pairwise(marks)]
             best = [min(pair) for pair in zip(best, [*took, best[4]], strict=True)]
+        shifting = Shift().bound(tier="gold", places=["a", "b"], objective=objective, clock=lambda: 0.0)
+        shifting.begun("a", 0.0)  # what was made above had 50,000 calls under way at once
         began = time.perf_counter()
         for second in range(1, 1001):
             shifting.avoided("s:1", float(second))

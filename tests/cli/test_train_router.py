@@ -33,7 +33,7 @@ def test_a_scorer_a_curve_and_a_table(tierllm: Any, log: str, tmp_path: Path) ->
         "doubly robust; 630 calls of 42 groups by user",
         "APGR (chance: .5)",
         "strong for 40%",
-        "of 63 would have gone to the weak model",
+        "of 60 would have gone to the weak model",
         "\n    100%",
         "better than chance",
         f"written: {out}",

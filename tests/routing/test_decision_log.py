@@ -12,6 +12,8 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 from tierllm import ConfigError
 from tierllm.errors import BudgetExceededError, CircuitOpenError
 from tierllm.events import Event, StoreTrouble
+from tierllm.routing import decision_writer
 from tierllm.routing.course import Course
 from tierllm.routing.decision_line import encoded
 from tierllm.routing.decision_log import DecisionLog
@@ -232,11 +235,25 @@ def test_who_is_named_as_far_as_that_is_wanted(path: Path, who: Any) -> None:
 
 def test_pseudonyms_depend_on_the_salt(tmp_path: Path) -> None:
     found = []
-    for number, salt in enumerate((b"", b"a", b"b" * 200)):
+    for number, salt in enumerate((b"", b"a", b"b" * 64, b"b" * 64 + b"c", b"b" * 64 + b"d")):
         path = tmp_path / str(number)
         DecisionLog(path, who="hashed", salt=salt).note(trace(), request(user="ann"), None, None)
         found.append(next(iter(read_decisions(path))).user)
-    assert len(set(found)) == 3
+    assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize("who", ["hashed", "none"])
+def test_warnings_that_name_somebody_are_left_out_however_they_spell_the_name(path: Path, who: Any) -> None:
+    log = DecisionLog(path, who=who)
+    named = ["budget 'daily' (user='jane\\tdoe'): $2 used", "observed only: budget 'daily' (user=a): too much"]
+    told = "no price is known for 'gpt': its calls count as free"
+    warned = trace(warnings=(*named, told, "jane\\tdoe is slow"))
+    log.note(warned, request(user="jane\tdoe"), None, None)
+    log.note(warned, request(user="a"), None, None)  # a name that is in every text
+    one, two = read_decisions(path)
+    assert one.raw["warnings"] == [told]
+    assert told in two.raw["warnings"]
+    assert not any(each.startswith(("budget", "observed")) for each in two.raw["warnings"])
 
 
 @given(st.text(), st.floats(), st.text())
@@ -285,6 +302,63 @@ def test_feedback_joins_its_call_and_people_have_the_last_word(path: Path) -> No
     assert (c.quality, c.weak_quality, c.strong_quality, c.weak_usd) == (None, 0.25, 1.0, 0.001)
     assert d.quality is None
     assert a.to_dict()["quality"] == 0.9
+
+
+def calls_and_words(path: Path) -> tuple[int, int]:
+    found = read_decisions(path)
+    return len(list(found)), found.feedback
+
+
+def test_made_up_ids_do_not_drive_calls_out_of_the_log(path: Path) -> None:
+    wall = Wall()
+    log = DecisionLog(path, max_bytes=20_000, keep=1, clock=wall)
+    for number in range(20):
+        log.note(trace(f"n{number}"), request(), None, None)
+    for number in range(3_000):
+        log.feedback(f"nobody{number}", 1.0)
+        log.feedback("n1", number / 3_000)  # over and over
+    for number in range(20):
+        log.feedback(f"n{number}", 1.0)
+    assert log.status()["refused"] > 5_500
+    rows = list(read_decisions(path))
+    assert [row.id for row in rows] == [f"n{number}" for number in range(20)]
+    assert all(row.quality is not None for row in rows)
+    wall.now += 60
+    before = log.status()["refused"]
+    log.feedback("another process noted it", 1.0)
+    assert log.status()["refused"] == before
+
+
+def test_of_unknown_calls_as_much_is_written_as_of_known_ones(path: Path) -> None:
+    log = DecisionLog(path, clock=Wall())
+    for number in range(500):
+        log.note(trace(f"mine{number}"), request(), None, None)
+        log.feedback(f"theirs{number}", 1.0)  # another worker's calls, told here
+    assert log.status()["refused"] == 0
+
+
+def test_an_id_of_any_length_is_no_line_of_any_length(path: Path) -> None:
+    log = DecisionLog(path)
+    log.feedback("x" * 1_000_000, 1.0)
+    log.note(trace("big", warnings=("w" * 300_000,)), request(), None, None)
+    log.note(trace("small"), request(), None, None)
+    assert path.stat().st_size < 2_000
+    assert (log.status()["refused"], log.status()["unfit"]) == (1, 1)
+    assert ids(path) == ["small"]
+
+
+@pytest.mark.parametrize("usd", [-1.0, 1e308, float("nan"), float("inf")], ids=repr)
+def test_what_nobody_pays_is_no_cost(path: Path, usd: float) -> None:
+    log = DecisionLog(path)
+    log.note(trace("a"), request(), None, None)
+    log.compared("a", weak=0.5, strong=0.5, weak_usd=usd, strong_usd=0.5)
+    with path.open("a") as file:
+        file.write('{"v":1,"kind":"call","id":"b","cost_usd":"-3"}\n')
+        said = {"v": 1, "kind": "compared", "id": "b", "weak": 1, "strong": 1, "weak_usd": usd}
+        file.write(json.dumps(said) + "\n")
+    a, b = read_decisions(path)
+    assert (a.weak_usd, a.strong_usd) == (None, 0.5)
+    assert (b.cost_usd, b.weak_quality, b.weak_usd) == (None, 1.0, None)
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), float("inf"), True, "1", None], ids=repr)
@@ -405,6 +479,22 @@ def test_a_line_longer_than_a_file_may_be_has_one_of_its_own(path: Path) -> None
     assert ids(path) == ["a", "b" * 900, "c"]
 
 
+def test_a_line_without_end_is_passed_over(path: Path) -> None:
+    DecisionLog(path).note(trace("a"), request(), None, None)
+    with path.open("ab") as file:
+        file.write(b'{"id":"b","x":"' + b"y" * 30_000_000 + b'"}\n')
+        file.write(b'{"v":1,"kind":"call","id":"c"}\n' + b"z" * 10_000_000)
+    tracemalloc.start()
+    found = read_decisions(path)
+    assert [row.id for row in found] == ["a", "c"]
+    assert found.skipped == 2
+    assert find_decision(path, "c") is not None
+    assert find_decision(path, "b") is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 25_000_000
+
+
 def test_files_belong_to_their_owner(path: Path) -> None:
     log = DecisionLog(path, max_bytes=250)
     for number in range(3):
@@ -412,11 +502,33 @@ def test_files_belong_to_their_owner(path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
 
 
-def test_another_kind_of_file_is_not_touched(path: Path) -> None:
-    path.write_text("[tiers]\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tiers]\n",
+        "{}",
+        '{"name": "app",\n "v": 1}\n',
+        '{"a": 1}\n',
+        "\n[x]",
+        "{" * 2_000_000,
+        '["v", "kind"]\n',
+    ],
+    ids=["TOML", "empty", "JSON", "lines", "blank", "long", "list"],
+)
+def test_another_kind_of_file_is_not_touched(path: Path, text: str) -> None:
+    path.write_text(text)
     with pytest.raises(ConfigError, match="is no decision log"):
         DecisionLog(path)
-    assert path.read_text() == "[tiers]\n"
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"v":1,"ki', '{"v":1\n', '{"kind": "call", "v": 1, "id": "a"}\n'], ids=repr
+)
+def test_a_log_whose_first_line_is_torn_or_rewritten_is_one(path: Path, text: str) -> None:
+    path.write_text(text)
+    DecisionLog(path).note(trace("b"), request(), None, None)
+    assert ids(path)[-1] == "b"
 
 
 @pytest.mark.parametrize(
@@ -517,6 +629,67 @@ def test_a_client_on_its_way_out_still_writes(path: Path) -> None:
     log.bind(soon=closed)
     log.note(trace(), request(), None, None)
     assert ids(path) == ["t1"]
+
+
+def test_while_a_flush_hangs_what_lines_are_made_of_is_not_kept(path: Path) -> None:
+    """A file on a network that does not answer: requests may be large, lines are not."""
+    wall = Wall()
+    log = DecisionLog(path, clock=wall)
+    go, at_it = threading.Event(), threading.Event()
+    append = log._writer.file.append
+
+    def hangs(lines: Any, **options: Any) -> Any:
+        at_it.set()
+        assert go.wait(10)
+        return append(lines, **options)
+
+    log._writer.file.append = hangs  # type: ignore[method-assign]
+    flush = threading.Thread(target=log.note, args=(trace("first"), request(), None, None))
+    flush.start()
+    assert at_it.wait(10)
+    log.bind(soon=lambda work: None)
+    made = []
+    for number in range(3):
+        asked = request()
+        made.append(weakref.ref(asked))
+        log.note(trace(f"n{number}"), asked, None, None)
+        wall.now += 0.6
+    log.note(trace("unfit"), request(tags=(object(),)), None, None)
+    del asked
+    assert [each() is None for each in made] == [False, False, True]
+    go.set()
+    flush.join(10)
+    log.close()
+    assert ids(path) == ["first", "n0", "n1", "n2"]
+    assert log.status()["unfit"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_no_flush_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decision_writer.FORK_S <= 1.0
+    monkeypatch.setattr(decision_writer, "FORK_S", 0.01)
+    log = DecisionLog(path)
+    go, at_it = threading.Event(), threading.Event()
+    append = log._writer.file.append
+
+    def hangs(lines: Any, **options: Any) -> Any:
+        at_it.set()
+        assert go.wait(10)
+        return append(lines, **options)
+
+    log._writer.file.append = hangs  # type: ignore[method-assign]
+    flush = threading.Thread(target=log.note, args=(trace("first"), request(), None, None))
+    flush.start()
+    assert at_it.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(log._writer._queue))
+    assert os.waitpid(child, 0)[1] == 0
+    go.set()
+    flush.join(10)
+    log.note(trace("second"), request(), None, None)
+    assert ids(path) == ["first", "second"]
 
 
 def test_a_listener_may_use_the_log(path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import tracemalloc
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -340,3 +341,12 @@ def test_after_a_fork_a_lock_that_was_held_is_no_hindrance() -> None:
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert attainment.report(1.0, 300.0).calls == 1
+
+
+def test_an_objective_is_a_number_one_can_reckon_with() -> None:
+    promised = Objective(availability=Decimal("0.99"), latency_p95_s=Decimal(4), cost_usd=Decimal("0.01"))  # type: ignore[arg-type]
+    assert promised == Objective(availability=0.99, latency_p95_s=4.0, cost_usd=Decimal("0.01"))
+    assert isinstance(promised.availability, float)
+    assert Objective(availability=0.999999999).availability
+    with pytest.raises(ConfigError, match="at most"):
+        Objective(availability=1 - 1e-13)

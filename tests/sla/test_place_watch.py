@@ -19,7 +19,7 @@ from tierllm.errors import (
     RateLimitError,
 )
 from tierllm.sla.cells import CELL_S
-from tierllm.sla.goals import SPANS_S, Goal, chance, goals_of
+from tierllm.sla.goals import SPANS_S, Goal, burning_of, chance, goals_of
 from tierllm.sla.place_watch import LOST_S, PlaceWatch
 from tierllm.types import Objective, Outcome
 
@@ -60,7 +60,7 @@ class Watched:
         return list(self.watch.totals(now)[1])
 
     def burns(self, now: float, min_calls: int = 10) -> str | None:
-        what = self.watch.burning(self.watch.totals(now), min_calls)
+        what = burning_of(self.watch.goals, self.watch.totals(now), min_calls)
         return None if what is None else what.words()
 
 

@@ -32,7 +32,8 @@ def test_ranks_are_spread_evenly(share: float) -> None:
     steps=st.lists(st.integers(-4000, 5000), min_size=1, max_size=100),
 )
 def test_no_hour_holds_more_than_most(most: int, steps: list[int]) -> None:
-    quota, now, used = Quota(most), 0, []
+    quota, now = Quota(most), 0
+    used: list[int] = []
     for step_s in steps:
         if step_s < 0:  # the clock is set back, and everything with it
             now += step_s

@@ -234,7 +234,10 @@ def test_a_process_that_stood_still_is_no_slow_place(gap_s: float) -> None:
     scene = Scene()
     scene.play(300, per_s=12)
     scene.now += gap_s
-    scene._under_way = [(at + gap_s, *rest, took + gap_s) for at, *rest, took in scene._under_way]
+    scene._under_way = [
+        (at + gap_s, number, place, outcome, took_s + gap_s)
+        for at, number, place, outcome, took_s in scene._under_way
+    ]
     scene.play(60, per_s=12)
     assert scene.events == []
 
@@ -551,7 +554,7 @@ def test_shifts_an_hour_are_bounded_and_keys_go_and_come_once(
     for what, seconds, back_s in phases:
         scene.play(seconds, behaviour[what], per_s=3)
         scene.now += back_s  # a clock set back: what is under way then ends later
-        scene._under_way = [(at + back_s, *rest) for at, *rest in scene._under_way]
+        scene._under_way = [(each[0] + back_s, *each[1:]) for each in scene._under_way]
         scene.times = [at + back_s for at in scene.times]
     for places in (("a", "b"), (None,)):
         turns = [
@@ -588,7 +591,7 @@ def test_a_clock_set_back_moves_nobody(back_s: float) -> None:
     scene.play(60, slow_at("a"))
     assert scene.shares() == [0.0]
     scene.now -= back_s
-    scene._under_way = [(at - back_s, *rest) for at, *rest in scene._under_way]
+    scene._under_way = [(each[0] - back_s, *each[1:]) for each in scene._under_way]
     left_for_s = scene.now + back_s - scene.times[0]
     scene.play(55 - left_for_s)
     assert scene.shares() == [0.0]

@@ -42,8 +42,8 @@ class Outermost:
         """The outermost: writes down how the call ended, and tells the listeners."""
         trace = call.trace
         assert trace is not None
-        if call.driven == "stream":
-            begins_now(call)  # its consumer may have held it before it asked for the first chunk
+        if call.driven == "stream" and call.scope is not None:
+            begins_now(call, call.scope)  # its consumer may have held it before it asked for the first chunk
         trace.started_at = self.wall()
         self._places(call, trace)
         answer: Response | None = None

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResponseStream", "ReadyCall", "ResponseStream", "begins_now"]
 
 
-def begins_now(call: Call) -> None:
+def begins_now(call: Call, scope: Scope) -> None:
     """Its times and its deadline count from here."""
-    scope = call.scope
-    assert scope is not None
     waited = scope.clock() - call.begun_at
     call.begun_at += waited
     if scope.deadline_at is not None:
@@ -47,7 +45,7 @@ class ReadyCall:
 
     def begin_now(self) -> None:
         """The call begins now, though it may have been ready for a while; its deadline counts from here."""
-        begins_now(self.call)
+        begins_now(self.call, self.scope)
         self.host.begin(self.scope)
 
     def run(self) -> Response:

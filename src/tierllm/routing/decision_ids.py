@@ -22,7 +22,8 @@ class KnownCalls:
 
     What is said of them is written down. Of other ids, which another process may have noted, or this one
     long ago, as many lines are written as calls were noted, and sixty a minute: so that calls are never
-    outnumbered by what nobody has asked for. Safe for threads, as far as it matters: a race costs a line, or grants one.
+    outnumbered by what nobody has asked for. Safe for threads, as far as it matters: a race costs a line, or
+    grants one.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

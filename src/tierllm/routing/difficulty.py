@@ -7,15 +7,17 @@ import math
 import random
 import threading
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from .choice import Arm, Choice, RequestClass
-from .feedback import Pending, Voices, Waiting
-from .scorers import DifficultyScorer, Teachable, check_outcome, finite, scorer_of
+from .hearing import Hearing
+from .scorers import DifficultyScorer, FunctionScorer, Teachable, finite, scorer_of
 from .share import Share
 
 if TYPE_CHECKING:
@@ -25,13 +27,14 @@ __all__ = ["Arm", "Choice", "Difficulty"]
 
 log = logging.getLogger("tierllm")
 
-MOST_RULES = 64
+MOST_RULES = 4_096
 """So many rules have a share of their own; of more, the one that was not used for the longest starts over."""
-
-MOST_SOURCES = 16
 
 ENOUGH = 100
 """Before a scorer has learned from so many prompts, it calls nothing easy and nothing difficult."""
+
+ENOUGH_OF_EACH = 20.0
+"""And before outcomes of either model weigh so much: what is known of one says nothing of the other."""
 
 CLASSES = 0.05, 0.25
 """A strong model that gains less than this is not needed; one that gains more than that is."""
@@ -49,7 +52,7 @@ class Difficulty:
     otherwise the weak model would never be tried where it is thought to be bad, nor the strong one where it
     is not thought to be needed. Never where a call has a floor; 0 turns it off.
 
-    A call of which the scorer says nothing (an error, no number) is strong. ``mode="observe"`` is for whoever
+    A call of which the scorer says nothing (an error, no number) is strong, and counted. ``mode="observe"`` is for whoever
     asks to heed: choices are made and counted all the same.
 
     Up to ``max_pending`` answered calls wait for their outcome, for up to ``pending_s``. Raises
@@ -86,26 +89,26 @@ class Difficulty:
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
         self._shares: OrderedDict[str, Share] = OrderedDict()
-        self._pending = Pending(most=max_pending, ttl_s=pending_s)
-        self._voices = Voices()
-        self._scorer_failures = 0
+        self._hearing = Hearing(self._teach, clock=clock, max_pending=max_pending, pending_s=pending_s)
+        self._note_words: Callable[[str], None] | None = getattr(self.scorer, "note_words", None)
+        self._failures = {"scorer": 0, "pace": 0}
         self._floors = 0
         self._explored = 0
-        self._heard = {"learned": 0, "held back": 0, "nothing to teach": 0, "unknown": 0}
-        self._sources: dict[str, int] = {}
         self._lock = threading.Lock()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Replace the lock: in a forked child it may belong to the parent."""
+        """In a forked child: the lock may belong to the parent, and children are not to draw all alike."""
         self._lock = threading.Lock()
+        self._rng = random.Random()
 
     def inherit(self, older: Difficulty) -> None:
         """Go on with what ``older`` waits to hear of, and with the shares it holds where they are asked for
         alike. Calls of both count together."""
-        self._lock, self._pending, self._voices = older._lock, older._pending, older._voices
-        self._heard, self._floors, self._explored = older._heard, older._floors, older._explored
-        if (self.share, self.explore) == (older.share, older.explore) and self.scorer is older.scorer:
+        self._lock = older._lock
+        self._floors, self._explored = older._floors, older._explored
+        self._hearing.inherit(older._hearing)
+        if (self.share, self.explore) == (older.share, older.explore) and _same(self.scorer, older.scorer):
             self._shares = older._shares
 
     # -- before a call ---------------------------------------------------------
@@ -147,6 +150,8 @@ class Difficulty:
         Calls with a floor do not count towards the share: that is about calls that difficulty decides on.
         """
         score, buckets = self._score(text) if known is None else known
+        if self._note_words is not None:
+            self._note_words(text)
         request_class = self._class_of(score)
         asked = self.share if share is None else _part("share", share)
         if floor:
@@ -207,36 +212,64 @@ class Difficulty:
 
     def _score(self, text: str) -> tuple[float, Sequence[int] | None]:
         teach = self._teach
+        given: object
+        buckets: Sequence[int] | None = None
         try:
             if teach is not None:
                 buckets = teach.buckets_of(text)
-                return finite(teach.score_of(buckets)), buckets
-            return finite(self.scorer.score(text)), None
+                if not isinstance(buckets, array):  # a list takes many times as much until feedback comes
+                    buckets = array("I", buckets)
+                given = teach.score_of(buckets)
+            else:
+                given = self.scorer.score(text)
         except Exception as error:
-            # a scorer is the application's own code: it may not fail a call, nor have its words in the log,
-            # which may quote the prompt
-            with self._lock:
-                self._scorer_failures += 1
-                first = self._scorer_failures == 1
-            if first:
-                log.error(
-                    "the difficulty scorer failed with %s; such calls go to the strong model",
-                    type(error).__name__,
-                )
+            self._failed("scorer", f"failed with {type(error).__name__}")
             return math.nan, None
+        score = finite(given)
+        if score != score:
+            if isinstance(given, CoroutineType):
+                given.close()
+            shown = "NaN" if isinstance(given, float) else type(given).__name__
+            self._failed("scorer", f"gave no number but {shown}")
+        return score, buckets
+
+    def _failed(self, what: Literal["scorer", "pace"], how: str) -> None:
+        """It is the application's own code: it may not fail a call, nor have its words in the log, which may
+        quote the prompt."""
+        with self._lock:
+            self._failures[what] += 1
+            first = self._failures[what] == 1
+        if first and what == "scorer":
+            log.error("the difficulty scorer %s; such calls go to the strong model", how)
+        elif first:
+            log.error("the budget's pace for difficulty %s; the share stays as it is", how)
 
     def _class_of(self, score: float) -> RequestClass:
-        teach = self._teach
-        if score != score or (teach is not None and teach.samples < ENOUGH):
+        if score != score or not self._knows_enough():
             return "medium"
         low, high = self.classes
         return "low" if score < low else "high" if score >= high else "medium"
+
+    def _knows_enough(self) -> bool:
+        teach = self._teach
+        if teach is None:
+            return True
+        try:
+            evidence = getattr(teach, "evidence", None)
+            return teach.samples >= ENOUGH and (evidence is None or min(evidence) >= ENOUGH_OF_EACH)
+        except Exception as error:
+            self._failed("scorer", f"failed with {type(error).__name__}")
+            return False
 
     def _at_pace(self, share: float) -> float:
         pace = self.pace
         if pace is None:
             return share
-        fast = finite(pace())
+        try:
+            fast = finite(pace())
+        except Exception as error:
+            self._failed("pace", f"failed with {type(error).__name__}")
+            return share
         return share / fast if 1.0 < fast < math.inf else share
 
     def _share_of(self, rule: str) -> Share:
@@ -258,42 +291,29 @@ class Difficulty:
         ``who`` is the one whose voice its feedback will be; those who are not named are not held back.
         ``answered`` is the model that did answer, where that was not the chosen one.
         """
-        waiting = Waiting((answered or choice.arm) == "strong", choice.buckets, who, self._clock())
-        with self._lock:
-            self._pending.add(trace_id, waiting)
+        self._hearing.remember(trace_id, choice, who, answered or choice.arm)
 
     def feedback(self, trace_id: str, score: float, *, source: str = "explicit") -> bool:
         """How good the answer to a call was, from 0 to 1; whether anything was learned from it.
 
-        ``False`` for a call that nobody remembers or that has had its feedback, and where the scorer does not
-        learn. Raises ``ConfigError`` for what is no number from 0 to 1.
+        ``False`` for a call that nobody remembers or that has had its feedback, where the scorer does not
+        learn, and where its voice has said too much. The source ``"judge"`` is the router's own judge: what
+        it says counts in full, and takes nothing from what is said later. Raises ``ConfigError`` for what is
+        no number from 0 to 1.
         """
-        outcome = check_outcome("score", score)
-        teach = self._teach
-        with self._lock:
-            now = self._clock()
-            waiting = self._pending.take(trace_id, now)
-            if waiting is None:
-                self._heard["unknown"] += 1
-                return False
-            sources = self._sources
-            kind = source if source in sources or len(sources) < MOST_SOURCES else "other"
-            sources[kind] = sources.get(kind, 0) + 1
-            if teach is None or waiting.buckets is None:
-                self._heard["nothing to teach"] += 1
-                return False
-            weight = self._voices.weight(waiting.who, now)
-            self._heard["learned" if weight == 1.0 else "held back"] += 1
-        if waiting.strong:
-            teach.learn_from(waiting.buckets, strong=outcome, weight=weight)
-        else:
-            teach.learn_from(waiting.buckets, weak=outcome, weight=weight)
-        return True
+        return self._hearing.feedback(trace_id, score, source)
 
     # -- what it says ----------------------------------------------------------
 
     def status(self) -> dict[str, object]:
         """Plain data: the share asked for, what came of it by rule, exploration, feedback, the scorer."""
+        heard = self._hearing.status()
+        samples: int | None = None
+        if self._teach is not None:
+            try:
+                samples = self._teach.samples
+            except Exception as error:
+                self._failed("scorer", f"failed with {type(error).__name__}")
         with self._lock:
             return {
                 "mode": self.mode,
@@ -301,12 +321,9 @@ class Difficulty:
                 "explore": self.explore,
                 "explored": self._explored,
                 "floors": self._floors,
-                "scorer_failures": self._scorer_failures,
-                "samples": None if self._teach is None else self._teach.samples,
-                "pending": len(self._pending),
-                "voices": len(self._voices),
-                "feedback": dict(self._heard),
-                "sources": dict(self._sources),
+                "scorer_failures": self._failures["scorer"],
+                "samples": samples,
+                **heard,
                 "rules": {
                     rule: {"calls": share.calls, "strong": share.strong, "realised": share.realised}
                     for rule, share in self._shares.items()
@@ -336,3 +353,9 @@ def _classes(given: tuple[float, float] | None, scorer: DifficultyScorer) -> tup
             f"such as {CLASSES}"
         )
     return float(classes[0]), float(classes[1])
+
+
+def _same(one: DifficultyScorer, other: DifficultyScorer) -> bool:
+    if isinstance(one, FunctionScorer) and isinstance(other, FunctionScorer):
+        return one.function is other.function
+    return one is other

@@ -272,7 +272,7 @@ def _resampled(order: Sequence[Weighed], rng: random.Random, resamples: int) -> 
 
 
 def _wider(order: Sequence[Weighed]) -> float:
-    """How much wider an interval has to be where few groups are drawn from: a bootstrap knows nothing of that.
+    """How much wider an interval has to be where few groups are drawn from: a bootstrap does not know.
 
     By the quantile of Student's distribution (Cornish and Fisher's expansion), for as many groups of like
     size as these are worth, and by the degree of freedom that the mean has taken.

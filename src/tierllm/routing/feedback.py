@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Pending", "Voices", "Waiting"]
+__all__ = ["Callers", "Pending", "Voices", "Waiting"]
 
 HALF_S = 86_400.0
-"""After a day, what somebody has said counts half towards how much they have said."""
+"""After a day, what somebody has said counts half."""
 
-FREE = 100.0
-"""So many outcomes a day everybody may tell at full weight."""
-
-TIMES_OTHERS = 10.0
-"""And as many as ten times what the others tell on average."""
-
-FEW = 10
+FEW = 3
 """With fewer others than this there is no crowd to protect, and nobody is held back."""
+
+PART = 0.25
+"""Whatever there is of others, one counts for no more than this part of all that they have said."""
+
+FREE, TIMES = 20.0, 4.0
+"""A user may count for this much in any case, and for so many times what the others do on average."""
+
+TENANT_FREE, TENANT_TIMES = 100.0, 10.0
+"""The same for a tenant with all its users: tenants differ more in size than users do."""
+
+LATELY = 10_000
 
 
 class Waiting(NamedTuple):
@@ -28,6 +34,8 @@ class Waiting(NamedTuple):
     buckets: Sequence[int] | None
     who: str
     since: float
+    judged: bool = False
+    """Whether a judge has said what it thinks; somebody else still may."""
 
 
 class Pending:
@@ -56,6 +64,15 @@ class Pending:
             self._bytes -= size(self._waiting.popitem(last=False)[1])
         self._expire(waiting.since)
 
+    def judge(self, trace_id: str, now: float) -> Waiting | None:
+        """The call, which goes on waiting, but not for a judge; ``None`` where there is none."""
+        self._expire(now)
+        waiting = self._waiting.get(trace_id)
+        if waiting is None or waiting.judged:
+            return None
+        self._waiting[trace_id] = waiting._replace(judged=True)
+        return waiting
+
     def take(self, trace_id: str, now: float) -> Waiting | None:
         """The call, which waits no longer; ``None`` where there is none."""
         self._expire(now)
@@ -75,50 +92,116 @@ class Pending:
 
 def size(waiting: Waiting) -> int:
     """Roughly the bytes that it takes."""
-    return 300 + len(waiting.who) + (0 if waiting.buckets is None else 4 * len(waiting.buckets))
+    buckets = waiting.buckets
+    each = buckets.itemsize if isinstance(buckets, array) else 4
+    return 300 + len(waiting.who) + (0 if buckets is None else each * len(buckets))
 
 
 class Voices:
     """How much each of those who tell outcomes may weigh, so that no single one outweighs the others.
 
-    Full weight for up to ``FREE`` outcomes a day, or ``TIMES_OTHERS`` times as many as the others tell on
-    average. Beyond that weights fall with the square, so that what one tells in a day never adds up to more
-    than twice that. Those who are not named ("") cannot be told apart and are not held back. Up to ``most``
-    are known at a time; who told nothing for the longest is forgotten.
+    What counts is the weight that was given, fading by half a day. One user may count for four times what
+    the others do on average, one tenant with all its users for ten times; neither for more than a quarter of
+    all that the others do, and each for a little in any case (20, 100). Up to half of that, outcomes weigh
+    in full; then less and less, so that the sum never gets beyond it.
+
+    ``who`` is ``tenant\\0user``, either of which may be empty. Those who are not named ("") cannot be told
+    apart and are not held back, nor is anybody where there are fewer than three others. Up to ``most`` are
+    known at a time; who told nothing for the longest is forgotten.
     """
 
-    __slots__ = ("_known", "_total", "_total_at", "most")
+    __slots__ = ("_tenants", "_users")
 
     def __init__(self, *, most: int = 10_000) -> None:
-        self.most = most
-        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._total = 0.0
-        self._total_at = 0.0
+        self._users = _Crowd(FREE, TIMES, most)
+        self._tenants = _Crowd(TENANT_FREE, TENANT_TIMES, most)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._users) + len(self._tenants)
 
     def weight(self, who: str, now: float) -> float:
         """The weight, 0…1, of one more outcome that ``who`` tells, which is counted."""
         if not who:
             return 1.0
-        count, at = self._known.pop(who, (0.0, now))
-        count = faded(count, now - at)
-        self._total = faded(self._total, now - self._total_at)
-        self._total_at = now
-        others = len(self._known)
-        mean = max(0.0, self._total - count) / others if others else 0.0
-        count += 1.0
-        self._total += 1.0
-        self._known[who] = count, now
-        if others >= self.most:
-            gone, gone_at = self._known.popitem(last=False)[1]
+        tenant, both, user = who.partition("\0")
+        if not both:
+            tenant, user = "", who
+        weight = 1.0
+        if user:
+            weight = self._users.allows(who, now)
+        if tenant:
+            weight = min(weight, self._tenants.allows(tenant, now))
+            self._tenants.count(tenant, weight)
+        if user:
+            self._users.count(who, weight)
+        return weight
+
+
+class _Crowd:
+    """Those who speak, and how much was given on the word of each."""
+
+    __slots__ = ("_at", "_free", "_given", "_most", "_times", "_total")
+
+    def __init__(self, free: float, times: float, most: int) -> None:
+        self._free = free
+        self._times = times
+        self._most = most
+        # when it was brought up to date, how much it was then; a total is as old as the last of them
+        self._given: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._total = 0.0
+        self._at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def allows(self, who: str, now: float) -> float:
+        """The weight that one more word of ``who`` may have."""
+        given, at = self._given.pop(who, (0.0, now))
+        given = faded(given, now - at)
+        self._total = faded(self._total, now - self._at)
+        self._at = now
+        others = len(self._given)
+        of_others = max(0.0, self._total - given)
+        self._given[who] = given, now
+        if others >= self._most:
+            gone, gone_at = self._given.popitem(last=False)[1]
             self._total = max(0.0, self._total - faded(gone, now - gone_at))
         if others < FEW:
             return 1.0
-        allowed = max(FREE, TIMES_OTHERS * mean)
-        return 1.0 if count <= allowed else (allowed / count) ** 2
+        allowed = max(self._free, min(PART, self._times / others) * of_others)
+        return max(0.0, min(1.0, 2.0 * (allowed - given) / allowed))
+
+    def count(self, who: str, weight: float) -> None:
+        """Take in what was given on the word of ``who``, who was just asked about."""
+        given, at = self._given[who]
+        self._given[who] = given + weight, at
+        self._total += weight
 
 
-def faded(count: float, for_s: float) -> float:
-    return count * 0.5 ** (max(0.0, for_s) / HALF_S) if count else 0.0
+def faded(given: float, for_s: float) -> float:
+    return given * 0.5 ** (max(0.0, for_s) / HALF_S) if given else 0.0
+
+
+class Callers:
+    """Whose calls the last 10,000 to 20,000 were: what is told in a name is heard for its own calls alone.
+
+    Safe for threads, as far as it matters: a race forgets a call.
+    """
+
+    __slots__ = ("_lately", "_older")
+
+    def __init__(self) -> None:
+        self._lately: dict[str, tuple[str | None, str | None]] = {}
+        self._older: dict[str, tuple[str | None, str | None]] = {}
+
+    def note(self, trace_id: str, user: str | None, tenant: str | None) -> None:
+        if len(self._lately) >= LATELY:
+            self._older, self._lately = self._lately, {}
+        self._lately[trace_id] = user, tenant
+
+    def belongs(self, trace_id: str, user: str | None, tenant: str | None) -> bool:
+        """Whether the call was theirs, as far as they are named. Nobody's are those that are not known."""
+        if user is None and tenant is None:
+            return True
+        caller = self._lately.get(trace_id) or self._older.get(trace_id)
+        return caller is not None and user in (None, caller[0]) and tenant in (None, caller[1])

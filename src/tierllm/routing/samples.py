@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from ..errors import ConfigError
@@ -204,15 +204,23 @@ def _sample(
     buckets_of: Callable[[str], Sequence[int]],
     lost: Counter[str],
 ) -> Sample | str:
-    if row.served is not None and row.served in (weak, strong):
-        arm = "weak" if row.served == weak else "strong"
-    elif row.weak_quality is None:
+    chance = row.propensity if row.arm in ("weak", "strong") and row.weak_quality is None else None
+    if chance is not None and not 1 - CERTAIN < chance < CERTAIN:
+        chance = None
+    arm = {weak: "weak", strong: "strong"}.get(row.served) if row.served is not None else None
+    quality, usd = row.quality, None if row.cost_usd is None else float(row.cost_usd)
+    if chance is not None and arm != row.arm:
+        sent = weak if row.arm == "weak" else strong
+        fell = sent is not None and row.granted in (sent, None)  # and was not sent elsewhere for the load
+        outcome, its_usd, asked = _outcome_of(row, sent or "")
+        if fell and outcome is not None and row.arm == "weak":
+            arm, quality, usd = "weak", outcome, its_usd
+        elif fell and asked:
+            lost[row.arm or ""] += 1
+    if arm is None and row.weak_quality is None:
         return "a third tier answered"
-    else:
-        arm = None
-    read = row.buckets or buckets_of(row.text or "")
     try:
-        buckets = array("I", read)
+        buckets = array("I", row.buckets or buckets_of(row.text or ""))
     except OverflowError:
         return "its buckets are none"
     sample = Sample(
@@ -221,23 +229,10 @@ def _sample(
         important=row.importance == "high",
         score=row.score,
     )
-    usd = None if row.cost_usd is None else float(row.cost_usd)
-    chance = row.propensity
-    if row.weak_quality is not None or chance is None or not 1 - CERTAIN < chance < CERTAIN:
-        chance = None
-    if chance is not None and arm != row.arm and row.arm in ("weak", "strong"):
-        sent = weak if row.arm == "weak" else strong
-        heeded = sent is not None and row.granted in (sent, None)  # and not sent elsewhere for the load
-        outcome, usd_there, asked = _outcome_of(row, sent or "")
-        if heeded and outcome is not None and row.arm == "weak":
-            arm, usd = "weak", usd_there
-            row = replace(row, quality=outcome)
-        elif heeded and asked:
-            lost[row.arm] += 1
     if arm == "weak":
-        sample.weak, sample.weak_usd = row.quality, usd
+        sample.weak, sample.weak_usd = quality, usd
     elif arm == "strong":
-        sample.strong, sample.strong_usd = row.quality, usd
+        sample.strong, sample.strong_usd = quality, usd
     if row.weak_quality is not None:
         sample.weak, sample.strong = row.weak_quality, row.strong_quality
         sample.weak_usd = sample.weak_usd if row.weak_usd is None else row.weak_usd

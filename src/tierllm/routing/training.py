@@ -78,9 +78,10 @@ def train(
 
     A call is judged by a scorer that was trained on earlier ones: on tenths of the calls, from the fourth on,
     each by what came before. All calls of one user (or session, where there are too few users; or prompt) are
-    in the same tenth, and a prompt that is judged is not learned from before. Where only the called model's outcome is known, the other's is estimated with
-    the doubly robust estimator (Dudík, Langford and Li, *Doubly Robust Policy Evaluation and Learning*, 2011)
-    from the chance that the choice had; calls without chance are learned from, and judge nothing.
+    in the same tenth, and a prompt that is judged is not learned from before. Where only the called model's
+    outcome is known, the other's is estimated with the doubly robust estimator (Dudík, Langford and Li,
+    *Doubly Robust Policy Evaluation and Learning*, 2011) from the chance that the choice had; calls without
+    chance are learned from, and judge nothing.
 
     Raises ``ConfigError`` where the tiers cannot be told, or the bucket numbers are not of such a scorer.
     """

@@ -15,7 +15,7 @@ from ..errors import (
     RateLimitError,
 )
 from .cells import Cells
-from .goals import Burning, Goal, Totals, burning_of, chance
+from .goals import Burning, Goal, Totals, chance
 
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
@@ -248,10 +248,6 @@ class PlaceWatch:
             found.append((good + sums[1 + 2 * at] + over, sums[2 + 2 * at] + over))
         return found
 
-    def burning(self, totals: Totals, min_calls: int) -> Burning | None:
-        """What the place is to be left for, if anything."""
-        return burning_of(self.goals, totals, min_calls)
-
     def shares(self, burning: Burning, totals: Totals, min_calls: int) -> bool:
         """Whether this place does about as badly as another, which is ``burning``."""
         calls, bad = totals[burning.span][self.goals.index(burning.goal)]
@@ -304,5 +300,4 @@ def hung(asked: Asked) -> bool:
 
 
 def _streams(asked: Asked | None) -> bool:
-    progress = None if asked is None else asked.progress
-    return progress is not None and progress.streaming
+    return asked is not None and asked.progress is not None and asked.progress.streaming

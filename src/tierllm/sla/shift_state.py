@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..events import ShiftChanged
-from .goals import Burning, Goal, Totals
+from .goals import Burning, Goal, Totals, burning_of
 from .place_watch import PlaceWatch
 from .ramp import Quota, Ramp
 from .shedding import Shedding
@@ -131,7 +131,7 @@ class ShiftState:
         burning: dict[str, Burning] = {}
         for name, spot in self.spots.items():
             if spot.share >= 1.0 or self._serves_most(name, totals):
-                what = spot.watch.burning(totals[name], least)
+                what = burning_of(self.goals, totals[name], least)
                 if what is not None:
                     burning[name] = what
         stuck: Burning | None = None

@@ -210,7 +210,7 @@ class Call:
     ``turn`` decides when it is its turn, ``degrade`` is what is taken away from it under load,
     ``course`` what routing decided for it. ``deliver="hold"`` keeps its answer back until it is judged.
     ``lookup`` is what the cache knows of this call, ``driven`` how it is made: ``"sync"``, ``"async"``
-    (both for whole answers), ``"stream"``, or ``""`` where nobody said.
+    (both for whole answers), ``"stream"`` (``"read"`` once all of it has been), or ``""`` where nobody said.
     ``patience_s`` is what 95 % of the calls to this place take, once known: a provider that is silent
     for longer has failed, even where the caller's deadline cuts it off first. ``progress`` is set by
     the driver when the provider is called.
