@@ -11,10 +11,10 @@ session: one or more calls in a row that were not served by the first deployment
 
 How speed and objective were chosen: both are made up, and the speed came first: 1 s to the first token and
 then 150 tokens a second. Half of the trace's answers have 129 tokens or more, 99 % at most 601, 99.7 % at
-most 675, which takes 5.5 s; 6 s is the next whole second, and 99.7 % keep it. So nearly nothing breaks the promise
-before, and at five times the time, where the first token alone takes 5 s, nearly everything does: what is
-measured is how soon that is seen and how calls come back, not how a borderline is judged. With ``--factor``
-below 5 it is a borderline, and nothing is checked.
+most 675, which takes 5.5 s; 6 s is the next whole second, and 99.7 % keep it. So nearly nothing breaks the
+promise before, and at five times the time, where the first token alone takes 5 s, nearly everything does:
+what is measured is how soon that is seen and how calls come back, not how a borderline is judged. With
+``--factor`` below 5 it is a borderline, and nothing is checked.
 
 ``speed``: what telling of an attempt and asking for the places to avoid cost.
 

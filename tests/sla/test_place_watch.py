@@ -478,10 +478,3 @@ def test_a_trial_is_over_before_its_calls_are() -> None:
         seen.begun(1.0)
     assert tried(seen, 5.0)[0] is None
     assert tried(seen, 5.1) == (False, 2, 2)
-
-
-def test_renewed() -> None:
-    seen = Watched()
-    seen.begun(0.0)
-    seen.watch.renew()
-    assert seen.minute(100.0) == [(0, 0)]

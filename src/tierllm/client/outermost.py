@@ -27,6 +27,10 @@ class Outermost:
     wall: Callable[[], float]
     emit: Callable[[Event], None] | None
     caching: Caching | None
+    _settles: bool
+    """Whether anything depends on the very moment at which a call begins."""
+    _accounts: bool
+    """Whether anybody keeps an account of calls."""
 
     def _places(self, call: Call, trace: Trace) -> None:
         """Settle what depends on the very moment at which the call begins."""
@@ -45,7 +49,8 @@ class Outermost:
         if call.driven == "stream" and call.scope is not None:
             begins_now(call, call.scope)  # its consumer may have held it before it asked for the first chunk
         trace.started_at = self.wall()
-        self._places(call, trace)
+        if self._settles:
+            self._places(call, trace)
         answer: Response | None = None
         failure: BaseException | None = None
         try:
@@ -76,7 +81,8 @@ class Outermost:
                     for cap in call.caps:
                         cap.close()
                 trace.duration_s = self.clock() - call.begun_at
-                self._ended(call, answer, failure)
+                if self._accounts:
+                    self._ended(call, answer, failure)
                 if self.emit is not None:
                     self.emit(CallFinished(trace=trace))
             finally:

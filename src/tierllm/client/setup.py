@@ -213,6 +213,8 @@ class Setup(Planned, Outermost):
         if before is not None:
             self._inherit(before)
         self._routes = self._is_routed()
+        self._settles = self.service is not None or self._sheds or bool(self._shifting)
+        self._accounts = self.levels is not None or self.decisions is not None
         self.caching = kept_by(cache, self)
         self.emergencies: Emergencies | None = sampled(self, before)
         self.quotes = Quotes(self.lines, self.estimator, self.cascading)

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
 import time
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from types import CoroutineType
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
 from .choice import Arm, Choice, RequestClass
 from .hearing import Hearing
-from .scorers import DifficultyScorer, FunctionScorer, Teachable, finite, scorer_of
+from .scorers import DifficultyScorer, FunctionScorer, finite, scorer_of
 from .share import Share
+from .weighing import Failures, Weighing
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
 
 __all__ = ["Arm", "Choice", "Difficulty"]
 
-log = logging.getLogger("tierllm")
-
 MOST_RULES = 4_096
 """So many rules have a share of their own; of more, the one that was not used for the longest starts over."""
-
-ENOUGH = 100
-"""Before a scorer has learned from so many prompts, it calls nothing easy and nothing difficult."""
-
-ENOUGH_OF_EACH = 20.0
-"""And before outcomes of either model weigh so much: what is known of one says nothing of the other."""
-
-CLASSES = 0.05, 0.25
-"""A strong model that gains less than this is not needed; one that gains more than that is."""
 
 
 class Difficulty:
@@ -76,7 +63,9 @@ class Difficulty:
         self.scorer = scorer_of(scorer)
         self.share = None if share is None else _part("share", share)
         self.explore = _part("explore", explore)
-        self.classes = _classes(classes, self.scorer)
+        self._failures = Failures()
+        self._weighing = Weighing(self.scorer, classes, self._failures)
+        self.classes = self._weighing.classes
         if mode not in ("enforce", "observe"):
             raise ConfigError(f"Difficulty(mode={mode!r}): 'enforce' or 'observe'")
         self.mode = mode
@@ -85,13 +74,11 @@ class Difficulty:
         if isinstance(pending_s, bool) or not isinstance(pending_s, int | float) or not pending_s > 0:
             raise ConfigError(f"Difficulty(pending_s={pending_s!r}): give seconds above 0")
         self.pace = pace
-        self._teach = self.scorer if isinstance(self.scorer, Teachable) else None
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
         self._shares: OrderedDict[str, Share] = OrderedDict()
-        self._hearing = Hearing(self._teach, clock=clock, max_pending=max_pending, pending_s=pending_s)
+        self._hearing = Hearing(self._weighing.teach, clock=clock, max_pending=max_pending, pending_s=pending_s)
         self._note_words: Callable[[str], None] | None = getattr(self.scorer, "note_words", None)
-        self._failures = {"scorer": 0, "pace": 0}
         self._floors = 0
         self._explored = 0
         self._lock = threading.Lock()
@@ -115,22 +102,22 @@ class Difficulty:
 
     def classify(self, text: str) -> tuple[RequestClass, float]:
         """How difficult a text is, with its score; "medium" where the scorer does not know enough yet."""
-        score, _ = self._score(text)
-        return self._class_of(score), score
+        score, _ = self._weighing.score(text)
+        return self._weighing.class_of(score), score
 
     def weighed(self, text: str) -> tuple[RequestClass, float, Sequence[int] | None]:
         """As ``classify``, with what the scorer made of the text; score and that are ``known`` afterwards."""
-        score, buckets = self._score(text)
-        return self._class_of(score), score, buckets
+        score, buckets = self._weighing.score(text)
+        return self._weighing.class_of(score), score, buckets
 
     def foreseen(self, text: str, *, share: float | None = None, rule: str = "", floor: bool = False) -> Arm:
         """What ``choose`` would say as things are, were there no chance. Nothing counts."""
-        score, _ = self._score(text)
+        score, _ = self._weighing.score(text)
         asked = self.share if share is None else _part("share", share)
         if floor or score != score:
             return "strong"
         if asked is None:
-            return "weak" if self._class_of(score) == "low" else "strong"
+            return "weak" if self._weighing.class_of(score) == "low" else "strong"
         asked = self._at_pace(asked)
         with self._lock:
             kept = self._shares.get(rule) or Share()
@@ -149,10 +136,10 @@ class Difficulty:
 
         Calls with a floor do not count towards the share: that is about calls that difficulty decides on.
         """
-        score, buckets = self._score(text) if known is None else known
+        score, buckets = self._weighing.score(text) if known is None else known
         if self._note_words is not None:
             self._note_words(text)
-        request_class = self._class_of(score)
+        request_class = self._weighing.class_of(score)
         asked = self.share if share is None else _part("share", share)
         if floor:
             with self._lock:
@@ -210,57 +197,6 @@ class Difficulty:
             buckets=buckets,
         )
 
-    def _score(self, text: str) -> tuple[float, Sequence[int] | None]:
-        teach = self._teach
-        given: object
-        buckets: Sequence[int] | None = None
-        try:
-            if teach is not None:
-                buckets = teach.buckets_of(text)
-                if not isinstance(buckets, array):  # a list takes many times as much until feedback comes
-                    buckets = array("I", buckets)
-                given = teach.score_of(buckets)
-            else:
-                given = self.scorer.score(text)
-        except Exception as error:
-            self._failed("scorer", f"failed with {type(error).__name__}")
-            return math.nan, None
-        score = finite(given)
-        if score != score:
-            if isinstance(given, CoroutineType):
-                given.close()
-            shown = "NaN" if isinstance(given, float) else type(given).__name__
-            self._failed("scorer", f"gave no number but {shown}")
-        return score, buckets
-
-    def _failed(self, what: Literal["scorer", "pace"], how: str) -> None:
-        """It is the application's own code: it may not fail a call, nor have its words in the log, which may
-        quote the prompt."""
-        with self._lock:
-            self._failures[what] += 1
-            first = self._failures[what] == 1
-        if first and what == "scorer":
-            log.error("the difficulty scorer %s; such calls go to the strong model", how)
-        elif first:
-            log.error("the budget's pace for difficulty %s; the share stays as it is", how)
-
-    def _class_of(self, score: float) -> RequestClass:
-        if score != score or not self._knows_enough():
-            return "medium"
-        low, high = self.classes
-        return "low" if score < low else "high" if score >= high else "medium"
-
-    def _knows_enough(self) -> bool:
-        teach = self._teach
-        if teach is None:
-            return True
-        try:
-            evidence = getattr(teach, "evidence", None)
-            return teach.samples >= ENOUGH and (evidence is None or min(evidence) >= ENOUGH_OF_EACH)
-        except Exception as error:
-            self._failed("scorer", f"failed with {type(error).__name__}")
-            return False
-
     def _at_pace(self, share: float) -> float:
         pace = self.pace
         if pace is None:
@@ -268,7 +204,9 @@ class Difficulty:
         try:
             fast = finite(pace())
         except Exception as error:
-            self._failed("pace", f"failed with {type(error).__name__}")
+            self._failures.note(
+                "pace", f"the pace of budgets failed with {type(error).__name__}; the share stays as it is"
+            )
             return share
         return share / fast if 1.0 < fast < math.inf else share
 
@@ -308,12 +246,6 @@ class Difficulty:
     def status(self) -> dict[str, object]:
         """Plain data: the share asked for, what came of it by rule, exploration, feedback, the scorer."""
         heard = self._hearing.status()
-        samples: int | None = None
-        if self._teach is not None:
-            try:
-                samples = self._teach.samples
-            except Exception as error:
-                self._failed("scorer", f"failed with {type(error).__name__}")
         with self._lock:
             return {
                 "mode": self.mode,
@@ -321,8 +253,8 @@ class Difficulty:
                 "explore": self.explore,
                 "explored": self._explored,
                 "floors": self._floors,
-                "scorer_failures": self._failures["scorer"],
-                "samples": samples,
+                "scorer_failures": self._failures.of("scorer"),
+                "samples": self._weighing.samples,
                 **heard,
                 "rules": {
                     rule: {"calls": share.calls, "strong": share.strong, "realised": share.realised}
@@ -338,21 +270,6 @@ def _part(option: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise ConfigError(f"Difficulty({option}={value!r}): give a number from 0 to 1")
     return float(value)
-
-
-def _classes(given: tuple[float, float] | None, scorer: DifficultyScorer) -> tuple[float, float]:
-    classes = given if given is not None else getattr(scorer, "classes", CLASSES)
-    if (
-        not isinstance(classes, tuple | list)
-        or len(classes) != 2
-        or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in classes)
-        or not classes[0] <= classes[1]
-    ):
-        raise ConfigError(
-            f"Difficulty(classes={classes!r}): give the scores at which 'medium' and 'high' begin, "
-            f"such as {CLASSES}"
-        )
-    return float(classes[0]), float(classes[1])
 
 
 def _same(one: DifficultyScorer, other: DifficultyScorer) -> bool:

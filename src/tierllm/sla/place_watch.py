@@ -268,10 +268,6 @@ class PlaceWatch:
                 well, most = False, at
         return Trial(True if well else None, *counts[most], self.goals[most])
 
-    def renew(self) -> None:
-        """After a fork: the parent's calls do not end here."""
-        self.under_way.clear()
-
 
 def _judged(goal: Goal, latency_s: float, first_token_s: float | None, how: int) -> tuple[bool, bool]:
     """Whether an attempt counts by ``goal``, and whether it is bad."""

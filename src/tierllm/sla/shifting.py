@@ -280,4 +280,4 @@ class Shifting:
         self._lock = threading.RLock()
         self._busy = False
         for watch in self._watches.values():
-            watch.renew()
+            watch.under_way.clear()
