@@ -9,7 +9,7 @@ from .lane import Lane
 if TYPE_CHECKING:
     from ..pipeline.scope import Invocation
     from ..types import Call
-    from .recorded import Recorded
+    from .deployment_line import DeploymentLine
 
 __all__ = ["Followed"]
 
@@ -19,7 +19,7 @@ class Followed:
 
     __slots__ = ("_call", "_own", "_trail", "patience_s")
 
-    def __init__(self, line: Recorded, call: Call) -> None:
+    def __init__(self, line: DeploymentLine, call: Call) -> None:
         self._call, self._own = call, call.lane is None
         lane = call.lane = call.lane or Lane()
         self._trail = lane.trail or lane.asks(line, call)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..cost.billing import reported
 from ..errors import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..routing.tier import Deployment, Tier
     from ..sla.shifting import Shifting
     from ..types import Call
+    from .deployment_line import DeploymentLine
 
 __all__ = ["RECENT", "Recorded"]
 
@@ -79,7 +80,7 @@ class Recorded:
         shifting, number, followed = self.shifting, 0, None
         if shifting is not None:
             if self.deployment.policies:
-                followed = Followed(self, call)
+                followed = Followed(cast("DeploymentLine", self), call)
             number = shifting.begun(self.name, began, followed or call)
         try:
             guarded = self._metered if call.caps or self._always_metered else self._guarded
