@@ -29,7 +29,7 @@ def deployment(name: str) -> Deployment:
     return Deployment(name, FakeProvider())
 
 
-@pytest.mark.parametrize("what", [object(), None, 3, b"id"], ids=repr)
+@pytest.mark.parametrize("what", [object(), None, 3, b"id"], ids=["object", "None", "int", "bytes"])
 def test_only_a_response_a_trace_or_an_id_can_be_explained(what: Any) -> None:
     with TieredClient([Tier("gold", [deployment("m")])]) as client, pytest.raises(ConfigError, match="give"):
         client.explain(what)

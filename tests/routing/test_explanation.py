@@ -225,8 +225,8 @@ STORIES: dict[str, tuple[Trace, str]] = {
                 tried("silver", "mini", RateLimitError("", status=429, retry_after_s=3.0), started_s=0.3),
             ],
         ),
-        "asked gold; gold/big open for 12 s; silver/mini was rate limited by its vendor (429), for 10 ms, then was rate "
-        "limited by its vendor (429), for 3 s; "
+        "asked gold; gold/big open for 12 s; silver/mini was rate limited by its vendor (429), for 3 s "
+        "(twice tried); "
         "failed with AllTiersFailedError: every place it may go to was tried or passed over: try again in "
         "1.5 s at the soonest; a further tier, a stale answer or a simple reply would have answered; 1.8 s",
     ),
@@ -303,8 +303,8 @@ STORIES: dict[str, tuple[Trace, str]] = {
                 tried("silver", "mini"),
             ],
         ),
-        "asked gold; gold/big was rate limited by its vendor (429), then did not finish in time, then was out "
-        "of service (503); served by silver/mini; 1.8 s",
+        "asked gold; gold/big was rate limited by its vendor (429), then did not finish in time, then was "
+        "out of service (503); served by silver/mini; 1.8 s",
     ),
     "cancelled while it was asked": (
         trace(

@@ -29,13 +29,24 @@ class Routed:
     _ground: Ground
     _setup: Setup
 
-    def feedback(self, trace_id: str, score: float | None = None, *, signal: Signal | None = None) -> bool:
+    def feedback(
+        self,
+        trace_id: str,
+        score: float | None = None,
+        *,
+        signal: Signal | None = None,
+        user: str | None = None,
+        tenant: str | None = None,
+    ) -> bool:
         """Say how good an answer was: ``score`` from 0 to 1, or what became of it (``signal``).
 
         The router learns from it, once for each call and as long as it remembers that call; the decision log
         keeps it in any case. ``signal``: ``"accepted"`` counts 1, ``"edited"`` 0.5, ``"retried"`` and
         ``"abandoned"`` 0. The answer: whether the router has learned. Never waits. Raises ``ConfigError``
         for what is no score.
+
+        Ids of traces can be guessed. Where they come from users, say who it is that tells: then nothing is
+        taken in unless the call was made for that ``user`` and ``tenant``, here and lately.
         """
         if (score is None) == (signal is None):
             raise ConfigError("feedback(trace_id, ...): give a score from 0 to 1, or a signal")
@@ -47,6 +58,11 @@ class Routed:
             raise ConfigError(f"feedback(..., {score!r}): give a score from 0 to 1")
         if not isinstance(trace_id, str) or not trace_id:
             raise ConfigError(f"feedback({trace_id!r}): give the id of a trace, response.trace.id")
+        for option, name in (("user", user), ("tenant", tenant)):
+            if name is not None and not isinstance(name, str):
+                raise ConfigError(f"feedback({option}=<{type(name).__name__}>): give a name, or leave it out")
+        if not self._setup.callers.belongs(trace_id, user, tenant):
+            return False
         return self._setup.heard(trace_id, float(score), signal or "explicit")
 
     def explain(self, what: Trace | Response | str) -> str:

@@ -24,6 +24,7 @@ from ..resilience.sized import Sized
 from ..resilience.succession import check_succession, succeed
 from ..resilience.window import may_be_large
 from ..routing.ask import FOREVER_S, check_dollars
+from ..routing.feedback import Callers
 from ..routing.tier import Tier, check_rules
 from ..types import Call, Candidate, Request, Response, Timeouts, Trace, length_of
 from .checks import (
@@ -202,6 +203,7 @@ class Setup(Planned, Outermost):
         self._shifting = [line for line in self.lines.values() if line.shifting is not None]
         check_router(router)
         self._observes = router is not None and router.mode == "observe"
+        self.callers: Callers = Callers() if before is None else before.callers
         self.difficulty = difficulty_of(router, self)
         self.table = table_of(router, self)
         self.scored = scored_of(router, self)
@@ -318,6 +320,7 @@ class Setup(Planned, Outermost):
         if course is not None:
             call.course = course
             self._written(trace, request, course, observed)
+            self.callers.note(trace.id, request.user, request.tenant)
         treasury = self.treasury
         if treasury.active or request.max_cost_usd is not None or active_runs():
             call.caps = treasury.caps_of(request, self.owner)

@@ -33,7 +33,7 @@ FORK_S = 1.0
 """How long a fork waits for a flush that is under way. One that takes longer hangs, and goes on in the parent
 alone."""
 
-LATE_S = 1.0
+LATE_S = 0.1
 """Once a flush has taken so long, lines are made by the calls: what they are made of may be large."""
 
 LONGEST_BYTES = 256 << 10

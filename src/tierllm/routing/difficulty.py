@@ -39,8 +39,8 @@ class Difficulty:
     otherwise the weak model would never be tried where it is thought to be bad, nor the strong one where it
     is not thought to be needed. Never where a call has a floor; 0 turns it off.
 
-    A call of which the scorer says nothing (an error, no number) is strong, and counted. ``mode="observe"`` is for whoever
-    asks to heed: choices are made and counted all the same.
+    A call of which the scorer says nothing (an error, no number) is strong, and counted as its failure.
+    ``mode="observe"`` is for whoever asks to heed: choices are made and counted all the same.
 
     Up to ``max_pending`` answered calls wait for their outcome, for up to ``pending_s``. Raises
     ``ConfigError`` for settings that make no sense.
@@ -75,9 +75,10 @@ class Difficulty:
             raise ConfigError(f"Difficulty(pending_s={pending_s!r}): give seconds above 0")
         self.pace = pace
         self._rng = rng if rng is not None else random.Random()
-        self._clock = clock
         self._shares: OrderedDict[str, Share] = OrderedDict()
-        self._hearing = Hearing(self._weighing.teach, clock=clock, max_pending=max_pending, pending_s=pending_s)
+        self._hearing = Hearing(
+            self._weighing.teach, clock=clock, max_pending=max_pending, pending_s=pending_s
+        )
         self._note_words: Callable[[str], None] | None = getattr(self.scorer, "note_words", None)
         self._floors = 0
         self._explored = 0
@@ -245,7 +246,7 @@ class Difficulty:
 
     def status(self) -> dict[str, object]:
         """Plain data: the share asked for, what came of it by rule, exploration, feedback, the scorer."""
-        heard = self._hearing.status()
+        heard, samples = self._hearing.status(), self._weighing.samples
         with self._lock:
             return {
                 "mode": self.mode,
@@ -254,7 +255,7 @@ class Difficulty:
                 "explored": self._explored,
                 "floors": self._floors,
                 "scorer_failures": self._failures.of("scorer"),
-                "samples": self._weighing.samples,
+                "samples": samples,
                 **heard,
                 "rules": {
                     rule: {"calls": share.calls, "strong": share.strong, "realised": share.realised}

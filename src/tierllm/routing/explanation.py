@@ -137,7 +137,7 @@ def _passed_over(account: Account) -> list[str]:
             told[f"{attempt.place} was asked as well, and was slower"] = None
     tries = [a for a in account.attempts if a.outcome == "failed" and a.place == account.place]
     if again and tries:
-        words = list(dict.fromkeys(each.words for each in tries))
+        words = _words(tries)
         more = f" {_times(len(tries))}" if len(tries) > 1 else ""
         told[f"{account.place} {', then '.join(words)}, and was tried again{more}"] = None
     return list(told)
@@ -163,7 +163,7 @@ def _reason(tier: str, deployment: str, reason: str, tries: list[Tried], outcome
     asked = [each for each in tries if each.outcome in ("failed", "ok", "cancelled")]
     again = f" ({_times(len(asked))} tried)" if len(asked) > 1 else ""
     name = reason.split(" ", 1)[0]
-    words = list(dict.fromkeys(each.words for each in tries if each.outcome == "failed"))
+    words = _words([each for each in tries if each.outcome == "failed"])
     if len(words) > 1:
         more = again if len(words) < len(asked) else ""
         return f"{place} {', then '.join(words)}{more}"
@@ -182,6 +182,11 @@ def _reason(tier: str, deployment: str, reason: str, tries: list[Tried], outcome
         return f"{place} answered, and was judged {reason[7:].strip() or 'too poor'}: not good enough"
     said = error_words(name, status=reason[len(name) :].strip())
     return f"{place} {said}{again}" if said else f"{place}: {reason}{again}"
+
+
+def _words(failed: Sequence[Tried]) -> list[str]:
+    """What was met, each kind once: how long it will last is said by the last of a kind."""
+    return list({each.words.partition(",")[0]: each.words for each in failed}.values())
 
 
 def _place(tier: str, deployment: str) -> str:

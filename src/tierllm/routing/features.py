@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from operator import add
+from unicodedata import normalize
 
 from .signs import signs_in
 
@@ -22,9 +23,25 @@ MOST_WORDS = 1_000
 
 LAST_WORDS = 250
 
-WORDS = re.compile(r"[^\W_]+")
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+MARKS = (
+    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
+    "\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u0711-\u07f3\u07fd\u0816-\u082d\u0859-\u085b\u0898-\u0963\u0966-\u0df3"
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u0f18\u0f19\u0f35\u0f37\u0f39\u0f3e-\u0f84"
+    "\u0f86-\u0fbc\u102b-\u103e\u1056-\u109d\u135d-\u135f\u1712-\u1734\u1752-\u17d3\u17dd\u180b-\u180f\u1885-\u193b"
+    "\u1a17-\u1a1b\u1a55-\u1a7f\u1ab0-\u1b44\u1b6b-\u1b73\u1b80-\u1bf3\u1c24-\u1c37\u1cd0-\u1dff\u302a-\u302f"
+    "\u3099\u309a\ua66f\ua674-\ua67d\ua69e-\ua6f1\ua802-\ua827\ua880-\ua8c5\ua8e0-\ua8f1\ua926-\ua953\ua980-\ua9c0"
+    "\ua9e5-\uaa4d\uaa7b-\uaac1\uaaeb-\uaaef\uaaf5\uaaf6\uabe3-\uabed\ufb1e\ufe20-\ufe2f"
+)
+"""What is written above, below or around a letter belongs to its word, though ``\\w`` has no place for it:
+most vowels of Hindi and Thai are such marks, and accents may be."""
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+
+ASCII_WORDS = re.compile(r"[^\W_]+")
+SPACED_WORDS = re.compile(rf"[^\W_]+(?:[{MARKS}]+[^\W_]*)*")
+ANY_UNSPACED = re.compile(f"[{UNSPACED}]")
+MIXED_WORDS = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*")
 
 SPREAD = 0x9E3779B1
 """2³² over the golden ratio: multiplied by it, numbers that are close get far apart (Knuth, TAOCP 6.4)."""
@@ -33,14 +50,15 @@ LOW = 0xFFFFFFFF
 
 
 def cut(text: str) -> str:
-    """As much of ``text`` as is read."""
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    return f"{text[:HEAD]}\n{text[-TAIL:]}"
+    """As much of ``text`` as is read, with each accent in one character with its letter if there is one."""
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:HEAD]}\n{text[-TAIL:]}"
+    return text if text.isascii() else normalize("NFC", text)
 
 
 def buckets_of(text: str, buckets: int, seed: int = 0) -> list[int]:
-    """The buckets of a text, each once, in no special order. The same in every process and version.
+    """The buckets of a text, each once, in no special order. The same in every process and version;
+    beyond ASCII, with every Python that has the same Unicode tables.
 
     ``buckets`` is a power of two up to 2³², ``seed`` the CRC-32 that all hashes start from.
     """
@@ -80,15 +98,19 @@ def named_buckets(text: str, buckets: int, seed: int = 0) -> Iterator[tuple[str,
 
 def words_of(text: str) -> list[str]:
     """The words of a text, up to 1,000; of scripts without spaces, its characters two by two."""
-    words = WORDS.findall(text.lower())
-    if not text.isascii() and UNSPACED.search(text) is not None:
-        parts: list[str] = []
-        for word in words:
-            if UNSPACED.search(word) is None:
-                parts.append(word)
+    lower = text.lower()
+    if text.isascii():
+        words = ASCII_WORDS.findall(lower)
+    elif ANY_UNSPACED.search(text) is None:
+        words = SPACED_WORDS.findall(lower)
+    else:
+        words = []
+        for found in MIXED_WORDS.finditer(lower):
+            word = found[0]
+            if found.lastindex is None or len(word) == 1:
+                words.append(word)
             else:
-                parts.extend(map(add, word, word[1:]) if len(word) > 1 else word)
-        words = parts
+                words.extend(map(add, word, word[1:]))
     if len(words) > MOST_WORDS:
         return words[: MOST_WORDS - LAST_WORDS] + words[-LAST_WORDS:]
     return words

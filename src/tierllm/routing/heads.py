@@ -70,6 +70,12 @@ class Heads:
         if old < MOST_SQUARES:
             self.bias_squares[head] = old + error * error * weight
 
+    def copy(self) -> Heads:
+        twin = Heads(0)
+        twin.weights, twin.squares = [t[:] for t in self.weights], [t[:] for t in self.squares]
+        twin.bias, twin.bias_squares = self.bias[:], self.bias_squares[:]
+        return twin
+
     def pull(self, bucket: int) -> tuple[float, float]:
         """What one bucket adds for the weak and for the strong model, before the scale of a text's length."""
         return self.weights[WEAK][bucket], self.weights[STRONG][bucket]

@@ -30,9 +30,7 @@ class Hearing:
     ``teach`` is ``None`` where the scorer does not learn: then it only counts.
     """
 
-    def __init__(
-        self, teach: Teachable | None, *, clock: Clock, max_pending: int, pending_s: float
-    ) -> None:
+    def __init__(self, teach: Teachable | None, *, clock: Clock, max_pending: int, pending_s: float) -> None:
         self._teach = teach
         self._clock = clock
         self._pending = Pending(most=max_pending, ttl_s=pending_s)

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..errors import ConfigError
 from ..pipeline.fork import renew_after_fork
-from .features import buckets_of, named_buckets
+from .features import buckets_of, cut, named_buckets, words_of
 from .heads import STRONG, WEAK, Heads
 from .scorer_file import MOST_BYTES, Saved, read_scorer, scorer_bytes, write_scorer
 from .scorers import check_outcome
@@ -59,6 +59,7 @@ class LearnedScorer:
         self._seed = zlib.crc32(salt)
         self._heads = Heads(buckets)
         self._outcomes = [0, 0]
+        self._evidence = [0.0, 0.0]
         self._samples = 0
         self._vocabulary = Vocabulary() if keep_words else None
         self._lock = threading.Lock()
@@ -80,11 +81,15 @@ class LearnedScorer:
 
     def buckets_of(self, text: str) -> array[int]:
         """What is read from a text: numbers of buckets, from which no text can be made again."""
+        return array("I", buckets_of(text, self.buckets, self._seed))
+
+    def note_words(self, text: str) -> None:
+        """Count the words of a prompt, where words are kept; the router does so for each call, once."""
         vocabulary = self._vocabulary
         if vocabulary is not None:
+            words = words_of(cut(text))
             with self._lock:
-                vocabulary.read(named_buckets(text, self.buckets, self._seed))
-        return array("I", buckets_of(text, self.buckets, self._seed))
+                vocabulary.read(words, self.buckets, self._seed)
 
     def score_of(self, buckets: Sequence[int]) -> float:
         """The score of a text of which only the buckets are known."""
@@ -103,6 +108,7 @@ class LearnedScorer:
         Raises ``ConfigError`` for others, and learns nothing from them.
         """
         self.learn_from(self.buckets_of(text), weak=weak, strong=strong, weight=weight)
+        self.note_words(text)
 
     def learn_from(
         self,
@@ -112,19 +118,21 @@ class LearnedScorer:
         strong: float | None = None,
         weight: float = 1.0,
     ) -> None:
-        """``learn`` for a text of which only the buckets were kept."""
+        """``learn`` for a text of which only the buckets were kept. A ``weight`` of 0 teaches nothing."""
         if weak is not None:
             weak = check_outcome("weak", weak)
         if strong is not None:
             strong = check_outcome("strong", strong)
         weight = check_outcome("weight", weight)
-        if weak is None and strong is None:
+        if (weak is None and strong is None) or not weight:
             return
+        _check_buckets(buckets, self.buckets)
         with self._lock:
             for head, outcome in ((WEAK, weak), (STRONG, strong)):
                 if outcome is not None:
                     self._heads.learn(head, buckets, outcome, weight)
                     self._outcomes[head] += 1
+                    self._evidence[head] += weight
             self._samples += 1
 
     @property
@@ -136,6 +144,11 @@ class LearnedScorer:
     def outcomes(self) -> tuple[int, int]:
         """How many outcomes of the weak and of the strong model it has learned from."""
         return self._outcomes[WEAK], self._outcomes[STRONG]
+
+    @property
+    def evidence(self) -> tuple[float, float]:
+        """The same, each counted as much as it was trusted."""
+        return self._evidence[WEAK], self._evidence[STRONG]
 
     # -- why -------------------------------------------------------------------
 
@@ -187,17 +200,20 @@ class LearnedScorer:
 
     def to_bytes(self) -> bytes:
         """All that it has learned, as JSON (about 1 MB): weights, counts, and the words if it keeps any."""
-        with self._lock:
-            return scorer_bytes(
-                Saved(
-                    self.buckets,
-                    self.salt,
-                    self._samples,
-                    tuple(self._outcomes),
-                    self._heads,
-                    None if self._vocabulary is None else self._vocabulary.kept(),
-                )
+        with self._lock:  # calls wait for a copy, and not for what is made of it
+            saved = Saved(
+                self.buckets,
+                self.salt,
+                self._samples,
+                tuple(self._outcomes),
+                tuple(self._evidence),
+                self._heads.copy(),
+                None if self._vocabulary is None else self._vocabulary.kept(),
             )
+        return scorer_bytes(saved)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return LearnedScorer.from_bytes, (self.to_bytes(),)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> LearnedScorer:
@@ -207,12 +223,16 @@ class LearnedScorer:
         scorer._heads = saved.heads
         scorer._samples = saved.samples
         scorer._outcomes = list(saved.outcomes)
+        scorer._evidence = list(saved.evidence)
         if saved.words is not None:
             scorer._vocabulary = Vocabulary(saved.words)
         return scorer
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, which is replaced as a whole. Raises ``OSError`` where that fails."""
+        """Write it to a file, which is replaced as a whole. Raises ``OSError`` where that fails.
+
+        A new file is for its owner alone; one that is there keeps its permissions.
+        """
         write_scorer(Path(path), self.to_bytes())
 
     @classmethod
@@ -226,3 +246,13 @@ class LearnedScorer:
 
     def __repr__(self) -> str:
         return f"<LearnedScorer of {self._samples} samples>"
+
+
+def _check_buckets(given: Sequence[int], buckets: int) -> None:
+    """Raises ``ConfigError`` for numbers that this scorer's texts do not have."""
+    try:
+        if not given or (min(given) >= 0 and max(given) < buckets):
+            return
+    except TypeError:
+        pass
+    raise ConfigError(f"learn_from(buckets): give whole numbers from 0 to {buckets - 1}, as of buckets_of()")

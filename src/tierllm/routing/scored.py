@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from ..types import Candidate
+from ..types import Candidate, text_of
 
 if TYPE_CHECKING:
     from ..pipeline.effects import Handler
-    from ..types import Call, Response
+    from ..types import Call, Message, Request, Response
     from .choice import Arm, Choice
     from .course import Course
     from .difficulty import Difficulty
     from .plan import Plan
 
-__all__ = ["Scored"]
+__all__ = ["Scored", "prompt_of"]
 
 
 class Scored:
@@ -73,9 +73,9 @@ class Scored:
         course, plan, between = call.course, call.plan, self._undecided(call)
         if course is None or plan is None or between is None or self.mode == "observe":
             return
-        text = call.request.text
+        text = prompt_of(call.request)
         arm = self.difficulty.foreseen(
-            text, share=course.balance, rule=course.rule or "", floor=course.important or not text
+            text, share=course.balance, rule=_share_of(course), floor=course.important or not text
         )
         tier = between[0] if arm == "weak" else between[1]
         call.plan = plan if tier == plan.granted else plan.starting_at(tier)
@@ -95,14 +95,15 @@ class Scored:
 
     def _chosen(self, call: Call, course: Course, plan: Plan, weak: str, strong: str) -> Choice:
         """Choose, write it down, and have the call begin there."""
-        text, said = call.request.text, course.observed
+        text, said = prompt_of(call.request), course.observed
         share, floor = (course.balance, course.important) if said is None else (said.balance, said.floor)
+        score = course.score if text == call.request.text else None  # rules read the last message as it is
         choice = self.difficulty.choose(
             text,
             share=share,
-            rule=course.rule or "",
+            rule=_share_of(course),
             floor=floor or not text,  # of what shows no prompt nobody knows that it is easy
-            known=None if course.score is None else (course.score, course.buckets),
+            known=None if score is None else (score, course.buckets),
         )
         observes = self.mode == "observe"
         if not observes:  # what was not heeded says nothing about chance
@@ -131,6 +132,36 @@ class Scored:
         if self._settle is not None:
             self._settle(call)
         return choice
+
+
+def prompt_of(request: Request) -> str:
+    """What is scored of a request: the text of its last message, or of the last that a user wrote where that
+    is what a tool has found, which says nothing of the task. Empty where there is nothing to read."""
+    messages = request.messages
+    if not messages:
+        return ""
+    last = messages[-1]
+    text = _text_of(last)
+    if last.get("role") in ("tool", "function"):
+        asked = (_text_of(each) for each in reversed(messages) if each.get("role") == "user")
+        text = next(filter(None, asked), text)
+    return text
+
+
+def _text_of(message: Message) -> str:
+    """As ``text_of``, with each part in lines of its own; empty where there is nothing but space."""
+    content = message.get("content")
+    if isinstance(content, list | tuple) and len(content) > 1:
+        text = "\n".join(filter(None, (text_of({"content": [part]}) for part in content)))
+    else:
+        text = text_of(message)
+    return "" if text.isspace() else text
+
+
+def _share_of(course: Course) -> str:
+    """Whose share a call belongs to: its rule's, where that asks for one, else the router's."""
+    said = course if course.observed is None else course.observed
+    return said.rule or "" if said.balance is not None else ""
 
 
 def _voice(call: Call) -> str:

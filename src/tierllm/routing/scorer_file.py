@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+import stat
 import sys
 import tempfile
 import zlib
@@ -22,11 +23,15 @@ from .vocabulary import MOST_WORDS, plain
 __all__ = ["MOST_BYTES", "Saved", "read_scorer", "scorer_bytes", "write_scorer"]
 
 FORMAT = "tierllm learned scorer"
-VERSION = 1
+VERSION = 2
 MOST_BYTES = 48 << 20
 """More than the largest scorer takes: a file beyond that is none."""
 
 MOST_COUNT = 1 << 53
+
+MOST_PARTS = 3 * 2 * MOST_WORDS + 100
+"""A file consists of some long texts, numbers and three for each word: what has more parts would take a
+thousand times its size in memory, and is refused unread. No text in it has any of their signs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Saved:
     salt: bytes
     samples: int
     outcomes: tuple[int, ...]
+    evidence: tuple[float, ...]
     heads: Heads
     words: Mapping[int, tuple[str, int]] | None
 
@@ -50,6 +56,7 @@ def scorer_bytes(saved: Saved) -> bytes:
         "salt": saved.salt.hex(),
         "samples": saved.samples,
         "outcomes": list(saved.outcomes),
+        "evidence": list(saved.evidence),
         "bias": heads.bias,
         "bias_squares": heads.bias_squares,
         "weights": [_packed(table) for table in heads.weights],
@@ -61,13 +68,17 @@ def scorer_bytes(saved: Saved) -> bytes:
 
 
 def write_scorer(path: Path, raw: bytes) -> None:
-    """Replace the file as a whole: who reads it meanwhile sees the old one or the new one."""
+    """Replace the file as a whole: who reads it meanwhile sees the old one or the new one. Through a link,
+    what it leads to; with the permissions that it has."""
+    path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            os.chmod(name, stat.S_IMODE(path.stat().st_mode))
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -76,8 +87,12 @@ def write_scorer(path: Path, raw: bytes) -> None:
 
 def read_scorer(raw: bytes) -> Saved:
     """Raises ``ConfigError`` for what ``scorer_bytes`` did not write."""
+    if not isinstance(raw, bytes):
+        raise ConfigError(f"this is no saved scorer but {type(raw).__name__}: give bytes")
     if len(raw) > MOST_BYTES:
         raise ConfigError(f"this is no saved scorer: it has more than {MOST_BYTES >> 20} MB")
+    if any(raw.count(sign) > MOST_PARTS for sign in (b",", b"[", b"{", b":")):
+        raise _damaged("it has too many parts")
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
@@ -104,11 +119,13 @@ def read_scorer(raw: bytes) -> Saved:
     outcomes = document.get("outcomes")
     if not isinstance(outcomes, list) or len(outcomes) != 2:
         raise _damaged("outcomes")
+    evidence = tuple(_number(each, "evidence", 0.0, MOST_COUNT) for each in _pair(document, "evidence"))
     return Saved(
         buckets,
         _salt(document.get("salt")),
         _whole(document, "samples", 0, MOST_COUNT),
         tuple(_whole({"outcomes": each}, "outcomes", 0, MOST_COUNT) for each in outcomes),
+        evidence,
         heads,
         _words(document["words"], buckets) if "words" in document else None,
     )

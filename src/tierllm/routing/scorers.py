@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from array import array
 from collections.abc import Callable, Sequence
@@ -25,7 +26,11 @@ class DifficultyScorer(Protocol):
 
 @runtime_checkable
 class Teachable(Protocol):
-    """A scorer that learns from outcomes, of which no text has to be kept in the meantime."""
+    """A scorer that learns from outcomes, of which no text has to be kept in the meantime.
+
+    It may have ``evidence``, the weight of what it was told of the weak and of the strong model, and
+    ``note_words(text)``, which is called once for every call that is chosen for.
+    """
 
     @property
     def samples(self) -> int:
@@ -68,6 +73,9 @@ def scorer_of(given: DifficultyScorer | Callable[[str], float]) -> DifficultySco
     """``given`` as a scorer. Raises ``ConfigError`` for what is neither a scorer nor a function."""
     if isinstance(given, type):
         raise ConfigError(f"scorer={given.__name__}: give a scorer, not its class: {given.__name__}()")
+    how = given.score if isinstance(given, DifficultyScorer) else given
+    if inspect.iscoroutinefunction(how):
+        raise ConfigError(f"scorer={given!r}: nobody waits for a score: give a function that is not async")
     if isinstance(given, DifficultyScorer):
         return given
     if callable(given):

@@ -104,7 +104,7 @@ SIGNS: tuple[Sign, ...] = (
         pattern=r"(?i)\bwhich (?:of|one of|statement|sequence|best)\b|\bbest\b",
     ),
     Sign(name="long words", points=0.1, most=6, pattern=r"[^\W\d_]{11,}"),
-    Sign(name="other scripts", points=0.5, pattern=r"[\u0370-\u1fff\u2e80-\ud7ff\uf900-\ufaff]"),
+    Sign(name="other scripts", points=0.5, pattern=r"[\u0370-\u1dff\u1f00-\u1fff\u2e80-\ud7ff\uf900-\ufaff]"),
     # what any model does
     Sign(
         name="everyday",

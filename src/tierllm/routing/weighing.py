@@ -77,9 +77,7 @@ class Weighing:
             return math.nan, None
         score = finite(given)
         if score != score:
-            if isinstance(given, CoroutineType):
-                given.close()
-            self._failed("gave NaN" if isinstance(given, float) else f"gave {type(given).__name__}, no number")
+            self._failed(_shown(given))
         return score, buckets
 
     def class_of(self, score: float) -> RequestClass:
@@ -101,18 +99,26 @@ class Weighing:
             return None
 
     def _knows_enough(self) -> bool:
-        if self.teach is not None:
-            samples = self.samples
-            evidence: tuple[float, float] | None = getattr(self.teach, "evidence", None)
-            if samples is None or samples < ENOUGH:
-                return False
-            if evidence is not None and min(evidence) < ENOUGH_OF_EACH:
+        teach = self.teach
+        if teach is not None:
+            try:
+                evidence: tuple[float, float] | None = getattr(teach, "evidence", None)
+                if teach.samples < ENOUGH or (evidence is not None and min(evidence) < ENOUGH_OF_EACH):
+                    return False
+            except Exception as error:
+                self._failed(f"failed with {type(error).__name__}")
                 return False
         self._enough = True  # nobody forgets what it has learned
         return True
 
     def _failed(self, how: str) -> None:
         self._failures.note("scorer", f"the difficulty scorer {how}; such calls go to the strong model")
+
+
+def _shown(given: object) -> str:
+    if isinstance(given, CoroutineType):
+        given.close()  # else Python complains that nobody awaits it
+    return "gave NaN" if isinstance(given, float) else f"gave {type(given).__name__}, which is no number"
 
 
 def _classes(given: tuple[float, float] | None, scorer: DifficultyScorer) -> tuple[float, float]:

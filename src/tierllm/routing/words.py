@@ -121,7 +121,8 @@ NEXT: Mapping[str, str] = {
     "a further tier, a stale answer or a simple reply would have answered",
     "AuthenticationError": "look at the key, the permission, the quota and the model's name",
     "BudgetExceededError": "its budget is spent: try again {soon}, once the window begins anew, or raise it",
-    "too large": "it may need more than the whole limit of its budget: ask for fewer tokens, or raise the limit",
+    "too large": "it may need more than the whole limit of its budget: ask for fewer tokens, or "
+    "raise the limit",
     "max_cost_usd": "it may cost more than its own max_cost_usd: allow it more, or ask for fewer tokens",
     "CacheMissError": "the cache had no answer: ask without cache='only'",
     "CallCancelledError": "it was cancelled by its handle",
