@@ -124,4 +124,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     overhead()
     if given.data is not None:
-        worth(given.data / "llmrouter9.jsonl")
+        name = "llmrouter9.jsonl"
+        path = given.data / name
+        worth(path if path.exists() else given.data / "routing" / name)

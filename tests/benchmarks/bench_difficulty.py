@@ -52,7 +52,9 @@ class Rated(NamedTuple):
 
 
 def read(folder: Path) -> list[Question]:
-    with (folder / "llmrouter9.jsonl").open(encoding="utf-8") as lines:
+    name = "llmrouter9.jsonl"
+    path = folder / name if (folder / name).exists() else folder / "routing" / name
+    with path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [Question(row["prompt"], row["group"], row["scores"]) for row in rows]
 

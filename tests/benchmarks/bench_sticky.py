@@ -172,7 +172,9 @@ def traced(directory: Path) -> list[Asked]:
     """The requests, in order, each with its session."""
     by_blocks: dict[int, tuple[str, int]] = {}  # the last full block of a request: its session, how deep
     found: list[Asked] = []
-    with (directory / "conversation_trace.jsonl").open() as lines:
+    name = "conversation_trace.jsonl"
+    path = directory / name if (directory / name).exists() else directory / "mooncake" / name
+    with path.open() as lines:
         for number, line in enumerate(lines):
             row = json.loads(line)
             blocks = tuple(row["hash_ids"])
