@@ -403,6 +403,8 @@ def speed(questions: Sequence[Question] | None) -> None:
     shown("learn, both outcomes", taken)
     shown("LearnedScorer.score", timed(scorer.score, prompts))
     shown("RuleScorer.score", timed(RuleScorer().score, prompts))
+    keeper = LearnedScorer(keep_words=True)
+    shown("LearnedScorer.note_words, keeping words", timed(keeper.note_words, prompts, rounds=1))
     difficulty = Difficulty(scorer, share=0.3, rng=rng)
     shown("Difficulty.choose", timed(difficulty.choose, prompts))
     for name, text in (
@@ -412,6 +414,7 @@ def speed(questions: Sequence[Question] | None) -> None:
         ("100 kB of empty lines", "\n" * 100_000),
         ("100 kB of question marks", "?" * 100_000),
         ("100 kB of braces and spaces", "{    " * 20_000),
+        ("100 kB of spaced Chinese", " ".join(chr(0x4E00 + rng.randrange(20_000)) for _ in range(50_000))),
         ("100 kB of Chinese", "".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(100_000))),
     ):
         for scoring in (scorer.score, RuleScorer().score):

@@ -35,7 +35,7 @@ from tierllm import (
     UsageLedger,
     scope,
 )
-from tierllm.cost import alerts, bookkeeping, purchase, spending, treasury
+from tierllm.cost import alerts, bookkeeping, last_seen, purchase, spending, treasury
 from tierllm.cost.tokens import ModelTokens, tokens_for
 from tierllm.pipeline.compose import compose, invoking
 from tierllm.pipeline.effects import Handler
@@ -449,13 +449,13 @@ def test_a_calls_own_limit_has_its_name_for_itself() -> None:
 
 
 def test_accounts_seen_lately_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(treasury, "KNOWN_KEPT", 20)
+    monkeypatch.setattr(last_seen, "KEPT", 20)
     tiers = [Tier("gold", [Deployment("g", FakeProvider())])]
     soft = Budget(soft_calls=10**6, per="user")
     with TieredClient(tiers, budgets=[soft], store=DiskStore(tmp_path / "state"), ledger=False) as client:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: client.complete("Hello", user=f"u{n % 60}"), range(240)))
-        assert len(client._setup.treasury._known) == 20
+        assert len(client._setup.treasury._seen._known) == 20
 
 
 def test_a_runs_account_is_exact_whatever_precision_the_application_likes() -> None:

@@ -10,13 +10,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.reloads import Filed, tier, toml
 from tierllm import ConfigError, TieredClient
-from tierllm.client.watching import Watch
+from tierllm.client.watching import MOST_LOOKS, Watch
 from tierllm.events import ConfigRejected, ConfigReloaded
 
 OLD = toml(tier("gold", models=("old",)), tier("silver"))
@@ -154,6 +156,104 @@ class TestByHand:
         filed.write(NEW)
         watch = Watch(filed.client)
         assert [watch.look(), watch.look()] == [False, True]
+
+    def test_it_goes_by_the_very_bytes_that_it_looked_at(
+        self, filed: Filed, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Half of it is saved again between a look and the reload: it makes sense, and is not taken."""
+        half = NEW[: NEW.index('[[tiers]]\nname = "silver"')]
+        filed.write(NEW)
+        assert not watch.look()
+        act = Watch._act
+
+        def acting(self: Watch, *given: Any) -> bool:
+            filed.write(half)
+            return act(self, *given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Watch, "_act", acting)
+            assert watch.look()
+        assert list(filed.client._setup.lines) == ["gold", "silver"]
+        filed.write(NEW)
+        assert not any(watch.look() for _ in range(3))
+        assert list(filed.client._setup.lines) == ["gold", "silver"]
+
+    def test_one_that_is_written_to_while_it_is_read_is_read_again(
+        self, filed: Filed, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        half = NEW[: NEW.index('[[tiers]]\nname = "silver"')]
+        filed.write(half)
+        assert not watch.look()
+        read = Path.read_bytes
+
+        def reading(path: Path) -> bytes:
+            content = read(path)
+            filed.write(NEW)
+            return content
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", reading)
+            assert not watch.look()
+        assert watch.look()
+        assert list(filed.client._setup.lines) == ["gold", "silver"]
+
+    def test_what_a_reload_by_hand_has_read_is_no_news(self, filed: Filed, watch: Watch) -> None:
+        """Nor is it taken for what the file says: half of it was read by hand, the rest came after."""
+        filed.write(NEW)
+        assert [watch.look(), watch.look()] == [False, True]
+        filed.write(NEW[: NEW.index('[[tiers]]\nname = "silver"')])
+        filed.client.reload()
+        filed.write(NEW)
+        assert [watch.look(), watch.look()] == [False, True]
+        assert list(filed.client._setup.lines) == ["gold", "silver"]
+        filed.write(OLD)
+        filed.client.reload()
+        told = len(filed.heard(ConfigReloaded))
+        assert not any(watch.look() for _ in range(3))
+        assert len(filed.heard(ConfigReloaded)) == told
+
+    def test_written_in_place_with_the_time_set_back(self, filed: Filed, watch: Watch) -> None:
+        was = filed.path.stat()
+        filed.write(NEW)
+        os.utime(filed.path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert filed.path.stat().st_size == was.st_size
+        assert [watch.look(), watch.look()] == [False, True]
+
+    def test_what_lacks_something_else_is_tried_again(self, filed: Filed, watch: Watch) -> None:
+        filed.write(f'{NEW}\n[prices]\nfile = "prices.toml"\n')
+        assert not any(watch.look() for _ in range(40))
+        assert len(filed.heard(ConfigRejected)) == 1  # the same is not told of again
+        filed.path.with_name("prices.toml").write_text("")
+        assert any(watch.look() for _ in range(MOST_LOOKS))
+        assert model_of(filed) == "new"
+
+    def test_it_is_tried_less_and_less_often(
+        self, filed: Filed, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        acted: list[int] = []
+        act, looks = Watch._act, 0
+
+        def acting(self: Watch, *given: Any) -> bool:
+            acted.append(looks)
+            return act(self, *given)
+
+        monkeypatch.setattr(Watch, "_act", acting)
+        filed.write(f'{NEW}\n[prices]\nfile = "prices.toml"\n')
+        for looks in range(300):  # noqa: B007  what is acted in
+            watch.look()
+        between = [later - earlier for earlier, later in pairwise(acted)]
+        assert between == [2, 4, 8, 16, 32, 64, 64, 64]
+
+    def test_a_listener_may_look(self, filed: Filed, watch: Watch) -> None:
+        seen: list[bool] = []
+        filed.also = lambda event: seen.append(watch.look())
+        filed.write(NEW)
+        looking = threading.Thread(target=lambda: [watch.look(), watch.look()], daemon=True)
+        looking.start()
+        looking.join(10)
+        assert not looking.is_alive()
+        assert seen == [False]
+        assert model_of(filed) == "new"
 
     def test_a_closed_client_ends_it(self, filed: Filed, watch: Watch) -> None:
         filed.client.close()

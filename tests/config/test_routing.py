@@ -374,7 +374,9 @@ class TestFindings:
             SERVICE
             + '[[rules]]\nplan = "free"\ntier = "gold"\n[[rules]]\ncontract = "acme"\nmax_tier = "silver"\n'
         )
-        told = {f.key: f.problem for f in findings(text)}
+        observed = [f.key for f in findings(text)]
+        assert observed == ["rules[0].tier"]  # what only observes bounds nothing
+        told = {f.key: f.problem for f in findings(text.replace('mode = "observe"', ""))}
         assert told == {
             "rules[0].tier": "calls on plan free do not get gold: silver is the best that they may have",
             "rules[1].max_tier": "calls on contract acme do not get silver: gold is their floor",
@@ -385,6 +387,57 @@ class TestFindings:
         (finding,) = findings(text)
         assert finding.key == "contracts.a"
         assert "The floor wins" in finding.problem
+        for table in ("[plans.free]", "[contracts.a]"):
+            assert keys(text.replace(table, f'{table}\nmode = "observe"')) == []
+
+    def test_a_rule_against_the_plan_of_its_contract(self) -> None:
+        text = '[plans.free]\nmax_tier = "silver"\n[contracts.a]\nplan = "free"\n'
+        (finding,) = findings(text + '[[rules]]\ncontract = "a"\ntier = "gold"\n')
+        assert finding.key == "rules[0].tier"
+        assert "contract a's plan do not get gold" in finding.problem
+        assert keys(text + '[[rules]]\ncontract = "a"\ntier = "silver"\n') == []
+
+    @pytest.mark.parametrize(
+        ("text", "key", "sound"),
+        [
+            ("[[rules]]\nbudget_left = 0.2\nmax_tier = 'silver'\n", "rules[0].budget_left", "hard_calls = 9"),
+            ("[[rules]]\nload = 0.8\nmax_tier = 'silver'\n", "rules[0].load", "pool"),
+            ("[[rules]]\nbelow_forecast = 0.8\nof = 'gold'\n", "rules[0].below_forecast", "pool"),
+            ("[[rules]]\nrequest_class = 'high'\nmin_tier = 'gold'\n", "rules[0].request_class", "scorer"),
+            ("[router]\nexplore = 0.1\n", "router", "scorer"),
+            ("[plans.free]\nshifts = false\n", "plans.free.shifts", "shift"),
+            ("[contracts.c]\nshifts = true\n", "contracts.c.shifts", "shift"),
+            ("[plans.free]\nweight = 2.0\n", "plans.free.weight", "pool"),
+            ("[contracts.c]\n", "contracts.c", "counted"),
+        ],
+        ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
+    )
+    def test_what_nothing_comes_of(self, text: str, key: str, sound: str) -> None:
+        bare = TIERS.replace("max_concurrency = 8\n", "").replace(
+            "shift = {burn = 8, load = false, stages = [0.1, 0.5]}\n", ""
+        )
+        assert keys(text, bare) == [key]
+        if sound == "pool":
+            assert keys(text, bare.replace('name = "gold"', 'name = "gold"\nmax_concurrency = 8')) == []
+        elif sound == "shift":
+            assert keys(text) == []
+        elif sound == "scorer":
+            scored = '[router]\nscorer = "rules"\nbalance = 0.3\n'
+            assert keys(scored + text.replace("[router]\n", ""), bare) == []
+        elif sound == "counted":
+            assert keys(text + "[[budgets]]\nhard_calls = 9\nper = 'contract'\n", bare) == []
+        else:
+            assert keys(f"{text}[[budgets]]\n{sound}\nper = 'user'\n", bare) == []
+            assert keys(f"{text}[[budgets]]\n{sound}\nper = 'tier'\n", bare) == [key]
+            assert keys(f"{text}[[budgets]]\n{sound}\nmode = 'observe'\n", bare) == [key]
+
+    def test_attainment_by_tenant_of_nothing(self) -> None:
+        client = TIERS.replace("deadline_s = 9", "deadline_s = 9\ntenant_attainment = true")
+        assert "client.tenant_attainment" not in {f.key for f in check(config_of(tiers=client), {})}
+        bare = client.replace(
+            "objective = {latency_p95_s = 3.0, first_token_p99_s = 2.0, availability = 0.99}\n", ""
+        ).replace("shift = {burn = 8, load = false, stages = [0.1, 0.5]}\n", "")
+        assert "client.tenant_attainment" in {f.key for f in check(config_of(tiers=bare), {})}
 
     def test_a_promise_that_no_tier_makes(self) -> None:
         text = '[contracts.a]\nmin_tier = "gold"\nobjective = {latency_p95_s = 1.0, availability = 0.999}\n'
@@ -415,6 +468,11 @@ class TestFindings:
     def test_shifts_looser_than_what_is_promised(self) -> None:
         loose = TIERS.replace("burn = 8", "burn = 8, latency_s = 5.0, error_rate = 0.2")
         assert keys(tiers=loose) == ["tiers[0].shift.latency_s", "tiers[0].shift.error_rate"]
+        several = TIERS.replace("burn = 8", "burn = 8, latency_s = 9.0").replace(
+            "latency_p95_s = 3.0", "latency_p50_s = 1.0, latency_p99_s = 10.0"
+        )
+        (finding,) = findings(tiers=several)
+        assert "1 s are promised (latency_p50_s)" in finding.problem
         tight = TIERS.replace("burn = 8", "burn = 8, latency_s = 2.0, error_rate = 0.02")
         assert keys(tiers=tight) == []
 
@@ -446,6 +504,13 @@ class TestFindings:
         )
         found = {f.key: f.problem for f in check(config_of(tiers=text), {})}
         assert "bronze is the same as silver" in found["tiers[2]"]
+        said = text.replace('model = "small"', 'model = "small"\nprovider = "fake"', 1)
+        assert "tiers[2]" in {f.key for f in check(config_of(tiers=said), {})}
+        more = "\n[[tiers.deployments]]\nmodel = 'other'\nprice = {input_usd_per_mtok=1, output_usd_per_mtok=2}\n"
+        silver, bronze = text[: text.rindex("[[tiers]]")], text[text.rindex("[[tiers]]") :]
+        turned = bronze.replace("[[tiers.deployments]]", more + "[[tiers.deployments]]")
+        assert "tiers[2]" in {f.key for f in check(config_of(tiers=silver + more + turned), {})}
+        assert "tiers[2]" not in {f.key for f in check(config_of(tiers=silver + turned), {})}
 
     def test_one_layer_of_a_cache(self) -> None:
         found = {f.key: f for f in check(config_of('[[cache.layers]]\nkind = "memory"\n'), {})}

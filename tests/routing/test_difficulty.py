@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import threading
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 
 from routing.questions import Question, apgr, questions
 from tierllm.errors import ConfigError
-from tierllm.routing.difficulty import ENOUGH, MOST_RULES, MOST_SOURCES, Choice, Difficulty
+from tierllm.routing.difficulty import MOST_RULES, Choice, Difficulty
+from tierllm.routing.hearing import MOST_SOURCES
 from tierllm.routing.learned_scorer import LearnedScorer
 from tierllm.routing.rule_scorer import RuleScorer
+from tierllm.routing.weighing import ENOUGH, ENOUGH_OF_EACH
 from tierllm.testing import FakeClock
 
 
@@ -64,13 +68,41 @@ class TestShare:
 
     def test_rules_are_bounded(self) -> None:
         difficulty = made(share=0.3)
-        for number in range(10 * MOST_RULES):
+        for number in range(MOST_RULES + 100):
             difficulty.choose("x", rule=str(number))
             difficulty.choose("x", rule="usual")
 
         rules: Any = difficulty.status()["rules"]
         assert len(rules) == MOST_RULES
-        assert rules["usual"]["calls"] == 10 * MOST_RULES
+        assert rules["usual"]["calls"] == MOST_RULES + 100
+
+    def test_hundreds_of_rules_tell_hard_from_easy(self) -> None:
+        difficulty, rng = made(share=0.3, explore=0.0), random.Random(2)
+
+        hard = []
+        for number in range(30_000):
+            text = "x" * rng.randint(1, 100)
+            strong = difficulty.choose(text, rule=str(number % 100)).arm == "strong"
+            if len(text) > 80:
+                hard.append(strong)
+        assert sum(hard) / len(hard) > 0.8
+
+    def test_a_pace_that_fails_moves_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+        def broken() -> float:
+            raise RuntimeError("secret")
+
+        difficulty = made(share=0.4, explore=0.0, pace=broken)
+        strong = sum(difficulty.choose(text).arm == "strong" for text in texts(1000))
+        assert strong == pytest.approx(400, abs=20)
+        assert [record.getMessage() for record in caplog.records] == [
+            "the pace of budgets failed with RuntimeError; the share stays as it is"
+        ]
+
+    def test_a_floor_is_foreseen(self) -> None:
+        difficulty = made(share=0.0)
+
+        assert difficulty.foreseen("x") == "weak"
+        assert difficulty.foreseen("x", floor=True) == "strong"
 
     def test_the_pace_moves_it(self) -> None:
         paces = {"now": 1.0}
@@ -192,6 +224,20 @@ class TestClasses:
         scorer.learn("solve it", weak=0.0, strong=1.0)
         assert difficulty.classify("solve it")[0] == "high"
 
+    @pytest.mark.parametrize("arm", ["weak", "strong"])
+    def test_who_has_heard_of_one_model_only_says_medium(self, arm: str) -> None:
+        scorer = LearnedScorer()
+        difficulty = made(scorer)
+        other = "strong" if arm == "weak" else "weak"
+        for _ in range(5 * ENOUGH):
+            scorer.learn("solve it", **{arm: float(arm == "strong")})
+        for _ in range(2 * int(ENOUGH_OF_EACH) - 1):
+            scorer.learn("solve it", **{other: float(arm == "weak")}, weight=0.5)
+
+        assert difficulty.classify("solve it")[0] == "medium"
+        scorer.learn("solve it", **{other: float(arm == "weak")}, weight=0.5)
+        assert difficulty.classify("solve it")[0] == "high"
+
 
 class Broken:
     def __init__(self, what: Any) -> None:
@@ -213,9 +259,43 @@ class TestBrokenScorers:
         difficulty = made(Broken(what), share=0.1)
 
         choices = [difficulty.choose("hello") for _ in range(200)]
-        assert all(c.arm == "strong" and math.isnan(c.score) for c in choices if not c.explored)
-        assert sum(c.explored for c in choices) < 30
+        assert all(c.arm == "strong" and math.isnan(c.score) for c in choices)
+        assert not any(c.explored for c in choices), "nothing is left to chance"
         assert difficulty.classify("hello")[0] == "medium"
+        assert "secret" not in caplog.text
+        assert difficulty.status()["scorer_failures"] == 201
+        assert len(caplog.records) == 1
+
+    def test_an_async_scorer_is_refused_and_a_hidden_one_fails(self) -> None:
+        async def score(text: str) -> float:
+            return 0.5
+
+        class Scorer:
+            async def score(self, text: str) -> float:
+                return 0.5
+
+        for wrong in (score, Scorer()):
+            with pytest.raises(ConfigError, match="async"):
+                made(wrong)
+        difficulty = made(lambda text: score(text), share=0.1)
+        assert difficulty.choose("hello").arm == "strong"
+        assert difficulty.status()["scorer_failures"] == 1
+
+    def test_a_scorer_of_ones_own_that_learns(self, caplog: pytest.LogCaptureFixture) -> None:
+        own = Own()
+        difficulty = made(own, share=0.5)
+        difficulty.remember("a", difficulty.choose("solve it"))
+        assert isinstance(difficulty.choose("solve it").buckets, array)
+        assert difficulty.feedback("a", 1.0)
+        assert own.samples == 1
+
+        own.broken = RuntimeError("secret prompt")
+        difficulty.remember("b", difficulty.choose("solve it"))
+        assert not difficulty.feedback("b", 1.0)
+        counts = feedback_of(difficulty)
+        assert (counts["learned"], counts["failed"]) == (1, 1)
+        assert difficulty.classify("solve it")[0] == "medium"
+        assert difficulty.status()["samples"] is None
         assert "secret" not in caplog.text
 
     def test_it_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -235,6 +315,34 @@ class TestBrokenScorers:
         arms = [difficulty.choose(text).arm for text in ["hard", "easy"] * 300]
         right = sum(a == b for a, b in zip(arms[200:], ["strong", "weak"] * 200, strict=True))
         assert right > 380, "but for calls that make up for the share's beginning"
+
+
+class Own:
+    """Learns, reads lists, and breaks."""
+
+    def __init__(self) -> None:
+        self.broken: Exception | None = None
+        self.learned = 0
+
+    @property
+    def samples(self) -> int:
+        if self.broken is not None:
+            raise self.broken
+        return self.learned
+
+    def score(self, text: str) -> float:
+        return 0.0
+
+    def buckets_of(self, text: str) -> Any:
+        return [1, 2]
+
+    def score_of(self, buckets: Sequence[int]) -> float:
+        return 0.0
+
+    def learn_from(self, buckets: Sequence[int], **outcomes: Any) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.learned += 1
 
 
 def told(difficulty: Difficulty, question: Question, trace_id: str, who: str = "") -> str:
@@ -273,6 +381,36 @@ class TestFeedback:
         difficulty.feedback("a", 1.0)
 
         assert scorer.outcomes == (1, 0)
+
+    def test_a_judge_counts_in_full_and_takes_nobodys_word(self) -> None:
+        scorer = LearnedScorer()
+        difficulty = made(scorer, share=0.5)
+        for number in range(300):
+            difficulty.remember(f"crowd {number}", difficulty.choose("hello"), f"\0u{number % 5}")
+            difficulty.feedback(f"crowd {number}", 1.0)
+        for number in range(1000):
+            difficulty.remember(str(number), difficulty.choose("hello"), "\0nightly")
+            assert difficulty.feedback(str(number), 1.0, source="judge")
+        assert sum(scorer.evidence) > 1290
+
+        assert not difficulty.feedback("5", 0.0, source="judge"), "once"
+        assert difficulty.feedback("5", 0.0), "and its user may still say otherwise"
+        assert not difficulty.feedback("5", 0.0)
+        assert not difficulty.feedback("5", 0.0, source="judge")
+        assert feedback_of(difficulty)["learned"] >= 1001
+
+    def test_who_says_too_much_teaches_nothing(self) -> None:
+        scorer = LearnedScorer()
+        difficulty = made(scorer, share=0.5)
+        heard = []
+        for number in range(1000):
+            who = f"\0u{number % 5}" if number < 5 else "\0mallory"
+            difficulty.remember(str(number), difficulty.choose("hello"), who)
+            heard.append(difficulty.feedback(str(number), 1.0))
+
+        assert not heard[-1]
+        assert sum(scorer.evidence) <= 25
+        assert scorer.samples == sum(heard) < 100
 
     def test_an_unknown_call(self) -> None:
         scorer = LearnedScorer()
@@ -322,7 +460,7 @@ class TestFeedback:
             difficulty.remember(str(number), difficulty.choose("my secret prompt"))
 
         assert difficulty.status()["pending"] == 100
-        assert "secret" not in repr(list(difficulty._pending._waiting.values()))
+        assert "secret" not in repr(list(difficulty._hearing._pending._waiting.values()))
         assert "secret" not in repr(difficulty.choose("my secret prompt"))
 
     @pytest.mark.parametrize("scorer", [by_length, RuleScorer()], ids=["function", "rules"])
@@ -412,12 +550,58 @@ class TestPoison:
 def test_a_forked_child_does_not_wait_for_its_parents_locks() -> None:
     scorer = LearnedScorer()
     difficulty = made(scorer, share=0.5)
-    for thing in (scorer, difficulty):
+    for thing in (scorer, difficulty, difficulty._hearing):
         thing._lock.acquire()  # as a thread of the parent may have at the fork
         thing.renew()
 
     difficulty.remember("a", difficulty.choose("solve it"))
     assert difficulty.feedback("a", 1.0) is True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_forked_children_do_not_draw_alike() -> None:
+    difficulty = made(share=0.5, explore=1.0)
+    drawn = []
+    for _ in range(2):
+        reads, writes = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writes, "".join(difficulty.choose("x").arm[0] for _ in range(40)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        drawn.append(os.read(reads, 100))
+        os.close(reads)
+        os.close(writes)
+
+    assert len(drawn[0]) == len(drawn[1]) == 40
+    assert drawn[0] != drawn[1]
+
+
+class TestInheriting:
+    def test_of_the_same_scorer(self) -> None:
+        scorer = LearnedScorer()
+        older, newer = made(scorer, share=0.5), made(scorer, share=0.5)
+        newer.inherit(older)
+        older.remember("a", older.choose("solve it"))
+
+        assert newer.feedback("a", 1.0)
+        assert newer.status()["rules"] == older.status()["rules"] != {}
+
+    def test_a_function_is_the_same_scorer(self) -> None:
+        older, newer = made(share=0.5), made(share=0.5)
+        older.choose("x")
+        newer.inherit(older)
+
+        assert newer.status()["rules"] == older.status()["rules"] != {}
+
+    def test_what_another_scorer_read_teaches_this_one_nothing(self) -> None:
+        older, scorer = made(LearnedScorer(), share=0.5), LearnedScorer(buckets=256)
+        older.remember("a", older.choose("solve it"))
+        newer = made(scorer, share=0.5)
+        newer.inherit(older)
+
+        assert not newer.feedback("a", 1.0)
+        assert scorer.samples == 0
 
 
 class TestSettings:

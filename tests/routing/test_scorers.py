@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -116,11 +117,28 @@ class TestFeatures:
             ("use 東京 now", ["use", "東京", "now"]),
             ("Ünïcode straße", ["ünïcode", "straße"]),
             ("snake_case don't", ["snake", "case", "don", "t"]),
+            ("हिन्दी में_लिखो।", ["हिन्दी", "में", "लिखो"]),
+            ("ข้าว", ["ข้", "้า", "าว"]),
+            ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+            ("مُحَمَّد", ["مُحَمَّد"]),
+            ("😀\ufe0f hi", ["hi"]),
         ],
-        ids=["japanese", "one character", "mixed", "latin", "underscore"],
+        ids=[
+            *("japanese", "one character", "mixed", "latin", "underscore"),
+            *("hindi", "thai", "tamil", "arabic", "emoji"),
+        ],
     )
     def test_words(self, text: str, parts: list[str]) -> None:
         assert words_of(text) == parts
+
+    def test_how_accents_are_encoded_is_no_matter(self) -> None:
+        text = "Größe überhaupt, được"
+        assert sorted(buckets_of(normalize("NFD", text), 65536)) == sorted(buckets_of(text, 65536))
+        assert RuleScorer().explain(normalize("NFD", text)) == RuleScorer().explain(text)
+
+    def test_words_that_differ_in_their_vowels_alone_differ(self) -> None:
+        for one, other in (("कि", "के"), ("ขาว", "ข่าว"), ("काम", "कम")):
+            assert sorted(buckets_of(one, 65536)) != sorted(buckets_of(other, 65536))
 
     def test_the_head_and_the_tail_of_a_long_text_are_read(self) -> None:
         padding = "and so on " * 10_000
@@ -167,6 +185,33 @@ class TestRules:
         points = dict(RuleScorer([], per_doubling=0.5).explain("x" * 256))
 
         assert points == {"length": 1.0}
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Démontrez pas à pas que la somme de deux entiers impairs est paire, et expliquez pourquoi.",
+            "Beweise Schritt für Schritt, dass die Summe zweier ungerader Zahlen gerade ist.",
+            "Demuestra paso a paso que la suma de dos enteros impares es par y explica por qué.",
+            "请逐步证明两个奇数之和是偶数,并解释原因。",
+            "दो विषम पूर्णांकों का योग सम होता है, सिद्ध कीजिए",
+        ],
+        ids=["french", "german", "spanish", "chinese", "hindi"],
+    )
+    def test_of_other_languages_it_does_not_know_that_they_are_easy(self, text: str) -> None:
+        low, high = RuleScorer.classes
+
+        assert low < RuleScorer().score(text) < high
+        assert RuleScorer().explain(text)[-1][0] == "not in English"
+        own = RuleScorer([Sign(name="beweisen", points=1.0, words="beweise démontrez")])
+        assert "not in English" not in dict(own.explain(text))
+
+    @pytest.mark.parametrize("text", ["", "2 + 2 = 4", "Thanks!", "Good morning", "Who wrote it?"])
+    def test_what_is_english_or_no_language_is_left_alone(self, text: str) -> None:
+        assert "not in English" not in dict(RuleScorer().explain(text))
+
+    def test_vietnamese_is_no_other_script(self) -> None:
+        assert "other scripts" not in dict(RuleScorer().explain("Viết thư được không"))
+        assert "other scripts" in dict(RuleScorer().explain("ἀλήθεια"))
 
     @given(st.text(max_size=400))
     def test_every_text_has_a_score(self, text: str) -> None:

@@ -107,6 +107,18 @@ def test_a_share_that_moves_is_followed() -> None:
     assert abs(strong - 1200) <= BOUND + 1
 
 
+def test_near_the_share_hardly_anything_is_made_up_for() -> None:
+    kept = Share()
+    kept.owed = BOUND / 4
+    assert kept.wanted(0.3) == pytest.approx(0.3, abs=0.015)
+    kept.owed = -BOUND / 4
+    assert kept.wanted(0.3) == pytest.approx(0.3, abs=0.015)
+    kept.owed = BOUND
+    assert kept.wanted(0.3) == 1.0
+    kept.owed = -BOUND
+    assert kept.wanted(0.3) == 0.0
+
+
 def test_chance_decides_at_first() -> None:
     kept = Share()
 

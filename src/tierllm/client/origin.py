@@ -19,6 +19,7 @@ from ..resilience.retry import RetryBudget
 
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
+    from .setup import Setup
 
 __all__ = ["Closable", "Origin", "Tenure", "settings_of"]
 
@@ -33,9 +34,13 @@ class Closable(Protocol):
 
 
 class Tenure:
-    """The time in which calls begin under one setup. It lasts until no call that began in it is left."""
+    """The time in which calls begin under one setup. It lasts until no call that began in it is left, nor
+    in one before it: what is closed when a tenure ends, calls of earlier ones may have, too."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "after")
+
+    def __init__(self) -> None:
+        self.after: Tenure | None = None
 
 
 class Origin:
@@ -55,6 +60,11 @@ class Origin:
         self.tenure = Tenure()
         self.retiring: set[Retirement] = set()
         self.lock = threading.RLock()
+        self.turning = threading.RLock()
+        """Held while one setup takes another's place, and by who closes the client."""
+        self.over = False
+        """No other setup comes any more."""
+        self._left: tuple[weakref.ref[Setup], ...] = ()
 
     def read(self, given: Config | str | os.PathLike[str] | None) -> Config:
         """The configuration that is asked for; ``None``: the file again. Raises ``ConfigError``."""
@@ -86,7 +96,9 @@ class Origin:
 
     def differs(self, config: Config) -> tuple[str, ...]:
         """The tables that are not the same. Raises ``ConfigError`` where a client cannot go on with them."""
-        found = tuple(name for name in changed(self.config, config) if name not in self.overrides)
+        found = tuple(
+            name for name in changed(self.config, config) if name.partition(".")[0] not in self.overrides
+        )
         for name in FOR_LIFE:
             if name in found:
                 raise ConfigError(
@@ -95,13 +107,22 @@ class Origin:
                 )
         return found
 
-    def became(self, config: Config, kept: Kept, dropped: Sequence[Closable], tenure: Tenure) -> None:
-        """Calls go by ``config`` now. What was ``dropped`` is closed once no call is left that has it."""
+    def became(
+        self, config: Config, kept: Kept, left: Setup, dropped: Sequence[Closable], tenure: Tenure
+    ) -> None:
+        """Calls go by ``config`` now, and no longer by ``left``. What was ``dropped`` is closed once no call
+        remains that has it."""
+        self._left = (*(ref for ref in self._left if ref() is not None), weakref.ref(left))
         earlier, self.tenure = self.tenure, tenure
+        earlier.after = tenure
         self.config, self.kept = config, kept
         kept.settled()
         if dropped:
             self.retiring.add(Retirement(dropped, earlier, self.retiring))
+
+    def left(self) -> list[Setup]:
+        """Earlier setups that calls still go by, the oldest first."""
+        return [setup for ref in self._left if (setup := ref()) is not None]
 
     # -- life ------------------------------------------------------------------
 
@@ -111,7 +132,7 @@ class Origin:
 
     def renew(self) -> None:
         """After a fork: the parent sees to what it has under way."""
-        self.lock = threading.RLock()
+        self.lock, self.turning = threading.RLock(), threading.RLock()
         self.retiring = set()
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..pipeline.ready import ReadyCall
     from ..types import Request
     from .ground import Ground
+    from .origin import Origin
     from .setup import Setup
 
 __all__ = ["Queued"]
@@ -29,6 +30,7 @@ class Queued:
 
     _ground: Ground
     _setup: Setup
+    _origin: Origin | None
 
     def ready(self, request: Request, target: Provider | None = None) -> ReadyCall:
         raise NotImplementedError
@@ -45,10 +47,12 @@ class Queued:
 
     def queued(self, tier: str | None = None) -> list[QueuedCall]:
         """The calls that wait for a place now, deferred ones too, longest first; of one tier or of all."""
-        lines = [line for name, line in self._setup.lines.items() if tier in (None, name)]
+        setups = [self._setup] if self._origin is None else [self._setup, *self._origin.left()]
+        lines = [line for setup in setups for name, line in setup.lines.items() if tier in (None, name)]
         if not lines:
             raise ConfigError(f"there is no tier {tier!r}: the tiers are {', '.join(self._setup.lines)}")
-        places = [place for line in lines if line.pool is not None for place in line.pool.waiters()]
+        pools = {id(line.pool): line.pool for line in lines if line.pool is not None}
+        places = [place for pool in pools.values() for place in pool.waiters()]
         places.sort(key=lambda place: place.arrived_at)
         return [QueuedCall(place.call) for place in places if place.call is not None]
 

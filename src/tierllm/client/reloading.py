@@ -11,7 +11,7 @@ from ..errors import ClientClosedError, ConfigError
 from ..events import ConfigRejected, ConfigReloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..config import Config
     from ..events import Event
@@ -64,16 +64,22 @@ class Reloading:
                 "reload(): this client was made in code; build it by TieredClient.from_file(path), or "
                 "from_config(Config.load(path))"
             )
-        asked = config
-        source = origin.config.source if asked is None else str(getattr(asked, "source", asked))
+        source = origin.config.source if config is None else str(getattr(config, "source", config))
+        return self._go_by(origin, lambda: origin.read(config), source)
+
+    def _go_by(
+        self, origin: Origin, read: Callable[[], Config], source: str, known: str | None = None
+    ) -> Reloaded:
+        """Go by what ``read`` gives. Nobody is told of an error that is ``known``: it was told before."""
         event: Event | None = None
         try:
             with origin.lock:
-                read = origin.read(asked)
-                source = read.source
-                done = self._become(origin, read)
+                config = read()
+                source = config.source
+                done = self._become(origin, config)
         except ConfigError as error:
-            event = ConfigRejected(source=source, error=str(error))
+            if str(error) != known:
+                event = ConfigRejected(source=source, error=str(error))
             raise
         else:
             if done.changed:
@@ -142,7 +148,7 @@ class Reloading:
         if not changed:  # but for keys in the environment
             changed = tuple(dict.fromkeys(f"providers.{name}" for name in kept.new_providers()))
             if not changed:
-                origin.config = config
+                origin.config, old.config = config, config.digest
                 return Reloaded((), config.digest)
         try:
             new = self._next(arguments, old)
@@ -154,20 +160,26 @@ class Reloading:
         new.tenure = weakref.ref(tenure)
         ours = {id(provider): provider for provider in origin.kept.providers()}
         stays = {id(provider) for provider in (*kept.providers(), *new.providers())}
-        new.succeed(old)
-        self._setup = new  # calls begin under it from here on
         dropped: list[Closable] = [provider for at, provider in ours.items() if at not in stays]
         if old.decisions is not None and old.decisions is not new.decisions:
             dropped.append(old.decisions)
-        origin.became(config, kept, dropped, tenure)
-        self._closed_meanwhile(new)
-        return Reloaded(changed, config.digest)
+        with origin.turning:
+            if not origin.over:
+                new.succeed(old)
+                self._setup = new  # calls begin under it from here on
+                origin.became(config, kept, old, dropped, tenure)
+                return Reloaded(changed, config.digest)
+        kept.undone()  # another thread closes the client, and sees nothing of this
+        raise ClientClosedError("this client is closed: build a new one")
 
-    def _closed_meanwhile(self, new: Setup) -> None:
-        """Another thread may have closed the client, and not seen what has just been made."""
-        if self._ground.host.closed:
-            for provider in new.providers():
-                provider.close()
+    def _last(self) -> Setup:
+        """The setup that the client ends with: no other takes its place from now on."""
+        origin = self._origin
+        if origin is None:
+            return self._setup
+        with origin.turning:
+            origin.over = True
+            return self._setup
 
     def _next(self, arguments: Mapping[str, Any], old: Setup) -> Setup:
         """The setup that these arguments describe, to take the place of ``old``."""

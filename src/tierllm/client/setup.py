@@ -52,6 +52,7 @@ from .steered import (
     shadowing_of,
     sticking_of,
     table_of,
+    write_down,
 )
 
 if TYPE_CHECKING:
@@ -234,6 +235,8 @@ class Setup(Planned, Outermost):
         self._handler = compose([*outer, *chain], self._enter)
         self._careful = compose([*outer, self._sized, asking, *chain], self._enter)
         check_treasury(self.treasury, ledger)
+        if before is None:
+            write_down(self)
 
     def _kept(self, before: Setup | None) -> dict[str, TierLine]:
         """The lines of ``before`` that go on as they are: nothing that they are made of is another."""
@@ -250,6 +253,9 @@ class Setup(Planned, Outermost):
     def succeed(self, before: Setup) -> None:
         """Take the place of ``before``, before any call comes. It does not fail."""
         succeed(self.lines, before.lines)
+        write_down(self)
+        if self.levels is not None and before.levels is not None:
+            self.levels.inherit(before.levels)
         old = None if self.caching is None else self.caching.old
         for line in self.lines.values():
             if line.sampling is not None:
@@ -263,8 +269,6 @@ class Setup(Planned, Outermost):
             self.cascading.inherit(before.cascading)
         if self.shadowing is not None and before.shadowing is not None:
             self.shadowing.inherit(before.shadowing)
-        if self.levels is not None and before.levels is not None:
-            self.levels.inherit(before.levels)
 
     def _outer(self, stale: Any, simple_reply: Any, policies: Sequence[Policy]) -> list[Policy]:
         """What stands around the tiers."""

@@ -35,6 +35,7 @@ __all__ = [
     "shadowing_of",
     "sticking_of",
     "table_of",
+    "write_down",
 ]
 
 
@@ -75,9 +76,14 @@ def decisions_of(given: DecisionLog | str | os.PathLike[str] | None, setup: Setu
     decisions = DecisionLog(given, clock=setup.wall) if isinstance(given, str | os.PathLike) else given
     if not isinstance(decisions, DecisionLog):
         raise ConfigError(f"TieredClient(decisions={given!r}): give a DecisionLog, or a path")
-    teach = None if setup.difficulty is None else getattr(setup.difficulty.scorer, "buckets_of", None)
-    decisions.bind(emit=setup.emit, soon=setup.host.soon, buckets=teach)
     return decisions
+
+
+def write_down(setup: Setup) -> None:
+    """Let the log go by ``setup``, once it is in use."""
+    if setup.decisions is not None:
+        teach = None if setup.difficulty is None else getattr(setup.difficulty.scorer, "buckets_of", None)
+        setup.decisions.bind(emit=setup.emit, soon=setup.host.soon, buckets=teach)
 
 
 def difficulty_of(router: Router | None, setup: Setup) -> Difficulty | None:

@@ -268,13 +268,14 @@ class TieredClient(Accounts, Cached, Queued, Routed, Reloading):
     def close(self) -> None:
         """Cancel what is under way (it gets ``ClientClosedError``), then refuse. Safe to call twice."""
         self._ground.host.close()
+        setup = self._last()
         with ExitStack() as all_of_them:  # one that fails must not save the others
-            all_of_them.callback(self._setup.treasury.close)
-            if self._setup.decisions is not None:
-                all_of_them.callback(self._setup.decisions.close)
-            if self._setup.caching is not None:
-                all_of_them.callback(self._setup.caching.cache.close, self)
-            for provider in (*self._setup.providers(), *self._leave_origin()):
+            all_of_them.callback(setup.treasury.close)
+            if setup.decisions is not None:
+                all_of_them.callback(setup.decisions.close)
+            if setup.caching is not None:
+                all_of_them.callback(setup.caching.cache.close, self)
+            for provider in (*setup.providers(), *self._leave_origin()):
                 all_of_them.callback(provider.close)
 
     async def aclose(self) -> None:
@@ -283,15 +284,16 @@ class TieredClient(Accounts, Cached, Queued, Routed, Reloading):
 
         self._ground.host.close()
         await self._ground.host.drained()
+        setup = self._last()
         async with AsyncExitStack() as all_of_them:
-            all_of_them.push_async_callback(self._setup.treasury.aclose)
-            if self._setup.decisions is not None:
-                all_of_them.push_async_callback(asyncio.to_thread, self._setup.decisions.close)
-            if self._setup.caching is not None:
-                all_of_them.push_async_callback(self._setup.caching.cache.aclose, self)
+            all_of_them.push_async_callback(setup.treasury.aclose)
+            if setup.decisions is not None:
+                all_of_them.push_async_callback(asyncio.to_thread, setup.decisions.close)
+            if setup.caching is not None:
+                all_of_them.push_async_callback(setup.caching.cache.aclose, self)
             for thing in self._leave_origin():
                 all_of_them.callback(thing.close)
-            for provider in self._setup.providers():
+            for provider in setup.providers():
                 all_of_them.push_async_callback(provider.aclose)
 
     def __enter__(self) -> Self:

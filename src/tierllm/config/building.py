@@ -17,7 +17,7 @@ from .kept import Kept
 from .providers import spoken_of
 from .routing import RouterTable
 from .rules_of_money import unpriced
-from .table import Table, written
+from .table import Table, based, written
 from .tiers import LAYERED
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Build:
 
     def _written(self, name: str, table: Table) -> object:
         """What it is made of: the table, and the store where others may be met."""
-        return (written(table), self.store if name == "breaker" else self.config.base)
+        return (written(table), self.store if name == "breaker" else based(table, self.config.base))
 
     def _named(self, name: str) -> list[Any]:
         tables = getattr(self.config, name)
@@ -136,7 +136,7 @@ class _Build:
         table = config.router
         scorer = None
         if table is not None and "router" not in settings:
-            what = (written(table.scorer), table.file, config.base)
+            what = (written(table.scorer), table.file, based(table, config.base))
             scorer = self._told(
                 "router", partial(kept.once, ("scorer",), what, partial(table.scored, config.base))
             )
@@ -197,10 +197,10 @@ class _Build:
             for rule in LAYERED
             if getattr(tier, rule) is not None or getattr(table, rule) is not None
         ]
-        for number, variable in enumerate(source.variables or (None,)):
+        for variable in source.variables or (None,):
             provider = self._provider(name, source, variable)
             account = accounts[table.account] if table.account else None
-            where = self._told_apart("deployments", tier.name, table.name or table.model, number, name)
+            where = self._told_apart("deployments", tier.name, table.name or table.model, variable, name)
             deployment = self.kept.once(
                 where,
                 (written(table), layers, provider, account, self.store),
@@ -229,9 +229,8 @@ class _Build:
             return self.given[name]
         key = os.environ[variable] if variable else None
         secret = None if key is None else hashlib.sha256(key.encode()).digest()
-        return self.kept.once(
-            ("providers", name, variable), (written(source), secret), lambda: source.build(name, key)
-        )
+        said = source.model_dump(mode="json", exclude_unset=True, exclude={"api_key_env"})  # other keys' names
+        return self.kept.once(("providers", name, variable), (said, secret), lambda: source.build(name, key))
 
 
 def _with_limits_of(deployment: Deployment, before: Deployment | None) -> None:

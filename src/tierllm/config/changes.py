@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .table import Table, written
+from .table import Table, based, same, written
 
 if TYPE_CHECKING:
     from .file import Config
@@ -21,7 +21,7 @@ FOR_LIFE = ("store", "ledger", "cache")
 """What a client has from its beginning to its end: money, rows and answers are in there."""
 
 PLACED = (*FOR_LIFE, "prices", "router", "decisions")
-"""Tables whose paths are relative to the file."""
+"""Tables whose paths may be relative to the file."""
 
 
 def digest_of(config: Config) -> str:
@@ -39,14 +39,15 @@ def changed(old: Config, new: Config) -> tuple[str, ...]:
     for name in type(new).model_fields:
         before: Any = getattr(old, name)
         after: Any = getattr(new, name)
-        if name in PLACED and after is not None and before is not None and old.base != new.base:
-            found.append(name)
-        elif name == "tiers":
+        if name == "tiers":
             found += _tiers(old.tiers, new.tiers)
         elif _is_named(after) or _is_named(before):
             found += _apart(name, before, after)
-        elif _plain(before) != _plain(after):
+        elif not same(_plain(before), _plain(after)):
             found.append(name)
+        elif name in PLACED and isinstance(after, Table) and isinstance(before, Table):
+            if based(before, old.base) != based(after, new.base):
+                found.append(name)
     return tuple(found)
 
 
@@ -58,7 +59,7 @@ def _tiers(before: Sequence[TierTable], after: Sequence[TierTable]) -> list[str]
 
 def _apart(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     for each in dict.fromkeys([*before, *after]):
-        if _plain(before.get(each)) != _plain(after.get(each)):
+        if not same(_plain(before.get(each)), _plain(after.get(each))):
             yield f"{name}.{each}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import (
     rules_of_cache,
+    rules_of_effect,
     rules_of_fallback,
     rules_of_load,
     rules_of_money,
@@ -35,6 +36,7 @@ RULES = (
     *rules_of_plans.RULES,
     *rules_of_service.RULES,
     *rules_of_routing.RULES,
+    *rules_of_effect.RULES,
     *rules_of_money.RULES,
     *rules_of_cache.RULES,
 )

@@ -23,7 +23,7 @@ from .money import BudgetTable, LedgerTable, PricesTable, StoreTable
 from .places import misplaced
 from .problems import problems
 from .providers import KINDS, ProviderTable, Source
-from .reading import read
+from .reading import content_of, fingerprint, read
 from .routing import (
     DecisionsTable,
     RouterTable,
@@ -88,24 +88,32 @@ class Config(Table):
     _source: str = PrivateAttr("the configuration")
     _base: Path = PrivateAttr(Path())
     _path: Path | None = PrivateAttr(None)
+    _content: bytes | None = PrivateAttr(None)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], content: bytes | None = None) -> Self:
         """The configuration in a TOML file.
 
-        Raises ``ConfigError`` that names the file and lists all that is wrong in it: each key, the
-        problem and the remedy.
+        ``content``: what was in the file, read already. Raises ``ConfigError`` that names the file and lists
+        all that is wrong in it: each key, the problem and the remedy.
         """
-        config, findings = cls.examine(path)
+        config, findings = cls.examine(path, content)
         if config is None:
             raise ConfigError(told(str(path), findings))
         return config
 
     @classmethod
-    def examine(cls, path: str | os.PathLike[str]) -> tuple[Self | None, list[Finding]]:
-        """The configuration in a TOML file, or ``None`` and what is wrong with it."""
+    def examine(
+        cls, path: str | os.PathLike[str], content: bytes | None = None
+    ) -> tuple[Self | None, list[Finding]]:
+        """The configuration in a TOML file, or ``None`` and what is wrong with it.
+
+        ``content``: what was in the file, read already.
+        """
         try:
-            data = read(Path(path))
+            if content is None:
+                content = content_of(Path(path))
+            data = read(content)
         except ConfigError as error:
             return None, [wrong("", str(error))]
         try:
@@ -113,7 +121,7 @@ class Config(Table):
         except ValidationError as error:
             return None, problems(error, data, cls)
         config._source, config._path = str(path), Path(path).absolute()
-        config._base = config._path.parent
+        config._base, config._content = config._path.parent, fingerprint(content)
         return config, []
 
     @classmethod
@@ -133,6 +141,11 @@ class Config(Table):
     def path(self) -> Path | None:
         """The file it was loaded from."""
         return self._path
+
+    @property
+    def content(self) -> bytes | None:
+        """The fingerprint of the very bytes that were in the file."""
+        return self._content
 
     @property
     def digest(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from .table import same
+
 if TYPE_CHECKING:
     from ..pipeline.provider import Provider
 
@@ -31,9 +33,9 @@ class Kept:
         Objects in ``written`` are the same only if they are the very ones.
         """
         found = self._made.get(where)
-        if found is None or found[0] != written:
+        if found is None or not same(found[0], written):
             found = self._before.get(where)
-            if found is None or found[0] != written:
+            if found is None or not same(found[0], written):
                 found = (written, build())
                 self._new[where] = found[1]
             self._made[where] = found

@@ -57,7 +57,7 @@ def _one_place(config: Config) -> Iterator[Finding]:
 def _twins(config: Config) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for t, tier in enumerate(config.tiers):
-        same = _answers(tier)
+        same = _answers(config, tier)
         if same in seen:
             yield warning(
                 f"tiers[{t}]",
@@ -67,18 +67,27 @@ def _twins(config: Config) -> Iterator[Finding]:
         seen.setdefault(same, tier.name)
 
 
-def _answers(tier: TierTable) -> str:
-    """All that its answers depend on: models with their parameters, prompt and ceilings."""
-    places = [d.model_dump(include={"model", "provider", "params", "drop"}) for d in tier.deployments]
+def _answers(config: Config, tier: TierTable) -> str:
+    """All that its answers depend on: models with their parameters, prompt and ceilings.
+
+    In whatever order they are asked: a call comes further down when all of them have failed.
+    """
+    places = [
+        {**d.model_dump(include={"model", "params", "drop"}), "provider": config.provider_of(d)[0]}
+        for d in tier.deployments
+    ]
+    told = sorted(json.dumps(place, sort_keys=True, default=str) for place in places)
     settings = {"prompt", "defaults", "max_tokens", "temperature", "reasoning_effort"}
-    return json.dumps([places, tier.model_dump(include=settings)], sort_keys=True, default=str)
+    return json.dumps([told, tier.model_dump(include=settings)], sort_keys=True, default=str)
 
 
 def _same_deployment(config: Config) -> Iterator[Finding]:
     for t, tier in enumerate(config.tiers):
         seen: dict[str, int] = {}
         for d, deployment in enumerate(tier.deployments):
-            same = deployment.model_dump_json(exclude={"name", "weight", "labels"}, exclude_unset=True)
+            said = deployment.model_dump(mode="json", exclude={"name", "weight", "labels"}, exclude_unset=True)
+            said["provider"] = config.provider_of(deployment)[0]
+            same = json.dumps(said, sort_keys=True)
             if same in seen:
                 yield warning(
                     f"tiers[{t}].deployments[{d}]",

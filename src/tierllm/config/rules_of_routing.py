@@ -12,6 +12,7 @@ from .routing import LearnedScorerTable
 if TYPE_CHECKING:
     from .file import Config
     from .routing import RuleTable
+    from .service import PromiseTable
 
 __all__ = ["RULES"]
 
@@ -46,17 +47,22 @@ def _against_bounds(config: Config) -> Iterator[Finding]:
             for name in [said] if isinstance(said, str) else said or []:
                 table = tables.get(name)
                 if table is not None:
-                    yield from _outside(number, rule, f"{kind} {name}", table.min_tier, table.max_tier, ranks)
+                    yield from _outside(number, rule, f"{kind} {name}", table, ranks)
+                below = config.plans.get(getattr(table, "plan", None) or "")
+                if below is not None:
+                    yield from _outside(number, rule, f"contract {name}'s plan", below, ranks)
 
 
 def _outside(
     number: int,
     rule: RuleTable,
     whose: str,
-    min_tier: str | None,
-    max_tier: str | None,
+    table: PromiseTable,
     ranks: dict[str, int],
 ) -> Iterator[Finding]:
+    if table.mode == "observe":  # it bounds nothing
+        return
+    min_tier, max_tier = table.min_tier, table.max_tier
     for option in ("tier", "min_tier"):
         tier = getattr(rule, option)
         if tier is not None and max_tier is not None and ranks[tier] < ranks[max_tier]:

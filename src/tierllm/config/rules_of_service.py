@@ -30,7 +30,7 @@ def _floor_above_cap(config: Config) -> Iterator[Finding]:
     ranks = {tier.name: rank for rank, tier in enumerate(config.tiers)}
     for name, contract in config.contracts.items():
         plan = None if contract.plan is None else config.plans[contract.plan]
-        if plan is None:
+        if plan is None or "observe" in (plan.mode, contract.mode):
             continue
         floor = _higher(contract.min_tier, plan.min_tier, ranks)
         cap = _lower(contract.max_tier, plan.max_tier, ranks)
@@ -59,8 +59,9 @@ def _nobody_keeps_it(config: Config) -> Iterator[Finding]:
     for key, table in tables:
         if table.objective is None:
             continue
-        first = 0 if table.max_tier is None else ranks[table.max_tier]
-        last = len(ranks) - 1 if table.min_tier is None else ranks[table.min_tier]
+        bounds = table.mode == "enforce"
+        first = 0 if table.max_tier is None or not bounds else ranks[table.max_tier]
+        last = len(ranks) - 1 if table.min_tier is None or not bounds else ranks[table.min_tier]
         tiers = config.tiers[first : max(first, last) + 1]
         for goal in (*LATENCIES, "availability"):
             promised = getattr(table.objective, goal)
@@ -126,17 +127,18 @@ def _looser(key: str, tier: TierTable, table: ShiftTable) -> Iterator[Finding]:
     """Thresholds at which the objective is long broken."""
     if tier.objective is None:
         return
-    promised_s = [
-        seconds
+    promised_s = {
+        goal: seconds
         for goal in LATENCIES
         if not goal.startswith("first") and (seconds := getattr(tier.objective, goal)) is not None
-    ]
-    if table.latency_s is not None and promised_s and table.latency_s > max(promised_s):
+    }  # it stands in for all of these; goals for first tokens are judged beside it
+    tightest = min(promised_s, key=lambda goal: promised_s[goal], default="")
+    if table.latency_s is not None and tightest and table.latency_s > promised_s[tightest]:
         yield warning(
             f"{key}.shift.latency_s",
-            f"calls stay until a deployment is slower than {table.latency_s:g} s, and {max(promised_s):g} s "
-            "are promised",
-            f"set it to {max(promised_s):g} or less, or take it out: the objective decides then",
+            f"calls stay until a deployment is slower than {table.latency_s:g} s, and "
+            f"{promised_s[tightest]:g} s are promised ({tightest})",
+            f"set it to {promised_s[tightest]:g} or less, or take it out: the objective decides then",
         )
     availability = tier.objective.availability
     if table.error_rate is not None and availability is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .finding import Loc
 
@@ -41,8 +41,10 @@ __all__ = [
     "Seconds",
     "Share",
     "Table",
+    "based",
     "layered",
     "named",
+    "same",
     "secret_in",
     "switch",
     "variable",
@@ -156,6 +158,38 @@ def named(loc: Loc, problem: str, remedy: str) -> InitErrorDetails:
 def written(value: object) -> object:
     """What the file says there, as plain data; other values as they are."""
     return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, Table) else value
+
+
+def same(one: object, other: object) -> bool:
+    """Whether both are written alike: 1 is not 1.0, nor ``true``. Objects are the same only if they are one."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, str | bytes | int | float | PurePath):
+        return type(one) is type(other) and repr(one) == repr(other)
+    return one is other
+
+
+PATHS = ("path", "file", "directory")
+"""Keys of what lies beside the file, where it is not given from the root."""
+
+
+def based(table: Table, base: Path) -> Path | None:
+    """``base``, where it matters to ``table`` and those within it: a path in there is relative to it."""
+    return base if any(_relative(written(table))) else None
+
+
+def _relative(plain: object) -> Iterator[bool]:
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            if key in PATHS and isinstance(value, str):
+                yield not Path(value).expanduser().is_absolute()
+            else:
+                yield from _relative(value)
+    elif isinstance(plain, list):
+        for value in plain:
+            yield from _relative(value)
 
 
 def layered(levels: Sequence[R | Literal[False] | None]) -> R | Literal[False] | None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BudgetExceededError, ConfigError, StoreUnavailableError, UsageError
+from ..errors import BudgetExceededError, ConfigError, UsageError
 from ..events import Event
-from ..stores import MemoryStore, Settlement, Standing
+from ..stores import MemoryStore, Standing
 from ..types import Request
 from .alerts import Alerts
+from .arrears import Arrears
 from .bookkeeping import Bookkeeper
 from .budget import Budget, Draw, Remaining, lines_of
 from .budget_checks import PLACES
+from .last_seen import NEVER_SEEN, LastSeen
 from .runs import Cap, active_runs
 from .spend import asked_by
 
@@ -34,12 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Treasury"]
 
 OWN_NAME = "max_cost_usd"
-KNOWN_KEPT = 10_000
-NEVER_SEEN = Standing(0, 0)
 NOBODY = Request(messages=())
-ARREARS_KEPT = 100_000
-
-log = logging.getLogger("tierllm")
 
 
 class Treasury:
@@ -64,6 +58,7 @@ class Treasury:
         self.ledger = ledger
         self.active = False
         """Whether every call is metered; otherwise only those that have caps of their own."""
+        self._child = self._forked = False
         self._keeps(budgets)
         self.wall = wall
         self._emit = emit
@@ -71,17 +66,12 @@ class Treasury:
         self.books = Bookkeeper(ledger=ledger, estimator=estimator, wall=wall, emit=emit, soon=soon)
         self.alerts = Alerts(emit, wall)
         self.places: list[Place] = []
-        self._steering = tuple(b for b in self.budgets if _steers(b))
-        self._everywhere = tuple(b for b in self.budgets if b.mode == "enforce" and not _of_places(b))
         self._cost_caps: dict[tuple[Decimal, bool], Budget] = {}
-        self._known: dict[str, tuple[Standing, int]] = {}
-        self._lock = threading.Lock()
-        self._paying = threading.Lock()
-        self.arrears: deque[tuple[Store, Settlement]] = deque()
+        self._seen = LastSeen()
+        self.arrears = Arrears()
         self._call_store = MemoryStore(clock=wall)
         self.kept: tuple[Store, ...] = ()
         self._calls = itertools.count(1)
-        self._forked = False
         for each in self.stores():
             if emit is not None:
                 each.listen(emit)
@@ -100,10 +90,15 @@ class Treasury:
         self.run_budgets = tuple(b for b in budgets if b.per[0] == "run")
         self.active = bool(self.budgets or self.caps or self.ledger is not None)
         self._steering = tuple(b for b in self.budgets if _steers(b))
+        self._everywhere = tuple(b for b in self.budgets if b.mode == "enforce" and not _of_places(b))
+        self._forked = self._child and any(
+            budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
+            for budget in self.budgets
+        )
 
     def heir(self, budgets: Sequence[Budget]) -> Treasury:
         """A treasury with other budgets, and everything else in common with this one: stores, accounts and
-        what is reserved on them, the ledger, what is owed. Only one of the two is to be closed."""
+        what is reserved on them, the ledger, what is owed. Only one of the two is to be closed, or renewed."""
         twin = copy.copy(self)
         twin._keeps(budgets)
         twin.places = []
@@ -193,10 +188,7 @@ class Treasury:
 
     def last_seen(self, draw: Draw) -> Standing:
         """How an account stood when this process last drew on it: good enough for a soft limit."""
-        if draw.store.inline:
-            return draw.store.standings(lines_of((draw,)))[0]
-        standing, slot = self._known.get(draw.account, (NEVER_SEEN, 0))
-        return standing if slot >= draw.span.oldest else NEVER_SEEN  # all of that is over by now
+        return self._seen.of(draw)
 
     def left_share(self, request: Request) -> float | None:
         """What is left of the tightest budget that holds for ``request`` wherever it goes, as a share, as far
@@ -251,7 +243,7 @@ class Treasury:
         for taken in purchase.taken:
             if not taken.store.inline:
                 for draw, standing in zip(taken.draws, taken.standings, strict=True):
-                    self._remember(draw, standing)
+                    self._seen.note(draw, standing)
             self.alerts.reserved(purchase, taken)
 
     def refused(self, purchase: Purchase, error: BudgetExceededError) -> None:
@@ -263,44 +255,16 @@ class Treasury:
         """One hold was settled."""
         if not taken.store.inline:
             for draw, standing, amount in zip(taken.draws, taken.standings, used, strict=True):
-                self._remember(draw, standing._replace(settled=standing.settled + amount))
+                self._seen.note(draw, standing._replace(settled=standing.settled + amount))
         self.alerts.settled(purchase, taken, used)
 
     def owe(self, lost: Taken, used: Sequence[int], now: float) -> None:
         """A call went on without its store, and cost something: to be booked when the store is back."""
-        unlimited = [line._replace(amount=0, limit=None) for line in lost.hold.lines]
-        slots = tuple(draw.budget.window.at(now).slot for draw in lost.draws)
-        if len(self.arrears) == ARREARS_KEPT:
-            log.error(
-                "a store has been away for too long: what %s cost is in no budget", lost.draws[0].bucket
-            )
-            return
-        self.arrears.append((lost.store, Settlement(lost.store.hold(unlimited), tuple(used), slots)))
+        self.arrears.owe(lost, used, now)
 
     def pay(self) -> None:
         """Book what is owed, as far as stores can be reached. One thread at a time; the next waits."""
-        with self._paying:
-            away: set[int] = set()
-            for owed in tuple(self.arrears):
-                store, settlement = owed
-                if id(store) in away:
-                    continue
-                try:
-                    store.reserve(settlement.hold)
-                except StoreUnavailableError:  # reserving it again is harmless
-                    away.add(id(store))
-                    continue
-                store.post(settlement)
-                self.arrears.remove(owed)
-                store.flush()
-
-    def _remember(self, draw: Draw, standing: Standing) -> None:
-        known = self._known
-        with self._lock:
-            known.pop(draw.account, None)
-            if len(known) >= KNOWN_KEPT:
-                del known[next(iter(known))]  # the one that was used least lately
-            known[draw.account] = standing, draw.span.slot
+        self.arrears.pay()
 
     # -- watching ------------------------------------------------------------------
 
@@ -397,16 +361,12 @@ class Treasury:
 
     def renew(self) -> None:
         """After a fork; stores and ledger see to themselves."""
-        self._known = {}
-        self._lock = threading.Lock()
-        self._paying = threading.Lock()
-        self.arrears = deque()
+        self._seen.renew()
+        self.arrears.renew()
         self.books.renew()
         self.alerts.renew()
-        self._forked = any(
-            budget.hard and budget.scope == "shared" and not self.store_of(budget).shared
-            for budget in self.budgets
-        )
+        self._child = True
+        self._keeps((*self.budgets, *self.caps, *self.run_budgets))
 
 
 def _of_places(budget: Budget) -> bool:

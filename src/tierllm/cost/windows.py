@@ -69,7 +69,8 @@ class Window:
         if self.seconds is not None:
             slot = math.floor(now / self.width_s)
             begins, ends = slot * self.width_s, (slot + 1) * self.width_s
-            span = Span("", slot, max(0, slot - SLOTS), None, ends + self.seconds + self.width_s)
+            name = f"{self.seconds:.15g}s"  # counts in slots of another width are another account's
+            span = Span(name, slot, max(0, slot - SLOTS), None, ends + self.seconds + self.width_s)
         elif self.spec == "total":
             begins, ends = -math.inf, math.inf
             span = Span("", 0, 0, None, 253_402_300_800.0)  # the year 10000

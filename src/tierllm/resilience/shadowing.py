@@ -147,6 +147,7 @@ class Shadowing:
         own.begun_at = now
         own.caps = (self._purse,)
         own.tier, own.turn.priority = self._tier, -(2**31)
+        own.turn.under = call.turn.under
         flow = Led(self._compared(own, response, trace_id), self.tally.leave)
         try:
             await Spawn(flow, None, own.scope)

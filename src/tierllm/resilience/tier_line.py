@@ -276,8 +276,7 @@ class TierLine:
     def inherit(self, older: TierLine) -> None:
         """Take the place of ``older``, this tier's line under another configuration: go on with its pool,
         and with what is known of the places that are the same."""
-        before = {line.name: line for line in older.lines}
-        same = [(line, before[line.name]) for line in self.lines if line.leads_as(before.get(line.name))]
+        same = self._same(older)
         for line, was in same:
             line.inherit(was)
         if self.admission is not None and older.admission is not None:
@@ -288,7 +287,25 @@ class TierLine:
         if self.sampling is not None and older.sampling is not None:
             self.sampling.inherit(older.sampling)
         if self.shifting is not None and older.shifting is not None:
-            self.shifting.inherit(older.shifting, [line.name for line, _ in same])
+            self.shifting.inherit(older.shifting, [line.name for line, was in same if line.name == was.name])
+
+    def _same(self, older: TierLine) -> list[tuple[DeploymentLine, DeploymentLine]]:
+        """The places that both have, by model and provider, one for each key: of several that lead to the
+        same those of the same name go together. A name alone says little: where the first key of an account
+        is gone, the second has its name."""
+        left = list(older.lines)
+        found: dict[DeploymentLine, DeploymentLine] = {}
+        for by_name in (True, False):
+            for line in self.lines:
+                if line in found:
+                    continue
+                was = next(
+                    (w for w in left if line.leads_as(w) and (line.name == w.name or not by_name)), None
+                )
+                if was is not None:
+                    found[line] = was
+                    left.remove(was)
+        return [(line, found[line]) for line in self.lines if line in found]
 
     def renew(self) -> None:
         """After a fork."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..events import log
 from .conditions import CLASSES
+from .scored import prompt_of
 
 if TYPE_CHECKING:
     from ..pipeline.clock import Clock
@@ -106,7 +107,7 @@ class Asked:
             self.unsure = False
 
     def _find_out(self, classify: Classify) -> None:
-        text = self.request.text
+        text = prompt_of(self.request)
         try:
             if text:
                 name, score, *more = classify(text)

@@ -13,6 +13,7 @@ from ..types import length_of
 from . import lenient
 from .account import attempts_of
 from .features import cut
+from .scored import prompt_of
 
 if TYPE_CHECKING:
     from ..types import Request, Response, Trace
@@ -181,7 +182,7 @@ def _say_prompt(
     buckets: Callable[[str], Sequence[int]] | None,
 ) -> None:
     line["characters"] = length_of(request.messages)
-    text = request.text
+    text = prompt_of(request)
     if prompts == "text":
         if text:
             line["text"] = cut(text)

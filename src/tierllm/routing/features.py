@@ -18,10 +18,10 @@ MOST_CHARACTERS = 4_000
 TAIL = 1_000
 HEAD = MOST_CHARACTERS - TAIL
 
-MOST_WORDS = 1_000
-"""More than 4,000 characters of English have: for digits with spaces between them, and for Chinese."""
+MOST_WORDS = 800
+"""As many as 4,000 characters of English have: for digits with spaces between them, and for Chinese."""
 
-LAST_WORDS = 250
+LAST_WORDS = 200
 
 MARKS = (
     "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
@@ -41,7 +41,7 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 ASCII_WORDS = re.compile(r"[^\W_]+")
 SPACED_WORDS = re.compile(rf"[^\W_]+(?:[{MARKS}]+[^\W_]*)*")
 ANY_UNSPACED = re.compile(f"[{UNSPACED}]")
-MIXED_WORDS = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*")
+MIXED_WORDS = re.compile(rf"([{UNSPACED}]+)|([^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*)")
 
 SPREAD = 0x9E3779B1
 """2³² over the golden ratio: multiplied by it, numbers that are close get far apart (Knuth, TAOCP 6.4)."""
@@ -97,7 +97,7 @@ def named_buckets(text: str, buckets: int, seed: int = 0) -> Iterator[tuple[str,
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, up to 1,000; of scripts without spaces, its characters two by two."""
+    """The words of a text, up to 800; of scripts without spaces, its characters two by two."""
     lower = text.lower()
     if text.isascii():
         words = ASCII_WORDS.findall(lower)
@@ -105,12 +105,11 @@ def words_of(text: str) -> list[str]:
         words = SPACED_WORDS.findall(lower)
     else:
         words = []
-        for found in MIXED_WORDS.finditer(lower):
-            word = found[0]
-            if found.lastindex is None or len(word) == 1:
-                words.append(word)
+        for run, word in MIXED_WORDS.findall(lower):
+            if len(run) > 1:
+                words.extend(map(add, run, run[1:]))
             else:
-                words.extend(map(add, word, word[1:]))
+                words.append(run or word)
     if len(words) > MOST_WORDS:
         return words[: MOST_WORDS - LAST_WORDS] + words[-LAST_WORDS:]
     return words

@@ -16,13 +16,20 @@ FEW = 3
 """With fewer others than this there is no crowd to protect, and nobody is held back."""
 
 PART = 0.25
-"""Whatever there is of others, one counts for no more than this part of all that they have said."""
+"""One counts for no more than this part of all that the others have said,"""
+
+TWICE = 2.0
+"""but where others are few, for twice what they have on average: else those who say alike would hold each
+other back."""
 
 FREE, TIMES = 20.0, 4.0
 """A user may count for this much in any case, and for so many times what the others do on average."""
 
 TENANT_FREE, TENANT_TIMES = 100.0, 10.0
 """The same for a tenant with all its users: tenants differ more in size than users do."""
+
+LEAST = 0.001
+"""What would weigh less is not heard at all."""
 
 LATELY = 10_000
 
@@ -100,10 +107,11 @@ def size(waiting: Waiting) -> int:
 class Voices:
     """How much each of those who tell outcomes may weigh, so that no single one outweighs the others.
 
-    What counts is the weight that was given, fading by half a day. One user may count for four times what
-    the others do on average, one tenant with all its users for ten times; neither for more than a quarter of
-    all that the others do, and each for a little in any case (20, 100). Up to half of that, outcomes weigh
-    in full; then less and less, so that the sum never gets beyond it.
+    What counts is the weight that was given, which fades by half a day. One user may count for four times
+    what the others do on average, one tenant with all its users for ten times; neither for more than a
+    quarter of all that the others do (twice the average where there are fewer than eight others), and each
+    for a little in any case (20, 100). Up to half of that, outcomes weigh in full; then less and less, so
+    that the sum never gets beyond it.
 
     ``who`` is ``tenant\\0user``, either of which may be empty. Those who are not named ("") cannot be told
     apart and are not held back, nor is anybody where there are fewer than three others. Up to ``most`` are
@@ -168,8 +176,10 @@ class _Crowd:
             self._total = max(0.0, self._total - faded(gone, now - gone_at))
         if others < FEW:
             return 1.0
-        allowed = max(self._free, min(PART, self._times / others) * of_others)
-        return max(0.0, min(1.0, 2.0 * (allowed - given) / allowed))
+        times = min(self._times, max(TWICE, PART * others))
+        allowed = max(self._free, times * of_others / others)
+        weight = 2.0 * (allowed - given) / allowed
+        return min(1.0, weight) if weight > LEAST else 0.0
 
     def count(self, who: str, weight: float) -> None:
         """Take in what was given on the word of ``who``, who was just asked about."""

@@ -139,7 +139,7 @@ class LearnedJudge:
         if waiting is None or waiting.buckets is None:
             return False
         scorer.learn_from(waiting.buckets, weak=score, weight=weight)
-        return True
+        return weight > 0
 
     # -- kept ----------------------------------------------------------------------
 

@@ -14,61 +14,17 @@ from .signs import SIGNS, Sign, check_points
 __all__ = ["SIGNS", "RuleScorer", "Sign"]
 
 WORDS = re.compile(r"[^\W\d_]+")
-ENGLISH = frozenset(
-    (
-        *(
-            "the",
-            "and",
-            "what",
-            "how",
-            "why",
-            "which",
-            "who",
-            "when",
-            "where",
-            "this",
-            "that",
-            "these",
-            "those",
-        ),
-        *("with", "from", "for", "are", "my", "your", "you", "have", "has", "can", "does", "did", "write"),
-        *(
-            "give",
-            "make",
-            "tell",
-            "find",
-            "explain",
-            "would",
-            "should",
-            "could",
-            "there",
-            "their",
-            "it",
-            "its",
-        ),
-        *(
-            "be",
-            "by",
-            "if",
-            "about",
-            "more",
-            "than",
-            "most",
-            "of",
-            "to",
-            "into",
-            "been",
-            "were",
-            "they",
-            "them",
-        ),
-        *("please", "thanks", "thank", "hello", "hi", "hey", "ok", "yes", "good"),
-    )
+USUAL = (
+    "the and what how why which who when where this that these those with from for are my your you have has "
+    "can does did write give make tell find explain would should could there their it its be by if about "
+    "more than most of to into been were they them please thanks thank hello hi hey ok yes good"
 )
 """Words without which hardly any English is written, and few of which any other language has."""
 
 EVERY = 25
 """One word in so many is one of them at least, where a text is English."""
+
+ENGLISH = frozenset(USUAL.split())
 
 FREE = 64
 """Characters that a question takes anyway; points for length begin here."""
