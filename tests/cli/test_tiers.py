@@ -183,6 +183,12 @@ def test_what_is_not_there(tierllm: Command, config: Path, tmp_path: Path) -> No
     ran = tierllm("tiers", "--log", str(tmp_path / "nothing.jsonl"))
     assert ran.code == 1
     assert "nothing.jsonl" in ran.err
+    (tmp_path / "other.txt").write_text("something else\n{}\n")
+    ran = tierllm("tiers", "--log", str(tmp_path / "other.txt"))
+    assert (ran.code, ran.out) == (1, "")
+    assert "other.txt: this is no decision log" in ran.err
+    (tmp_path / "empty.jsonl").write_text("")
+    assert tierllm("tiers", "--log", str(tmp_path / "empty.jsonl")).code == 0
 
 
 def test_names_that_a_terminal_would_obey(tierllm: Command, config: Path) -> None:

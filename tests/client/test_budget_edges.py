@@ -35,7 +35,7 @@ from tierllm import (
     UsageLedger,
     scope,
 )
-from tierllm.cost import alerts, bookkeeping, last_seen, purchase, spending, treasury
+from tierllm.cost import alerts, arrears, bookkeeping, last_seen, purchase, spending, treasury
 from tierllm.cost.tokens import ModelTokens, tokens_for
 from tierllm.pipeline.compose import compose, invoking
 from tierllm.pipeline.effects import Handler
@@ -292,7 +292,9 @@ def test_interrupts_at_any_moment_leave_nothing_reserved() -> None:
     tiers = [Tier("gold", [Deployment("g", FakeProvider(), price=CHEAP)])]
     client = TieredClient(tiers, budgets=[Budget(hard_usd=10), Budget(hard_calls=10**6, per="user")])
     client.complete("Hello", user="u")
-    own = {module.__file__ for module in (spending, purchase, treasury, bookkeeping, alerts)}
+    own = {
+        module.__file__ for module in (spending, purchase, treasury, last_seen, arrears, bookkeeping, alerts)
+    }
     steps = 0
     at = 0
 

@@ -18,6 +18,7 @@ from tierllm import (
     Consent,
     Contract,
     Deployment,
+    Objective,
     Price,
     Router,
     Rule,
@@ -148,3 +149,27 @@ def test_consent_of_a_contract_lets_its_answers_be_shortened(form: Form) -> None
         c.emergency("fire")
         assert form(c, contract="acme", max_tokens=50).degraded == ("short",)
         assert form(c, contract="globex", max_tokens=50).degraded == ()
+
+
+def test_a_misspelt_plan_is_no_way_out_of_a_contract_and_is_told(form: Form) -> None:
+    fake = FakeProvider()
+    tiers = [Tier("gold", [Deployment("g", fake)]), Tier("bronze", [Deployment("b", fake)])]
+    contracts = [Contract("acme", tenants=["acme"], plan="pro")]
+    with TieredClient(tiers, plans=[ServicePlan("pro", min_tier="gold")], contracts=contracts) as client:
+        response = form(client, "Hello", tenant="acme", plan="Pro", sla="bronze")
+        assert response.tier == "gold"
+        assert response.warnings == ("plan 'Pro' is not listed: no plan's bounds hold",)
+        assert form(client, "Hello", tenant="acme", sla="bronze").warnings == ()
+
+
+def test_what_a_plan_promises_is_watched(form: Form) -> None:
+    fake = FakeProvider()
+    plans = [ServicePlan("pro", objective=Objective(latency_p95_s=60)), ServicePlan("free")]
+    with TieredClient([Tier("gold", [Deployment("g", fake)])], plans=plans) as client:
+        form(client, "Hello", plan="pro")
+        form(client, "Hello", plan="free")
+        report = client.attainment(plan="pro")
+        assert (report.answered, report.goals["latency_p95_s"].within) == (1, 1.0)
+        assert list(client.status()["objectives"]["plans"]) == ["pro"]
+        with pytest.raises(ConfigError, match="free"):
+            client.attainment(plan="free")

@@ -686,6 +686,19 @@ class TestPlaces:
         calls.end()
         assert len(calls.errors) == 3
         assert filed.client._setup.lines["gold"].lines[0].breaker.state == "open"  # type: ignore[union-attr]
+        assert filed.client.status()["tiers"]["gold"]["deployments"]["gold"]["failed"] == 3
+
+    def test_answers_of_calls_under_way_count(self, make: Make, gate: Gate) -> None:
+        filed = make(self.TEXT, providers={"fake": gate.fake})
+        gate.shut()
+        calls = Calls()
+        calls.begin(filed.client)
+        gate.came()
+        filed.become(self.CHANGED)
+        filed.become(self.STRICTER)
+        gate.open()
+        calls.end()
+        assert filed.client.status()["tiers"]["gold"]["deployments"]["gold"]["served"] == 1
 
     def test_a_pause_that_a_provider_asked_for_holds(self, make: Make, gate: Gate) -> None:
         filed = make(self.TEXT, providers={"fake": gate.fake})

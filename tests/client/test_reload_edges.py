@@ -1,4 +1,4 @@
-"""Reloading once more while calls are under way, in a forked child, while closing, and where it fails late."""
+"""Reloading twice while calls are under way, in a forked child, while closing, and where it fails late."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import tierllm.testing
 from client.reloads import PRICED, Calls, Filed, Gate, tier, toml
 from tierllm import BudgetExceededError, ConfigError, UsageError
+from tierllm.client.origin import Origin
 from tierllm.client.setup import Setup
 from tierllm.config import Config
 from tierllm.errors import ClientClosedError
@@ -243,7 +244,7 @@ class TestKeys:
         monkeypatch.setenv("KA", "a")
         monkeypatch.setenv("KB", "b")
         filed = make(self.text('["KA", "KB"]'), clock=FakeClock())
-        first, second = filed.client._setup.lines["gold"].lines
+        _, second = filed.client._setup.lines["gold"].lines
         assert filed.client.complete("hi").deployment == "m"
         filed.become(self.text('["KB"]'))
         (left,) = filed.client._setup.lines["gold"].lines
@@ -327,50 +328,57 @@ def test_who_waits_in_a_tier_that_was_renamed_is_listed(make: Make) -> None:
         filed.client.queued("gold")
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["built", "succeeded", "turned"])
 def test_what_is_closed_meanwhile_is_closed_once(
-    make: Make, fakes: list[Gate], monkeypatch: pytest.MonkeyPatch, when: str, tmp_path: Path
+    make: Make, fakes: list[Gate], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Another thread closes the client while a reload puts its setup in place."""
     closed: list[str] = []
-    close, succeed, built = DecisionLog.close, Setup.succeed, Setup.__init__
+    close, succeed, built, became = DecisionLog.close, Setup.succeed, Setup.__init__, Origin.became
+    threads: list[threading.Thread] = []
 
     def closing(log: DecisionLog) -> None:
         closed.append(Path(log.path).name)
         close(log)
 
     def in_another() -> threading.Thread:
-        thread = threading.Thread(target=filed.client.close)
-        thread.start()
-        return thread
+        threads.append(threading.Thread(target=filed.client.close))
+        threads[-1].start()
+        return threads[-1]
 
     def building(setup: Setup, *given: Any, **more: Any) -> None:
         built(setup, *given, **more)
         in_another().join(20)
 
-    threads: list[threading.Thread] = []
-
     def succeeding(setup: Setup, before: Setup) -> None:
-        threads.append(in_another())
-        wait_until(lambda: filed.client._ground.host.closed)
         succeed(setup, before)
+        in_another().join(20)
+
+    def turning(origin: Origin, *given: Any) -> None:
+        in_another()
+        wait_until(lambda: filed.client._ground.host.closed)
+        became(origin, *given)
 
     monkeypatch.setattr(DecisionLog, "close", closing)
     filed = make(toml(tier("gold"), head='[decisions]\npath = "one"\n'))
     other = seeded(toml(tier("gold"), head='[decisions]\npath = "two"\n'), 3)
     with monkeypatch.context() as patched:
-        if when == "before":
-            patched.setattr(Setup, "__init__", building)
+        patched.setattr(Setup, "__init__", building if when == "built" else built)
+        patched.setattr(Setup, "succeed", succeeding if when == "succeeded" else succeed)
+        patched.setattr(Origin, "became", turning if when == "turned" else became)
+        if when == "turned":
+            assert filed.become(other)
+        else:
             with pytest.raises(ClientClosedError):
                 filed.become(other)
-        else:
-            patched.setattr(Setup, "succeed", succeeding)
-            assert filed.become(other)
     for thread in threads:
         thread.join(20)
+        assert not thread.is_alive()
     gc.collect()
     wait_until(lambda: [each.closed_times for each in fakes] == [1, 1])
     wait_until(lambda: sorted(closed) == ["one", "two"])
+    threading.Event().wait(0.02)
+    assert [each.closed_times for each in fakes] == [1, 1]
 
 
 def test_what_holds_no_path_may_come_from_another_directory(make: Make, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from client.reloads import Filed, tier, toml
 from tierllm import ConfigError, TieredClient
 from tierllm.client.watching import MOST_LOOKS, Watch
+from tierllm.cost import prices
 from tierllm.events import ConfigRejected, ConfigReloaded
 
 OLD = toml(tier("gold", models=("old",)), tier("silver"))
@@ -220,10 +221,11 @@ class TestByHand:
         assert [watch.look(), watch.look()] == [False, True]
 
     def test_what_lacks_something_else_is_tried_again(self, filed: Filed, watch: Watch) -> None:
-        filed.write(f'{NEW}\n[prices]\nfile = "prices.toml"\n')
+        filed.write(f'{NEW}\n[prices]\nfile = "prices.json"\n')
         assert not any(watch.look() for _ in range(40))
         assert len(filed.heard(ConfigRejected)) == 1  # the same is not told of again
-        filed.path.with_name("prices.toml").write_text("")
+        bundled = Path(prices.__file__).with_name("prices.json")
+        filed.path.with_name("prices.json").write_bytes(bundled.read_bytes())
         assert any(watch.look() for _ in range(MOST_LOOKS))
         assert model_of(filed) == "new"
 
@@ -238,7 +240,7 @@ class TestByHand:
             return act(self, *given)
 
         monkeypatch.setattr(Watch, "_act", acting)
-        filed.write(f'{NEW}\n[prices]\nfile = "prices.toml"\n')
+        filed.write(f'{NEW}\n[prices]\nfile = "prices.json"\n')
         for looks in range(300):  # noqa: B007  what is acted in
             watch.look()
         between = [later - earlier for earlier, later in pairwise(acted)]

@@ -216,6 +216,12 @@ class TestBuilding:
         with pytest.raises(ConfigError, match="train-router, or leave file out"):
             config.arguments()
 
+    def test_a_log_of_one_file(self, tmp_path: Path) -> None:
+        text = f"[decisions]\npath = '{tmp_path / 'd'}'\nkeep = 0\n"
+        config_of(text).arguments()["decisions"].close()
+        with pytest.raises(ConfigError, match="keep"):
+            config_of(text.replace("keep = 0", "keep = -1"))
+
     def test_attainment_by_tenant(self) -> None:
         text = TIERS.replace("deadline_s = 9", "deadline_s = 9\ntenant_attainment = true")
         assert config_of(tiers=text).arguments()["tenant_attainment"] is True
@@ -506,7 +512,8 @@ class TestFindings:
         assert "bronze is the same as silver" in found["tiers[2]"]
         said = text.replace('model = "small"', 'model = "small"\nprovider = "fake"', 1)
         assert "tiers[2]" in {f.key for f in check(config_of(tiers=said), {})}
-        more = "\n[[tiers.deployments]]\nmodel = 'other'\nprice = {input_usd_per_mtok=1, output_usd_per_mtok=2}\n"
+        more = "\n[[tiers.deployments]]\nmodel = 'other'\nprice = {"
+        more += "input_usd_per_mtok = 1, output_usd_per_mtok = 2}\n"
         silver, bronze = text[: text.rindex("[[tiers]]")], text[text.rindex("[[tiers]]") :]
         turned = bronze.replace("[[tiers.deployments]]", more + "[[tiers.deployments]]")
         assert "tiers[2]" in {f.key for f in check(config_of(tiers=silver + more + turned), {})}

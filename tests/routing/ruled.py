@@ -179,7 +179,6 @@ def plainly(rules: Sequence[Rule], request: Request, world: World, scorer: bool)
         False,
         False,
     )
-    floors: list[str] = []
     matched: Rule | None = None
     name = None
     for number, rule in enumerate(rules):
@@ -192,10 +191,6 @@ def plainly(rules: Sequence[Rule], request: Request, world: World, scorer: bool)
                     cls, score = world.found, 0.5
                 else:
                     cls, unsure = "high", True
-            if cls is None:
-                if "high" in rule.request_class and rule.min_tier is not None:
-                    floors.append(rule.min_tier)
-                continue
             if cls not in rule.request_class:
                 continue
         if rule.set_class is not None:
@@ -204,14 +199,14 @@ def plainly(rules: Sequence[Rule], request: Request, world: World, scorer: bool)
             continue
         matched, name = rule, rule.name or f"rules[{number}]"
         break
-    important = request.importance == "high" and "high" not in ((matched and matched.importance) or ())
-    hard = cls == "high" and said and "high" not in ((matched and matched.request_class) or ())
+    outcomes = () if matched is None else (matched.tier, matched.min_tier, matched.balance)
+    decides = matched if any(each is not None for each in outcomes) else None
+    important = request.importance == "high" and "high" not in ((decides and decides.importance) or ())
+    hard = cls == "high" and said and "high" not in ((decides and decides.request_class) or ())
     floor = important or hard or unsure
     if matched is None:
         matched = Rule(tier="gold")
         tier = None
     else:
         tier = matched.tier
-    all_floors = [*floors, *([matched.min_tier] if matched.min_tier else [])]
-    least = min(all_floors, key=TIERS.index) if all_floors else None
-    return Decision(name, tier, least, matched.max_tier, matched.balance, cls, score, floor)
+    return Decision(name, tier, matched.min_tier, matched.max_tier, matched.balance, cls, score, floor)

@@ -165,7 +165,7 @@ def test_a_rule_may_correct_what_a_scorer_says() -> None:
     assert decided(listed, scorer=len, bound=bound).tier == "bronze"
 
 
-def test_what_nobody_says_matches_no_class_but_the_floor_of_difficult_calls_holds() -> None:
+def test_what_nobody_says_matches_no_class() -> None:
     listed = [
         Rule(request_class="high", tier="gold"),
         Rule(request_class=["medium", "high"], min_tier="silver"),
@@ -173,12 +173,16 @@ def test_what_nobody_says_matches_no_class_but_the_floor_of_difficult_calls_hold
         Rule(request_class="low", min_tier="gold"),
         Rule("rest", max_tier="silver"),
     ]
-    assert decided(listed) == Decision(rule="rest", min_tier="silver", max_tier="silver")
+    assert decided(listed) == Decision(rule="rest", max_tier="silver")
 
 
-def test_a_floor_of_difficult_calls_lowers_none() -> None:
-    listed = [Rule(request_class="high", min_tier="bronze"), Rule("rest", min_tier="silver")]
-    assert decided(listed).min_tier == "silver"
+@pytest.mark.parametrize("outcome", [{}, {"max_tier": "gold"}], ids=str)
+def test_a_rule_that_decides_nothing_takes_no_importance_away(outcome: dict[str, Any]) -> None:
+    said = ["low", "medium", "high"]
+    about = decided([Rule("audit", importance=["normal", "high"], **outcome)], importance="high")
+    assert (about.rule, about.floor) == ("audit", True)
+    assert decided([Rule("all", request_class=said, **outcome)], request_class="high").floor
+    assert not decided([Rule(importance="high", min_tier="bronze")], importance="high").floor
 
 
 @pytest.mark.parametrize(

@@ -285,15 +285,18 @@ def test_observing_changes_nothing() -> None:
     assert trace.explored is None
 
 
-def test_signals_are_scores() -> None:
+@pytest.mark.parametrize(
+    ("signal", "score"), [("accepted", 1.0), ("edited", 0.5), ("retried", 0.0), ("abandoned", 0.0)]
+)
+def test_signals_are_scores(signal: Any, score: float) -> None:
     scorer = LearnedScorer()
     here = world(Router(scorer=scorer, explore=0.0))
     trace = here.call(EASY).ok.trace
     assert trace is not None
-    assert here.client.feedback(trace.id, signal="retried")
+    assert here.client.feedback(trace.id, signal=signal)
     (event,) = here.told(FeedbackReceived)
     assert isinstance(event, FeedbackReceived)
-    assert (event.score, event.source) == (0.0, "retried")
+    assert (event.score, event.source) == (score, signal)
 
 
 @pytest.mark.parametrize(

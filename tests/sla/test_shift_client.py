@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 
+from client.forms import World, three_tiers
 from tierllm import (
     AdaptiveSampling,
     Admission,
     CircuitBreaker,
     Consent,
+    Contract,
     Deployment,
     Hedge,
     InvalidRequestError,
     Objective,
     Price,
+    ServicePlan,
     Step,
     Tier,
     TieredClient,
@@ -351,3 +354,19 @@ def test_deadlines_that_are_short_for_anybody_say_nothing_of_the_place() -> None
         seconds=100,
     )
     assert played.shifts == []
+
+
+def test_a_plan_that_is_not_to_be_shifted_stays() -> None:
+    fake = FakeProvider()
+    world = World(
+        three_tiers(fake, objective=Objective(latency_p95_s=1), shift=True),
+        fake=fake,
+        plans=[ServicePlan("stays", shifts=False), ServicePlan("goes")],
+        contracts=[Contract("kept", plan="goes", shifts=False)],
+    )
+    shifting = world.client._setup.lines["gold"].shifting
+    assert shifting is not None
+    shifting.leaves_tier = lambda key, now, room: True  # type: ignore[method-assign]
+    assert world.call(plan="goes").ok.tier == "silver"
+    assert world.call(plan="stays").ok.tier == "gold"
+    assert world.call(contract="kept").ok.tier == "gold"

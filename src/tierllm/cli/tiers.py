@@ -91,12 +91,16 @@ class Tally:
 
     def read(self, path: str) -> None:
         """Raises ``ConfigError`` where there is no log."""
+        from ..errors import ConfigError
         from ..routing.decision_rows import read_decisions
 
-        for row in read_decisions(path):
+        decisions = read_decisions(path)
+        for row in decisions:
             self.rows += 1
             if row.served is not None and row.deployment is not None:
                 self.scored += self._take(row, (row.served, row.deployment))
+        if decisions.skipped and not self.rows:
+            raise ConfigError(f"{path}: this is no decision log; give the file that [decisions] names")
 
     def _take(self, row: DecisionRow, served: tuple[str, str]) -> bool:
         """Whether something was said of the answer. What was made simpler under load tells of the load."""

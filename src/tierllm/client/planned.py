@@ -99,6 +99,8 @@ class Planned:
         """What was decided, and what would have been by those who only observe."""
         trace.plan, trace.contract = request.plan, request.contract
         trace.rule, trace.request_class = course.rule, course.request_class
+        if request.plan is not None and self.service is not None and not self.service.knows(request.plan):
+            trace.warnings = (*trace.warnings, f"plan {request.plan!r} is not listed: no plan's bounds hold")
         if observed is None:
             return
         here, bounds, decision = observed

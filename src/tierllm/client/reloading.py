@@ -163,9 +163,9 @@ class Reloading:
         dropped: list[Closable] = [provider for at, provider in ours.items() if at not in stays]
         if old.decisions is not None and old.decisions is not new.decisions:
             dropped.append(old.decisions)
+        new.succeed(old)
         with origin.turning:
             if not origin.over:
-                new.succeed(old)
                 self._setup = new  # calls begin under it from here on
                 origin.became(config, kept, old, dropped, tenure)
                 return Reloaded(changed, config.digest)

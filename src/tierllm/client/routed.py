@@ -57,7 +57,8 @@ class Routed:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise ConfigError(f"feedback(..., {score!r}): give a score from 0 to 1")
         if not isinstance(trace_id, str) or not trace_id:
-            raise ConfigError(f"feedback({trace_id!r}): give the id of a trace, response.trace.id")
+            kind = type(trace_id).__name__
+            raise ConfigError(f"feedback(<{kind}>): give the id of a trace, such as response.trace.id")
         for option, name in (("user", user), ("tenant", tenant)):
             if name is not None and not isinstance(name, str):
                 raise ConfigError(f"feedback({option}=<{type(name).__name__}>): give a name, or leave it out")
@@ -96,9 +97,10 @@ class Routed:
         *,
         contract: str | None = None,
         tenant: str | None = None,
+        plan: str | None = None,
         window_s: float | None = None,
     ) -> Report:
-        """How far a tier, a contract or a tenant got what was promised.
+        """How far a tier, a contract, a plan or a tier's tenant got what was promised.
 
         ``window_s`` seconds back; left out, the longest window there is. Raises ``ConfigError`` for one
         that nothing was promised to.
@@ -106,7 +108,7 @@ class Routed:
         levels = self._setup.levels
         if levels is None:
             raise ConfigError("attainment(): nothing was promised: give a tier objective=Objective(...)")
-        return levels.report(tier=tier, contract=contract, tenant=tenant, window_s=window_s)
+        return levels.report(tier, contract, tenant, window_s, plan)
 
     def shift(
         self, tier: str, deployment: str | None = None, *, away: bool | None, for_s: float | None = None

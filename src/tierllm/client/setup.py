@@ -38,6 +38,7 @@ from .checks import (
     listed,
     service_of,
 )
+from .digest import digest_of
 from .kept import kept_by
 from .outermost import Outermost
 from .planned import Planned
@@ -99,7 +100,7 @@ class Setup(Planned, Outermost):
     """
 
     config: str | None = None
-    """12 hex digits of the configuration's hash; ``None`` for one that is code."""
+    """12 hex digits of the configuration's hash."""
     tenure: Callable[[], object | None] | None = None
 
     def __init__(
@@ -203,6 +204,7 @@ class Setup(Planned, Outermost):
         self._sheds = any(admission.shed_at is not None for admission in admissions)
         self._shifting = [line for line in self.lines.values() if line.shifting is not None]
         check_router(router)
+        self.config = digest_of(self.tiers, router, plans, contracts)
         self._observes = router is not None and router.mode == "observe"
         self.callers: Callers = Callers() if before is None else before.callers
         self.difficulty = difficulty_of(router, self)

@@ -53,13 +53,15 @@ def levels_of(setup: Setup, *, tenants: bool) -> ServiceLevels | None:
     """How far promises are kept; ``None`` where nothing was promised."""
     tiers = {tier.name: tier.objective for tier in setup.tiers if tier.objective is not None}
     contracts = {} if setup.service is None else setup.service.objectives()
-    if not tiers and not contracts:
+    plans = {} if setup.service is None else setup.service.plan_objectives()
+    if not tiers and not contracts and not plans:
         return None
     from ..sla.service_levels import ServiceLevels
 
     return ServiceLevels(
         tiers,
         contracts=contracts,
+        plans=plans,
         tenants=tenants,
         deadline_s=setup.deadline_s,
         clock=setup.clock,

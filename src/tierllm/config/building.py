@@ -229,7 +229,9 @@ class _Build:
             return self.given[name]
         key = os.environ[variable] if variable else None
         secret = None if key is None else hashlib.sha256(key.encode()).digest()
-        said = source.model_dump(mode="json", exclude_unset=True, exclude={"api_key_env"})  # other keys' names
+        said = source.model_dump(
+            mode="json", exclude_unset=True, exclude={"api_key_env"}
+        )  # other keys' names
         return self.kept.once(("providers", name, variable), (said, secret), lambda: source.build(name, key))
 
 

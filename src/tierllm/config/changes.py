@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .table import Table, based, same, written
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .file import Config
     from .tiers import TierTable
 
@@ -43,12 +45,18 @@ def changed(old: Config, new: Config) -> tuple[str, ...]:
             found += _tiers(old.tiers, new.tiers)
         elif _is_named(after) or _is_named(before):
             found += _apart(name, before, after)
-        elif not same(_plain(before), _plain(after)):
+        elif not same(_plain(before), _plain(after)) or (
+            name in PLACED and _elsewhere(before, old.base, after, new.base)
+        ):
             found.append(name)
-        elif name in PLACED and isinstance(after, Table) and isinstance(before, Table):
-            if based(before, old.base) != based(after, new.base):
-                found.append(name)
     return tuple(found)
+
+
+def _elsewhere(before: object, old: Path, after: object, new: Path) -> bool:
+    """Whether paths that are written alike lead to other places."""
+    if not isinstance(before, Table) or not isinstance(after, Table):
+        return False
+    return based(before, old) != based(after, new)
 
 
 def _tiers(before: Sequence[TierTable], after: Sequence[TierTable]) -> list[str]:

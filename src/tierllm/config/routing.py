@@ -193,7 +193,7 @@ class SessionsTable(Rule):
 class DecisionsTable(Table):
     path: PathName
     max_bytes: Count = 100_000_000
-    keep: Count = 5
+    keep: Annotated[int, Field(ge=0)] = 5
     prompts: Literal["none", "hashed", "text"] = "none"
     who: Literal["full", "hashed", "none"] = "full"
     max_waiting: Count = 10_000

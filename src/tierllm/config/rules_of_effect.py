@@ -36,15 +36,15 @@ def _measured(config: Config, tier: TierTable) -> bool:
 
 def _budgets(config: Config) -> Iterator[Finding]:
     """Of budgets that hold wherever a call goes it is known how much is left, before it goes anywhere."""
-    for budget in (table.build() for table in config.budgets):
-        if budget.mode == "enforce" and budget.per[0] not in ("call", "run"):
-            if not PLACES & {*budget.where, *budget.per}:
-                return
+    nowhere = {*PLACES, "call", "run"}
+    built = [table.build() for table in config.budgets]
+    if any(each.mode == "enforce" and not nowhere & {*each.where, *each.per} for each in built):
+        return
     for number, rule in enumerate(config.rules):
         if rule.budget_left is not None:
             yield warning(
                 f"rules[{number}].budget_left",
-                "there is no budget that it could be the rest of: those of single tiers, deployments, runs and "
+                "there is no budget that it could be the rest of: those of tiers, deployments, runs and "
                 "calls do not count, nor those that only observe",
                 "add [[budgets]], or take it out",
             )
@@ -131,8 +131,9 @@ def _empty_contracts(config: Config) -> Iterator[Finding]:
     spoken: set[str] = set()
     for rule in config.rules:
         spoken |= {rule.contract} if isinstance(rule.contract, str) else set(rule.contract or ())
-    budgets, limits = (table.build() for table in config.budgets), (table.build() for table in config.limits)
-    if any("contract" in (*each.per, *each.where) for each in (*budgets, *limits)):
+    kept = [(each.per, each.where) for each in (table.build() for table in config.budgets)]
+    kept += [(each.per, each.where) for each in (table.build() for table in config.limits)]
+    if any("contract" in (*per, *where) for per, where in kept):
         return
     for name, contract in config.contracts.items():
         if not contract.model_fields_set and name not in spoken:

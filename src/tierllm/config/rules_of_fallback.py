@@ -85,7 +85,9 @@ def _same_deployment(config: Config) -> Iterator[Finding]:
     for t, tier in enumerate(config.tiers):
         seen: dict[str, int] = {}
         for d, deployment in enumerate(tier.deployments):
-            said = deployment.model_dump(mode="json", exclude={"name", "weight", "labels"}, exclude_unset=True)
+            said = deployment.model_dump(
+                mode="json", exclude={"name", "weight", "labels"}, exclude_unset=True
+            )
             said["provider"] = config.provider_of(deployment)[0]
             same = json.dumps(said, sort_keys=True)
             if same in seen:

@@ -161,7 +161,7 @@ def written(value: object) -> object:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether both are written alike: 1 is not 1.0, nor ``true``. Objects are the same only if they are one."""
+    """Whether both are written alike: 1 is not 1.0, nor ``true``. Objects are alike only if they are one."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -34,6 +34,8 @@ __all__ = ["Treasury"]
 
 OWN_NAME = "max_cost_usd"
 NOBODY = Request(messages=())
+GLIDE = 0.2
+"""From this share of a budget on that is left, money that will not come back at a known time goes slower."""
 
 
 class Treasury:
@@ -98,7 +100,7 @@ class Treasury:
 
     def heir(self, budgets: Sequence[Budget]) -> Treasury:
         """A treasury with other budgets, and everything else in common with this one: stores, accounts and
-        what is reserved on them, the ledger, what is owed. Only one of the two is to be closed, or renewed."""
+        what is reserved on them, the ledger, what is owed. Only the last one is to be closed and renewed."""
         twin = copy.copy(self)
         twin._keeps(budgets)
         twin.places = []
@@ -209,19 +211,21 @@ class Treasury:
     def pace(self) -> float:
         """How fast the money of the client's own budgets goes: 2.0 is twice as fast as lasts to the end of
         their windows; 0.0 where there is none. The first twentieth of a window tells little, and counts as
-        over."""
+        over. A rolling window and a total have no end: they go by what is left, 1.0 where a fifth is."""
         now, fastest = self.wall(), 0.0
         for budget in self._everywhere:
             if budget.per != ("client",) or budget.where:
                 continue
             span = budget.window.at(now)
-            gone = 1.0
+            gone = None
             if span.begins_at is not None and span.resets_at is not None:
                 gone = max(0.05, (now - span.begins_at) / (span.resets_at - span.begins_at))
             for draw in budget.draws(NOBODY, "", "", now, self.store_of(budget)):
                 most = draw.limit.hard if draw.limit.hard is not None else draw.limit.soft
                 if most and draw.limit.unit == "usd":
-                    fastest = max(fastest, self.last_seen(draw).settled / most / gone)
+                    used = self.last_seen(draw).settled / most
+                    pace = used / gone if gone is not None else GLIDE / max(1.0 - used, GLIDE / 100)
+                    fastest = max(fastest, pace)
         return fastest
 
     def steers(self, caps: Sequence[Cap]) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..cost.estimator import CostEstimator
     from ..pipeline.clock import Clock
     from ..types import Call, Objective, Response
-    from .deployment_line import DeploymentLine
+    from .deployment_line import DeploymentLine, Obstacle
 
 __all__ = ["Cheapest"]
 
@@ -102,29 +102,48 @@ class Cheapest:
     # -- before ------------------------------------------------------------------
 
     def order(
-        self, call: Call, lines: Sequence[DeploymentLine], *, asks: bool = False
+        self,
+        call: Call,
+        lines: Sequence[DeploymentLine],
+        *,
+        asks: bool = False,
+        why: dict[str, Obstacle | str] | None = None,
     ) -> Sequence[DeploymentLine]:
         """``lines`` for this call, the one to be asked first in front, those that would not serve it last.
         All of them, each once. ``asks``: the first of them is going to be asked, so that it may be a trial.
+        ``why`` is told what keeps places from being asked in their turn, other than their cost.
         """
         if len(lines) < 2:
             return lines
         require = call.request.require
-        able = [
-            line
-            for line in lines
-            if require <= line.deployment.labels and line.obstacle(call, count=False) is None
-        ]
-        barred = [line for line in lines if line not in able] if len(able) < len(lines) else ()
-        return (*self._ordered(call, able, asks), *barred) if len(able) > 1 else (*able, *barred)
+        able: list[DeploymentLine] = []
+        barred: list[DeploymentLine] = []
+        for line in lines:
+            able_to = require <= line.deployment.labels
+            obstacle = line.obstacle(call, count=False) if able_to else None
+            if able_to and obstacle is None:
+                able.append(line)
+                continue
+            barred.append(line)
+            if why is not None:
+                why[line.name] = "labels" if obstacle is None else obstacle
+        return (*self._ordered(call, able, asks, why), *barred) if len(able) > 1 else (*able, *barred)
 
-    def _ordered(self, call: Call, lines: Sequence[DeploymentLine], asks: bool) -> list[DeploymentLine]:
+    def _ordered(
+        self,
+        call: Call,
+        lines: Sequence[DeploymentLine],
+        asks: bool,
+        why: dict[str, Obstacle | str] | None,
+    ) -> list[DeploymentLine]:
         now = self._clock()
         options = self._options(call, lines, now)
         meet = [option for option in options if not option.off and option.known]
         unknown = [option for option in options if not option.off and not option.known]
         off = [option for option in options if option.off]
         off.sort(key=by_distance)
+        if why is not None:
+            why.update((option.line.name, "slow" if option.slow else "quality") for option in off)
         first: Option | None = None
         if meet:
             meet = cheapest_first(meet, self._rng)

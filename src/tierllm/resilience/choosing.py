@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -61,6 +61,7 @@ class Choosing:
         self.cheapest = cheapest
         self.hedge: Hedging | None = None
         self.shifting: Shifting | None = None
+        self._picks = tier.choose != "ordered" and len(self.lines) > 1
 
     async def __call__(self, call: Call, /) -> Response:
         """The first deployment that answers; each one passed over leaves its reason in the trace."""
@@ -69,7 +70,8 @@ class Choosing:
         degrade, drawn, avoid = call.degrade, self._drawn(), self._avoided(call)
         if avoid or call.course is not None:
             self._moved(call, drawn, avoid)
-        for line in self._ordered(call, drawn, avoid, asks=True):
+        why: dict[str, Obstacle | str] | None = None if call.trace is None or self.cheapest is None else {}
+        for line in self._ordered(call, drawn, avoid, asks=True, why=why):
             obstacle: Obstacle | None = None
             if line is call.ahead:
                 call.ahead = None  # once: a policy may come here again
@@ -115,6 +117,9 @@ class Choosing:
                     self.cheapest.served(fit, response)
                 if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
                     degrade.spared()
+                if self._picks and call.trace is not None:
+                    mine = self.hedge is not None and response.tier == self.tier.name
+                    self._unasked(call, (mine and response.deployment) or line.name, why)
                 self.passed_over(call, line, None)
                 return response
             self.barred(call, line, obstacle)
@@ -159,6 +164,7 @@ class Choosing:
         avoid: Collection[str],
         *,
         asks: bool = False,
+        why: dict[str, Obstacle | str] | None = None,
     ) -> Sequence[DeploymentLine]:
         """``drawn``, the cheapest first where the call is to be served so; where its session is at home
         comes before all others, what is left alone now after them."""
@@ -166,7 +172,7 @@ class Choosing:
             cheapest = call.degrade.cheapest_first(drawn, _dearness)
             return sorted(cheapest, key=lambda line: line.name in avoid) if avoid else cheapest
         if self.cheapest is not None:
-            drawn = self.cheapest.order(call, drawn, asks=asks)
+            drawn = self.cheapest.order(call, drawn, asks=asks, why=why)
         tier, prefer = self.tier.name, None if call.course is None else call.course.prefer
         if prefer is None and not avoid:
             return drawn
@@ -202,6 +208,24 @@ class Choosing:
                 home = None  # those after it are in their turn
             elif home is not None:
                 self.passed_over(call, line, "session")
+
+    def _unasked(self, call: Call, winner: str, why: Mapping[str, Obstacle | str] | None) -> None:
+        """Write down why places that are listed before the one that answered were not asked."""
+        trace, tier = call.trace, self.tier.name
+        if trace is None or self.lines[0].name == winner:
+            return
+        told = {each.deployment for each in trace.attempts if each.tier == tier}
+        for each in trace.candidates:
+            if each.tier == tier and not (each.reason or "").startswith("observed:"):
+                told.add(each.deployment)
+        by_price = self.cheapest is not None or (call.degrade is not None and call.degrade.cheaper)
+        for line in self.lines:
+            if line.name == winner:
+                return
+            if line.name not in told:
+                cause = None if why is None else why.get(line.name)
+                reason = _reason(cause) if isinstance(cause, BaseException) else cause
+                self.passed_over(call, line, reason or ("price" if by_price else "weight"))
 
     def passed_over(self, call: Call, line: DeploymentLine, reason: str | None) -> None:
         if call.trace is not None:

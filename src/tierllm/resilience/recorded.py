@@ -147,7 +147,10 @@ class Recorded:
                 self.pace.missed(attempt.latency_s)
 
     def _answered(self, response: Response, call: Call, latency_s: float) -> None:
-        self.served += 1
+        line: Recorded | None = self
+        while line is not None:  # those that took this one's place carry its account on
+            line.served += 1
+            line = line.heir
         self.recent.append("ok")
         scope = call.scope
         self.pace.took(latency_s, None if scope is None else scope.deadline_at, self.clock)
@@ -167,12 +170,15 @@ class Recorded:
             self.spending.learn(call, response)
 
     def _failed(self, call: Call, error: ProviderError, latency_s: float) -> None:
-        self.failed += 1
+        line: Recorded | None = self
+        while line is not None:
+            line.failed += 1
+            line = line.heir
         self.pace.answered()
         self.recent.append(type(error).__name__)
         if error.retry_after_s:
             held_until = self.clock() + min(error.retry_after_s, MAX_HOLD_S)
-            line: Recorded | None = self
+            line = self
             while line is not None:
                 line.held_until = max(line.held_until, held_until)
                 line = line.heir

@@ -57,8 +57,6 @@ def _covers(rules: Sequence[Rule], first: int, then: int, held: Mapping[str, int
         between = rules[first + 1 : then]
         if later.set_class is None and any(each.set_class is not None for each in between):
             return False  # its class may be another one by then
-        if later.min_tier is not None and later.request_class and "high" in later.request_class:
-            return False  # its floor holds for calls that nobody knows the class of
     return all(_rest_implied(rule, later, held))
 
 

@@ -21,8 +21,7 @@ class Decision(NamedTuple):
     """What the rules say of one call.
 
     ``rule`` is the name of the one that matched (``"rules[3]"`` where it has none), ``None`` where none did.
-    ``tier``, ``min_tier``, ``max_tier`` and ``balance`` are what it says; ``min_tier`` may also come from
-    rules for difficult calls, where nobody knows how difficult this one is. ``request_class`` and ``score``
+    ``tier``, ``min_tier``, ``max_tier`` and ``balance`` are what it says. ``request_class`` and ``score``
     are how difficult it is, as far as that was said or had to be found out; ``buckets`` what the scorer made
     of its text. ``floor``: its difficulty must not send it to the weaker model.
     """
@@ -51,7 +50,6 @@ class RoutingTable:
     def __init__(self, rules: Sequence[Rule], tiers: Sequence[str], sources: Sources) -> None:
         self.rules = tuple(rules)
         self._sources = sources
-        self._rank = {name: number for number, name in enumerate(tiers)}
         everything = (1 << len(self.rules)) - 1
         questions = questions_of(self.rules)
         self._rows = [_Row(rule, number, questions) for number, rule in enumerate(self.rules)]
@@ -81,7 +79,6 @@ class RoutingTable:
         if self._tags is not None:
             mask &= self._tagged(request.tags)
         asked: Asked | None = None
-        floor: str | None = None
         known = 0  # the questions that were asked; rules for which the answer was no have left the mask
         rows = self._rows
         while mask:
@@ -89,7 +86,7 @@ class RoutingTable:
             mask ^= lowest
             row = rows[lowest.bit_length() - 1]
             if row.simple:
-                return self._said(row, request, asked, floor)
+                return self._said(row, request, asked)
             if asked is None:
                 asked = Asked(request, self._sources, terms)
             for bit, question in row.questions:
@@ -102,17 +99,14 @@ class RoutingTable:
             else:
                 if row.classes is not None:
                     name = asked.classed()
-                    if name is None:
-                        floor = self._higher(floor, row.floor)
-                        continue
                     if name not in row.classes:
                         continue
                 if row.sets is None:
-                    return self._said(row, request, asked, floor)
+                    return self._said(row, request, asked)
                 asked.set_class(row.sets)
-        return self._said(None, request, asked, floor)
+        return self._said(None, request, asked)
 
-    def _said(self, row: _Row | None, request: Request, asked: Asked | None, floor: str | None) -> Decision:
+    def _said(self, row: _Row | None, request: Request, asked: Asked | None) -> Decision:
         decision = NOTHING if row is None else row.decision
         if asked is None:
             if request.importance != "high" and request.request_class is None:
@@ -125,8 +119,6 @@ class RoutingTable:
             name == "high" and asked.said and not (row is not None and row.heeds_difficulty)
         )
         rule, tier, min_tier, max_tier, balance, *_ = decision
-        if floor is not None:
-            min_tier = self._higher(min_tier, floor)
         floored = important or difficult
         return Decision(rule, tier, min_tier, max_tier, balance, name, asked.score, floored, asked.buckets)
 
@@ -136,12 +128,6 @@ class RoutingTable:
         for tag in tags:
             mask |= found.get(tag, 0)
         return mask
-
-    def _higher(self, one: str | None, other: str | None) -> str | None:
-        """The better of two floors."""
-        if one is None or other is None:
-            return other if one is None else one
-        return one if self._rank[one] <= self._rank[other] else other
 
     def __repr__(self) -> str:
         return f"<RoutingTable of {len(self.rules)} rules>"
@@ -153,7 +139,6 @@ class _Row:
     __slots__ = (
         "classes",
         "decision",
-        "floor",
         "heeds_difficulty",
         "heeds_importance",
         "questions",
@@ -170,9 +155,9 @@ class _Row:
         self.classes = rule.request_class
         self.sets = rule.set_class
         self.simple = not self.questions and self.classes is None and self.sets is None
-        self.heeds_difficulty = self.classes is not None and "high" in self.classes
-        self.floor = rule.min_tier if self.heeds_difficulty else None
-        self.heeds_importance = rule.importance is not None and "high" in rule.importance
+        decides = any(said is not None for said in (rule.tier, rule.min_tier, rule.balance))
+        self.heeds_difficulty = decides and self.classes is not None and "high" in self.classes
+        self.heeds_importance = decides and rule.importance is not None and "high" in rule.importance
         name = rule.name or f"rules[{number}]"
         self.decision = Decision(name, rule.tier, rule.min_tier, rule.max_tier, rule.balance)
 

@@ -113,7 +113,10 @@ class Scored:
         trace = call.trace
         if trace is not None:
             trace.request_class = trace.request_class or choice.request_class
-            trace.scores = {**(trace.scores or {}), "difficulty": choice.score}
+            if choice.score == choice.score:
+                trace.scores = {**(trace.scores or {}), "difficulty": choice.score}
+            else:
+                trace.warnings = (*trace.warnings, "the difficulty scorer failed: taken for difficult")
             if not observes:
                 trace.explored = choice.propensity
         if not observes:

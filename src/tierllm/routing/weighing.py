@@ -81,8 +81,11 @@ class Weighing:
         return score, buckets
 
     def class_of(self, score: float) -> RequestClass:
-        """How difficult a text of this score is; "medium" where the scorer does not know enough yet."""
-        if score != score or not (self._enough or self._knows_enough()):
+        """How difficult a text of this score is; "medium" where the scorer does not know enough yet, "high"
+        where it failed."""
+        if score != score:
+            return "high"
+        if not (self._enough or self._knows_enough()):
             return "medium"
         low, high = self.classes
         return "low" if score < low else "high" if score >= high else "medium"

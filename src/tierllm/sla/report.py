@@ -12,13 +12,16 @@ __all__ = ["NOBODY", "GoalReport", "Report", "Whose"]
 
 
 class Whose(NamedTuple):
-    """Whose promise it is: a tier's, a contract's, or a tier's towards one tenant."""
+    """Whose promise it is: a tier's, a contract's, a plan's, or a tier's towards one tenant."""
 
     tier: str | None = None
     contract: str | None = None
     tenant: str | None = None
+    plan: str | None = None
 
     def __str__(self) -> str:
+        if self.plan is not None:
+            return f"plan:{self.plan}"
         if self.contract is not None:
             return f"contract:{self.contract}"
         return f"tier:{self.tier}" if self.tenant is None else f"tenant:{self.tier}/{self.tenant}"

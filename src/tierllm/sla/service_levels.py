@@ -37,10 +37,10 @@ MOVED = ("load", "shift", "pinned")
 class ServiceLevels:
     """Counts each call that ends: for the tier it was granted, its contract and, where asked, its tenant.
 
-    ``tiers`` and ``contracts`` are the objectives by name; who has none is not watched. With ``tenants`` the
-    tier's objective is also kept for each tenant apart, for the ``max_tenants`` last seen. ``deadline_s`` is
-    the deadline of calls that name none. Thread-safe; ``emit`` is called outside of all locks. See
-    ``docs/objectives.md`` for what counts.
+    ``tiers``, ``contracts`` and ``plans`` are the objectives by name; who has none is not watched. With
+    ``tenants`` the tier's objective is also kept for each tenant apart, for the ``max_tenants`` last seen.
+    ``deadline_s`` is the deadline of calls that name none. Thread-safe; ``emit`` is called outside of all
+    locks. See ``docs/objectives.md`` for what counts.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class ServiceLevels:
         tiers: Mapping[str, Objective],
         *,
         contracts: Mapping[str, Objective] | None = None,
+        plans: Mapping[str, Objective] | None = None,
         tenants: bool = False,
         max_tenants: int = MAX_TENANTS,
         min_samples: int = MIN_SAMPLES,
@@ -68,6 +69,10 @@ class ServiceLevels:
         self._contracts = {
             name: self._new(Whose(contract=name), checked("contracts", name, each))
             for name, each in (contracts or {}).items()
+        }
+        self._plans = {
+            name: self._new(Whose(plan=name), checked("plans", name, each))
+            for name, each in (plans or {}).items()
         }
         self._tenants: OrderedDict[tuple[str, str], Subject] | None = OrderedDict() if tenants else None
         self._heir: ServiceLevels | None = None
@@ -95,12 +100,13 @@ class ServiceLevels:
         """
         tier = None if trace.granted is None else self._tiers.get(trace.granted)
         contract = None if trace.contract is None else self._contracts.get(trace.contract)
+        plan = None if trace.plan is None else self._plans.get(trace.plan)
         left = [
             self._tiers[each.tier]
             for each in trace.candidates
             if each.reason in MOVED and each.deployment == "*" and each.tier in self._tiers
         ]
-        if tier is None and contract is None and not left:
+        if tier is None and contract is None and plan is None and not left:
             return
         now, kind = self.clock(), kind_of(trace, response, error, read=driven == "read")
         if kind != "cached":  # by whichever tier: no call has gone there
@@ -124,6 +130,8 @@ class ServiceLevels:
                     self._due.add(tenant)
         if contract is not None and self._count(contract, now, kind, request, account, marks, unbegun):
             self._due.add(contract)
+        if plan is not None and self._count(plan, now, kind, request, account, marks, unbegun):
+            self._due.add(plan)
         due = self._due.next(now)
         if due is not None:
             self._look(due, now)
@@ -205,13 +213,21 @@ class ServiceLevels:
         contract: str | None = None,
         tenant: str | None = None,
         window_s: float | None = None,
+        plan: str | None = None,
     ) -> Report:
         """How well one subject's promises were kept over ``window_s`` (the longest, unless given).
 
-        Name a tier, a contract, or a tier and a tenant; nothing, where only one thing is promised.
+        Name a tier, a contract, a plan, or a tier and a tenant; nothing, where only one thing is promised.
         Raises ``ConfigError`` for what has no objective, and for a window that is not kept.
         """
-        subject = self._found(tier, contract, tenant)
+        if plan is not None:
+            if not tier is contract is tenant is None:
+                raise ConfigError(
+                    "attainment: name a plan, a contract, or a tier (and its tenant): one of them"
+                )
+            subject = named("plan", plan, self._plans)
+        else:
+            subject = self._found(tier, contract, tenant)
         now = self.clock()
         self._look(subject, now)
         asked_s = LONGEST_S if window_s is None else float(window_s)
@@ -245,7 +261,7 @@ class ServiceLevels:
         now = self.clock()
         with self._lock:
             tenants = [] if self._tenants is None else [*self._tenants.values()]
-        for subject in (*self._tiers.values(), *self._contracts.values(), *tenants):
+        for subject in (*self._tiers.values(), *self._contracts.values(), *self._plans.values(), *tenants):
             self._look(subject, now)
         by_tier: dict[str, dict[str, Any]] = {}
         for subject in tenants:
@@ -254,6 +270,7 @@ class ServiceLevels:
         return {
             "tiers": {name: subject.status(now) for name, subject in self._tiers.items()},
             "contracts": {name: subject.status(now) for name, subject in self._contracts.items()},
+            "plans": {name: subject.status(now) for name, subject in self._plans.items()},
             "tenants": by_tier,
         }
 
@@ -268,7 +285,11 @@ class ServiceLevels:
         if older.min_samples != self.min_samples:
             return
         older._heir = self
-        for mine, theirs in ((self._tiers, older._tiers), (self._contracts, older._contracts)):
+        for mine, theirs in (
+            (self._tiers, older._tiers),
+            (self._contracts, older._contracts),
+            (self._plans, older._plans),
+        ):
             for name, subject in [*mine.items()]:
                 before = theirs.get(name)
                 if before is not None and before.attainment.objective == subject.attainment.objective:
@@ -291,6 +312,7 @@ class ServiceLevels:
         self._due.renew()
         if self._heir is not None:
             self._heir.renew()
-        subjects = [*self._tiers.values(), *self._contracts.values(), *(self._tenants or {}).values()]
+        subjects = [*self._tiers.values(), *self._contracts.values(), *self._plans.values()]
+        subjects += (self._tenants or {}).values()
         for subject in subjects:
             subject.attainment.renew()

@@ -114,15 +114,16 @@ class ServiceTerms:
     def settled(self, request: Request) -> tuple[Request, Terms]:
         """The request with its tenant's contract and its contract's plan, where it names none; and its terms.
 
-        A contract that only observes fills in no plan. A plan that is not listed says nothing. Raises
-        ``ConfigError`` for a contract that there is not.
+        A contract that only observes fills in no plan. A plan that is not listed says nothing, and is no way
+        out of the contract's. Raises ``ConfigError`` for a contract that there is not.
         """
         name, plan = self.contract_of(request), request.plan
-        if plan is None and name is not None:
-            contract = self._contracts[name]
-            if contract.mode == "enforce":
-                plan = contract.plan
         listed = plan if plan is None or plan in self.plans else UNLISTED
+        if name is not None and (plan is None or listed is UNLISTED):
+            contract = self._contracts[name]
+            if contract.mode == "enforce" and contract.plan is not None:
+                listed = contract.plan
+                plan = plan or contract.plan
         found = self._known.get((listed, name))
         if found is None:
             found = self._together(listed, name)
@@ -131,6 +132,10 @@ class ServiceTerms:
         if name != request.contract or plan != request.plan:
             request = Request(**{**request.__dict__, "contract": name, "plan": plan})
         return request, found
+
+    def knows(self, plan: str) -> bool:
+        """Whether that plan is listed; where none is, any name is as good as another."""
+        return plan in self.plans or not len(self.plans)
 
     def filled(self, request: Request) -> Request:
         """The request, as ``settled`` has it."""
