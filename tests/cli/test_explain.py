@@ -64,6 +64,63 @@ def test_a_log_that_is_not_there(tierllm: Any, tmp_path: Path) -> None:
     assert "there is no decision log" in ran.err
 
 
+CONFIG = """
+[decisions]
+path = "logs/decisions.jsonl"
+[providers.fake]
+kind = "fake"
+[[tiers]]
+name = "gold"
+[[tiers.deployments]]
+model = "big"
+provider = "fake"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, log: Path) -> Path:
+    """A configuration whose log that is, by a path relative to the file."""
+    (tmp_path / "logs").mkdir()
+    log.rename(tmp_path / "logs" / "decisions.jsonl")
+    path = tmp_path / "tierllm.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_the_configuration_says_where_the_log_is(
+    tierllm: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tierllm("explain", "a2", "--log", str(tmp_path / "logs" / "decisions.jsonl"))
+    assert told.code == 0
+    assert tierllm("explain", "a2", "--config", str(config)) == told
+    monkeypatch.chdir(tmp_path)
+    assert tierllm("explain", "a2") == told
+    ran = tierllm("explain", "nobody")
+    assert ran.code == 1
+    assert "decisions.jsonl has no call 'nobody'" in ran.err
+    ran = tierllm("explain", "a2", "--log", "other.jsonl")
+    assert (ran.code, ran.out) == (1, "")  # what is named goes before what is configured
+    assert "other.jsonl" in ran.err
+
+
+def test_nothing_says_where_the_log_is(
+    tierllm: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config.write_text(CONFIG.replace('[decisions]\npath = "logs/decisions.jsonl"\n', ""))
+    ran = tierllm("explain", "a2")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "tierllm explain: tierllm.toml has no [decisions]; name the decision log with --log\n"
+    )
+    config.unlink()
+    ran = tierllm("explain", "a2")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "tierllm explain: tierllm.toml: there is no such file; name the decision log with --log\n"
+    )
+
+
 def test_what_a_real_client_has_done_by_another_process(process: Any, tmp_path: Path) -> None:
     path = tmp_path / "log"
     tiers = [

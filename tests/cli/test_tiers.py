@@ -176,6 +176,22 @@ def test_several_keys_are_one_line(tierllm: Command, config: Path, tmp_path: Pat
     assert lines[2][-2:] == ["0.500", "2"]
 
 
+def test_the_log_of_the_configuration_is_read_where_none_is_named(
+    tierllm: Command, config: Path, log: Path, tmp_path: Path
+) -> None:
+    asked = tierllm("tiers", "--log", str(log))
+    config.write_text('[decisions]\npath = "logs/own.jsonl"\n' + TEXT)
+    without = tierllm("tiers")
+    assert without.code == 0
+    assert "calls in the log" not in without.out  # nothing was written to it yet
+    assert tierllm("tiers", "--log", str(log)) == asked
+    (tmp_path / "logs").mkdir()
+    log.rename(tmp_path / "logs" / "own.jsonl")
+    assert tierllm("tiers") == asked
+    told = json.loads(tierllm("tiers", "--json").out)
+    assert Path(told["log"]["file"]) == tmp_path / "logs" / "own.jsonl"
+
+
 def test_what_is_not_there(tierllm: Command, config: Path, tmp_path: Path) -> None:
     ran = tierllm("tiers", "--config", "nowhere.toml")
     assert (ran.code, ran.out) == (1, "")

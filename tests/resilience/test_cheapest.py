@@ -559,6 +559,41 @@ def test_through_a_client(form: Form) -> None:
     client.close()
 
 
+@every_form
+def test_why_those_listed_before_were_not_asked(form: Form) -> None:
+    fake = FakeProvider()
+    places = [
+        Deployment("dear", fake, quality=0.9, price=price(3), labels={"eu"}),
+        Deployment("poor", fake, quality=0.2, price=price(0.5), labels={"eu"}),
+        Deployment("open", fake, quality=0.9, price=price(0.1), labels={"eu"}),
+        Deployment("far", fake, quality=0.9, price=price(0.1)),
+        Deployment("slow", fake, quality=0.9, price=price(0.1), labels={"eu"}),
+        Deployment("good", fake, quality=0.9, price=price(1), labels={"eu"}),
+        Deployment("best", fake, quality=0.9, price=price(2), labels={"eu"}),
+    ]
+    client = TieredClient(
+        [Tier("gold", places, choose="cheapest", min_quality=0.5, objective=Objective(latency_p95_s=2))],
+        retry=False,
+    )
+    lines = {line.name: line for line in client._setup.lines["gold"].lines}
+    for name, line in lines.items():
+        for _ in range(40):
+            line.pace.history.add(9.0 if name == "slow" else 0.1)
+    lines["open"].held_until = lines["open"].clock() + 60
+
+    def told() -> dict[str, str | None]:
+        response = form(client, LONG, require={"eu"}, importance="high")
+        assert response.trace is not None
+        return {each.deployment: each.reason for each in response.trace.candidates}
+
+    passed = {"poor": "quality", "open": "ThrottledError", "far": "labels", "slow": "slow"}
+    assert told() == {"dear": "price", **passed, "good": None}
+    fake.down("good")
+    failed = {"good": "ProviderUnavailableError 503", "best": None}
+    assert told() == {"dear": "price", **passed, **failed}
+    client.close()
+
+
 @pytest.mark.parametrize("kind", ["text", "function"])
 def test_the_tiers_prompt_is_sent_and_counts(kind: str) -> None:
     text = "You are a helper. " * 3000

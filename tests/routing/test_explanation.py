@@ -340,6 +340,17 @@ STORIES: dict[str, tuple[Trace, str]] = {
         trace(**{**FAILED, "outcome": "cancelled"}),
         "asked gold; cancelled before it had its answer; 1.8 s",
     ),
+    "not needed": (
+        trace(
+            candidates=[
+                *(Candidate("gold", name, name) for name in ("price", "quality", "slow", "weight")),
+                Candidate("gold", "big"),
+            ]
+        ),
+        "asked gold; gold/price not the cheapest of those that will do; gold/quality not expected to be good "
+        "enough; gold/slow not expected to be quick enough; gold/weight not drawn this time; "
+        "served by gold/big; 1.8 s",
+    ),
     "unknown words": (
         trace(candidates=[Candidate("gold", "x", "the moon"), Candidate("gold", "y", "OddError 418")]),
         "asked gold; gold/x: the moon; gold/y failed: OddError (418); served by gold/big; 1.8 s",

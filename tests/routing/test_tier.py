@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from client.forms import Form, World, every_form
-from tierllm import CircuitBreaker, Deployment, FallbackChain, Objective, Retry, Tier, TieredClient
+from tierllm import CircuitBreaker, Deployment, FallbackChain, Hedge, Objective, Retry, Tier, TieredClient
 from tierllm.errors import ConfigError
-from tierllm.testing import Fail, FakeProvider
+from tierllm.testing import Fail, FakeProvider, Reply
 from tierllm.types import Message
 
 FAKE = FakeProvider()
@@ -201,6 +201,50 @@ def test_the_draw_is_repeatable_and_among_those_that_are_left_fair() -> None:
     first = drawn(3)
     assert first == drawn(3) != drawn(4)
     assert Counter(first)["m1"] / 600 == pytest.approx(3 / 4, abs=0.06)
+
+
+@every_form
+def test_those_that_were_not_drawn_are_told_as_far_as_they_are_listed_before(form: Form) -> None:
+    world = weighted(1, 1, 1, seed=5)
+    world.fake.down("m1")
+    found = set()
+    for _ in range(40):
+        response = form(world.client, "Hello")
+        assert response.trace is not None
+        told = [(each.deployment, each.reason) for each in response.trace.candidates]
+        assert told[-1] == (response.deployment, None)
+        assert dict(told[:-1]).keys() <= {"m0", "m1"}
+        found.add((response.deployment, *(f"{name} {reason}" for name, reason in sorted(told[:-1]))))
+    failed = "m1 ProviderUnavailableError 503"
+    assert found >= {
+        ("m0",),
+        ("m0", failed),
+        ("m2", "m0 weight", "m1 weight"),
+        ("m2", "m0 weight", failed),
+    }
+    assert all(one[0] == "m2" or "weight" not in " ".join(one) for one in found)
+
+
+@every_form
+def test_of_a_race_only_those_that_nobody_asked_are_told(form: Form) -> None:
+    names, fake = ["m0", "m1", "m2"], FakeProvider()
+    hedge = Hedge(share=0.9, min_samples=5)
+    tier = Tier("gold", [Deployment(name, fake) for name in names], choose="weighted", hedge=hedge)
+    with TieredClient([tier], retry=False, rng=Random(3)) as client:
+        for _ in range(60):
+            form(client)
+        won = set()
+        for turn in range(12):
+            fake.script(names[turn % 3], Reply("late", latency_s=0.3))
+            response = form(client)
+            assert response.trace is not None
+            asked = {attempt.deployment for attempt in response.trace.attempts}
+            before = set(names[: names.index(response.deployment or "")])
+            told = {each.deployment: each.reason for each in response.trace.candidates}
+            assert {name for name, reason in told.items() if reason == "weight"} == before - asked, told
+            if len(asked) > 1:
+                won.add(response.deployment)
+        assert won
 
 
 def test_ordered_means_the_first_that_can() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from .arguments import HERE, decisions_of
 
 if TYPE_CHECKING:
     from .arguments import Commands
@@ -22,8 +26,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("id", help="the id of a call")
     parser.add_argument(
-        "--log", required=True, metavar="FILE", help="the decision log; older files beside it count"
+        "--log",
+        metavar="FILE",
+        help="the decision log; older files beside it count; default: that of the configuration",
     )
+    parser.add_argument("--config", metavar="FILE", default=HERE, help=f"default: {HERE}")
     parser.add_argument("--json", action="store_true", help="all that the log has of the call")
     parser.set_defaults(run=run)
 
@@ -32,9 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..routing.decision_rows import find_decision
     from ..routing.explanation import explained
 
-    row = find_decision(arguments.log, arguments.id)
+    log = arguments.log or _configured(arguments.config)
+    row = find_decision(log, arguments.id)
     if row is None:
-        told = f"tierllm explain: {arguments.log} has no call {arguments.id!r}: "
+        told = f"tierllm explain: {log} has no call {arguments.id!r}: "
         hint = "give a response.trace.id; older calls may have been rotated away"
         print(plain(told + hint), file=sys.stderr)
         return 1
@@ -47,6 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
     if row.quality is not None:
         print(f"feedback: {row.quality:g} ({plain(row.quality_source or '')})")
     return 0
+
+
+def _configured(file: str) -> str:
+    from ..config import Config
+
+    if not os.path.exists(file):
+        raise ConfigError(f"{file}: there is no such file; name the decision log with --log")
+    path = decisions_of(Config.load(file))
+    if path is None:
+        raise ConfigError(f"{file} has no [decisions]; name the decision log with --log")
+    return str(path)
 
 
 def plain(text: str) -> str:

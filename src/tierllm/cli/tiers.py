@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from .arguments import HERE, decisions_of
+
 if TYPE_CHECKING:
     from ..config import Config
     from ..cost.price import Price
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-HERE = "tierllm.toml"
 UNKNOWN = "-"
 AGAIN = ("hit", "stale", "joined")
 """What a cache gave: the answer of a call that is counted by itself."""
@@ -32,7 +33,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--config", metavar="FILE", default=HERE, help=f"default: {HERE}")
     parser.add_argument(
-        "--log", metavar="DECISIONS", help="a decision log: how good each model's answers were found"
+        "--log",
+        metavar="DECISIONS",
+        help="a decision log: how good each model's answers were found; default: that of the configuration",
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with prices as texts")
     parser.set_defaults(run=run)
@@ -43,6 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = Config.load(arguments.config)
     tally = Tally(config)
+    if arguments.log is None:
+        path = decisions_of(config)
+        if path is not None and path.exists():
+            arguments.log = str(path)
     if arguments.log is not None:
         tally.read(arguments.log)
     lines = list(_lines(config, tally))
