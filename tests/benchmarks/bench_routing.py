@@ -7,9 +7,9 @@ rules), in turn in one run: microseconds, and how many of them would make one ba
 rules by tenant, plan and tag, as contracts make them. ``mixed``: names, hours, tokens, loads, budgets,
 classes and importance. ``loads``: fifty that ask for fifty different loads, which no index shortens.
 ``terms``: the contract filled in, and its terms beside its plan's, among a thousand contracts. Then what a
-call of a client takes longer with rules, and with a contract.
+call of a client takes longer with rules, with a contract, and with fifty rules and sticky sessions.
 
-Ends with an error where a decision takes longer than it may.
+Ends with an error where a decision takes longer than it may, or a call with rules and sessions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tierllm import Deployment, Response, Tier, TieredClient, Usage
+from tierllm import Deployment, Response, StickySessions, Tier, TieredClient, Usage
 from tierllm.admission.plans import ServicePlan
 from tierllm.providers import BaseProvider
 from tierllm.routing.ask import ask
@@ -29,6 +29,8 @@ from tierllm.sla.contract import Contract
 from tierllm.sla.terms import ServiceTerms
 
 MOST_US = 10.0
+MOST_MORE_US = 15.0
+"""For a whole call, with fifty rules and sticky sessions, than for the same call without them."""
 TIERS = ["gold", "silver", "bronze"]
 PROMPT = "Summarise the meeting in three sentences."
 
@@ -128,20 +130,29 @@ def main() -> int:
     )
     works["routed"] = lambda: routed.complete(PROMPT, tenant="t500")
     works["promised"] = lambda: promising.complete(PROMPT, tenant="t500")
+    sticky = TieredClient(one, router=Router(for_gold), sessions=StickySessions())
+    works["sticky"] = lambda: sticky.complete(PROMPT, tenant="t500", session="s")
+    works["of a session"] = lambda: client.complete(PROMPT, tenant="t500", session="s")
     works["named"] = lambda: client.complete(PROMPT, tenant="t500")
     found = best_us(works)
     bare, named = found.pop("bare"), found.pop("named")
     print(f"{'a bare call':20}{bare:8.2f} µs, {named:.2f} with a tenant")
     for name, what in (("routed", "fifty rules by names"), ("promised", "a contract and a plan")):
         print(f"{'a call with':20}{found.pop(name) - named:8.2f} µs more for {what}")
+    more_us = found.pop("sticky") - found.pop("of a session")
+    print(f"fifty rules and sticky sessions: {more_us:.2f} µs more for a whole call")
     failures = 0
+    if more_us > MOST_MORE_US:
+        print(f"  more than {MOST_MORE_US} µs")
+        failures += 1
     for name, us in found.items():
         print(f"{name:20}{us:8.2f} µs{bare / us:8.1f} to a bare call")
         if us > MOST_US and not name.startswith("loads"):
             print(f"  more than {MOST_US} µs")
             failures += 1
-    for each in (client, routed, promising):
+    for each in (client, routed, promising, sticky):
         each.close()
+    print("bounds: missed" if failures else "bounds: kept")
     return 1 if failures else 0
 
 

@@ -15,6 +15,8 @@ The replay sends each request to one of four deployments, each with a prompt cac
 kept for 300 s after their last use, as many as fit. The first of a session's requests goes to a place drawn
 evenly. Every other is drawn too (``choose="weighted"``), or goes where ``StickySessions`` says. ``one place
 for all`` is the most there is to be had. With an outage the first deployment is out for ten minutes.
+
+Ends with an error where a call, or a session in memory, takes more than it may.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import gc
 import json
 import random
 import statistics
+import sys
 import time
 import tracemalloc
 from collections import OrderedDict
@@ -50,6 +53,8 @@ MODEL = "gpt-5-mini"
 ROUNDS = 200
 """Short ones: a machine that has other work to do is not asked how fast it is."""
 PLAN = Plan("gold", ("gold", "silver"))
+CALL_US, SESSION_BYTES = 3.0, 400.0
+"""As much as it may add to a call (in the quietest round), and as a session may take on average."""
 
 
 class Asked(NamedTuple):
@@ -269,14 +274,17 @@ def replay(
     return Told(cached / sent, usd - output_usd, usd, len(moves))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="where conversation_trace.jsonl is")
     parser.add_argument("--sessions", type=int, default=1_000_000)
     given = parser.parse_args()
+    misses: list[str] = []
     for sessions in (1000, 100_000):
         usual_us, quiet_us = per_call(sessions, ROUNDS)
         print(f"a call, {sessions:7,} sessions: {usual_us:.2f} µs (quietest round {quiet_us:.2f})")
+        if quiet_us > CALL_US:
+            misses.append(f"a call, {sessions:,} sessions: {quiet_us:.2f} µs, more than {CALL_US:g}")
     usual_us, quiet_us = per_choice(4, ROUNDS)
     print(f"choice of the cheapest of four places: {usual_us:.1f} µs (quietest round {quiet_us:.1f})")
     full, peak, took_s = memory(given.sessions)
@@ -284,9 +292,16 @@ def main() -> None:
         f"memory, {given.sessions:,} sessions: {full:.0f} bytes each when full, {peak:.0f} at most after "
         f"{3 * given.sessions:,} had come ({peak * given.sessions / 1e6:.0f} MB, {took_s:.0f} s)"
     )
-    if given.data is None:
-        return
-    requests = traced(given.data)
+    if full > SESSION_BYTES:
+        misses.append(f"a session: {full:.0f} bytes, more than {SESSION_BYTES:g}")
+    if given.data is not None:
+        replayed(given.data)
+    print("bounds: " + (f"missed: {'; '.join(misses)}" if misses else "kept"))
+    return 1 if misses else 0
+
+
+def replayed(data: Path) -> None:
+    requests = traced(data)
     lengths: dict[str, int] = {}
     for asked in requests:
         lengths[asked.session] = lengths.get(asked.session, 0) + 1
@@ -315,4 +330,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tierllm import ConfigError, Objective, TieredClient
+from tierllm import ConfigError, Objective, Router, Rule, TieredClient
 from tierllm.config import Config, Finding, check
 from tierllm.routing.judges import Agreement, FormatCheck
 from tierllm.routing.learned_scorer import LearnedScorer
 from tierllm.routing.rule_scorer import RuleScorer
+from tierllm.testing import FakeProvider
 
 TIERS = """
 [client]
@@ -530,3 +531,28 @@ class TestFindings:
     def test_consents_that_are_over(self) -> None:
         text = SERVICE.replace("since = 2026-11-01", "since = 2020-11-01, until = 2021-01-01")
         assert "plans.free.consent[0].until" in keys(text)
+
+
+RULED = {
+    "providers": {"openai": {"kind": "openai"}},
+    "tiers": [
+        {"name": "gold", "deployments": [{"model": "large"}]},
+        {"name": "bronze", "deployments": [{"model": "small"}]},
+    ],
+    "rules": [{"name": "vip", "plan": "vip", "min_tier": "gold"}],
+}
+
+
+class TestARouterOfOnesOwn:
+    def made(self, router: Router) -> TieredClient:
+        providers = {"openai": FakeProvider()}
+        return TieredClient.from_config(Config.parse(RULED), providers=providers, router=router)
+
+    def test_goes_by_the_files_rules(self) -> None:
+        with self.made(Router(scorer=lambda text: 0.0, balance=0.0, explore=0.0)) as client:
+            assert client.complete("Hello").tier == "bronze"
+            assert client.complete("Hello", plan="vip").tier == "gold"
+
+    def test_has_no_others_beside_them(self) -> None:
+        with pytest.raises(ConfigError, match="leave the rules of one of them out"):
+            self.made(Router([Rule("mine", tier="bronze")]))

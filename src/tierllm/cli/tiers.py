@@ -46,10 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = Config.load(arguments.config)
     tally = Tally(config)
-    if arguments.log is None:
-        path = decisions_of(config)
-        if path is not None and path.exists():
-            arguments.log = str(path)
+    own = decisions_of(config)
+    if arguments.log is None and own is not None and own.exists():
+        arguments.log = str(own)
     if arguments.log is not None:
         tally.read(arguments.log)
     lines = list(_lines(config, tally))

@@ -140,7 +140,18 @@ class _Build:
             scorer = self._told(
                 "router", partial(kept.once, ("scorer",), what, partial(table.scored, config.base))
             )
-        if (table is not None or config.rules) and "router" not in settings:
+        given = settings.get("router")
+        if config.rules and getattr(given, "rules", None):
+            raise ConfigError(
+                f"{config.source}: rules: the file has some, and so has the Router that was given beside it; "
+                "leave the rules of one of them out"
+            )
+        if config.rules and given is not None and hasattr(given, "with_rules"):
+            rules = [rule.build() for rule in config.rules]
+            settings["router"] = kept.once(
+                ("router",), [given, config.rules], partial(given.with_rules, rules)
+            )
+        elif (table is not None or config.rules) and "router" not in settings:
             rules = [each.build() for each in config.rules]
             said = ([written(each) for each in config.rules], written(table), scorer)
             router = partial((table or RouterTable()).build, rules, scorer)

@@ -140,6 +140,7 @@ class RouterTable(Rule):
     balance: Share | None = None
     classes: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     explore: Share = 0.05
+    follow_budget: bool = False
     mode: Mode = "enforce"
 
     def build(self, rules: Sequence[Routing] = (), scorer: Any = None) -> Router:

@@ -63,14 +63,19 @@ def _outside(
     if table.mode == "observe":  # it bounds nothing
         return
     min_tier, max_tier = table.min_tier, table.max_tier
-    for option in ("tier", "min_tier"):
-        tier = getattr(rule, option)
-        if tier is not None and max_tier is not None and ranks[tier] < ranks[max_tier]:
-            yield warning(
-                f"rules[{number}].{option}",
-                f"calls on {whose} do not get {tier}: {max_tier} is the best that they may have",
-                f"raise max_tier of {whose}, or lower this to {max_tier}",
-            )
+    if max_tier is not None and rule.tier is not None and ranks[rule.tier] < ranks[max_tier]:
+        yield warning(
+            f"rules[{number}].tier",
+            f"calls on {whose} do not get {rule.tier}: {max_tier} is the best that they may have",
+            f"raise max_tier of {whose}, or lower this to {max_tier}",
+        )
+    if max_tier is not None and rule.min_tier is not None and ranks[rule.min_tier] < ranks[max_tier]:
+        yield warning(
+            f"rules[{number}].min_tier",
+            f"calls on {whose} get {rule.min_tier} all the same, though {max_tier} is the best that they may "
+            "have: a floor wins",
+            f"raise max_tier of {whose}, or lower this to {max_tier}",
+        )
     for option in ("tier", "max_tier"):
         tier = getattr(rule, option)
         if tier is not None and min_tier is not None and ranks[tier] > ranks[min_tier]:

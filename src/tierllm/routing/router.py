@@ -85,6 +85,21 @@ class Router:
         self.judge = judge
         self.mode = mode
 
+    def with_rules(self, rules: Iterable[Rule]) -> Router:
+        """The same router with these rules in place of its own. Raises ``ConfigError``."""
+        return Router(
+            rules,
+            scorer=self.scorer,
+            weak=self.weak,
+            strong=self.strong,
+            balance=self.balance,
+            classes=self.classes,
+            explore=self.explore,
+            follow_budget=self.follow_budget,
+            judge=self.judge,
+            mode=self.mode,
+        )
+
     def _check_unscored(self, *options: object) -> None:
         for option, value in zip(("weak", "strong", "balance", "judge"), options, strict=True):
             if value is not None:
