@@ -10,7 +10,8 @@ Questions are ranked by score and the highest share goes to the strong model. AP
 share of the quality gap that this recovers, against the share of strong calls; chance has .5. All learning is
 in one pass over the training folds, in random order; the same question is never in two folds.
 
-Ends with an error where a bound is missed: ``LEAST_APGR``, ``OFF_SHARE``, ``LEAST_RECOVERED``, and those of time.
+Ends with an error where a bound is missed: ``LEAST_APGR``, ``OFF_SHARE``, ``LEAST_RECOVERED``,
+and those of time.
 """
 
 from __future__ import annotations

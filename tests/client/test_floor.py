@@ -1,9 +1,10 @@
 """Nothing takes a call below its floor, above its cap, nor across its labels: all mechanisms together, in
 virtual time.
 
-Rules, plans, contracts, difficulty, sessions, shifts, cascade, soft budgets, shedding, degradation, fallback,
-caches and old answers all want to send calls elsewhere. Whatever they agree on, an answer comes from a place
-that the call may be served by, and every place that was asked was one of those.
+Rules, plans, contracts, difficulty, sessions, shifts, pins, cascade, shadow, choices by price, soft budgets,
+shedding, degradation, fallback, caches and old answers all want to send calls elsewhere. Whatever they agree
+on, an answer comes from a place that the call may be served by, and every place that was asked was one of
+those.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from client.forms import QUICK, Told, World
 from tierllm import (
     AdaptiveSampling,
     Admission,
+    Agreement,
     Budget,
     Cascade,
     Consent,
@@ -35,6 +37,7 @@ from tierllm import (
     Rule,
     RuleScorer,
     ServicePlan,
+    Shadow,
     Shift,
     Step,
     StickySessions,
@@ -104,7 +107,20 @@ WORLDS = st.fixed_dictionaries(
         "scorer": st.sampled_from([None, "rules", "learned", "hard", "broken"]),
         "router": st.sampled_from(["enforce", "observe"]),
         "sessions": st.sampled_from([None, "enforce", "observe"]),
-        "cascade": st.sampled_from([None, 0.0, 1.0, "broken"]),
+        "cascade": st.sampled_from([None, 0.0, 1.0, "broken", "silver/d", "bronze/f", "silver/c", "bronze"]),
+        "explore": st.sampled_from([0.0, 0.5, 1.0]),
+        "shadow": st.sampled_from([None, None, "bronze", "silver/c"]),
+        "choose": st.sampled_from(["ordered", "cheapest"]),
+        "pins": st.lists(
+            st.tuples(
+                st.integers(0, 5),
+                st.sampled_from(
+                    [("gold", "a"), ("silver", "c"), ("bronze", "e"), ("gold", None), ("silver", None)]
+                ),
+                st.sampled_from([True, False, None]),
+            ),
+            max_size=3,
+        ),
         "shift": st.booleans(),
         "shed": st.booleans(),
         "steps": st.booleans(),
@@ -186,6 +202,7 @@ def tiers_of(world: dict[str, Any], fake: FakeProvider) -> list[Tier]:
             admission=Admission(shed_at=0.01, shed_below=2) if world["shed"] else None,
             fallback=name != world["no_fallback"],
             hedge=world["hedge"],
+            choose=world["choose"],
             **options,
         )
 
@@ -211,7 +228,9 @@ def settings_of(world: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "plans": [ServicePlan(name, **said) for name, said in plans_of(world).items()],
         "contracts": [Contract(name, tenants=[name], **said) for name, said in contracts_of(world).items()],
-        "router": Router(rules_of(world), scorer=scorer, balance=balance, mode=world["router"]),
+        "router": Router(
+            rules_of(world), scorer=scorer, balance=balance, mode=world["router"], explore=world["explore"]
+        ),
     }
     if world["sessions"] is not None:
         found["sessions"] = StickySessions(
@@ -219,7 +238,9 @@ def settings_of(world: dict[str, Any]) -> dict[str, Any]:
         )
     judge = world["cascade"]
     if judge is not None:
-        found["cascade"] = Cascade(Broken() if judge == "broken" else lambda request, response: judge)
+        found["cascade"] = cascade_of(judge)
+    if world["shadow"] is not None:
+        found["shadow"] = Shadow(world["shadow"], share=1.0, judge=lambda request, response: 0.5)
     if world["budget"]:
         soft = {"soft_usd": "0.00002", "on_soft": "downgrade"}
         found["budgets"] = [Budget(hard_usd=1, per="user", window="1d", **soft)]
@@ -229,6 +250,13 @@ def settings_of(world: dict[str, Any]) -> dict[str, Any]:
         tier = None if world["stale"] == "unknown" else world["stale"]
         found["stale"] = lambda request: Response(text="old", tier=tier)
     return found
+
+
+def cascade_of(judge: Any) -> Cascade:
+    """One whose judge fails, agrees with a place, or says the same of every answer."""
+    if isinstance(judge, str) and judge != "broken":
+        return Cascade(Agreement(judge), cheap="silver" if judge == "bronze" else "bronze")
+    return Cascade(Broken() if judge == "broken" else lambda request, response: judge)
 
 
 def plans_of(world: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -326,6 +354,16 @@ def check(told: Told, trace: Trace, options: dict[str, Any], within: Within) -> 
             assert required <= LABELS[response.deployment], trace
 
 
+def pin(here: World, world: dict[str, Any], number: int) -> None:
+    """Before the call of that number: places are avoided by hand, or taken back."""
+    for at, (tier, deployment), away in world["pins"]:
+        if at == number:
+            try:
+                here.client.shift(tier, deployment, away=away)
+            except ConfigError:  # nothing shifts there
+                assert not world["shift"]
+
+
 def in_vain(prompt: str, options: dict[str, Any], world: dict[str, Any]) -> bool:
     """Whether it is refused, too, where there is nothing that only observes."""
     fake = FakeProvider()
@@ -341,7 +379,7 @@ def in_vain(prompt: str, options: dict[str, Any], world: dict[str, Any]) -> bool
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(world=WORLDS, calls=CALLS)
 def test_nothing_leads_below_the_floor(world: dict[str, Any], calls: list[dict[str, Any]]) -> None:
     fake = FakeProvider(latency_s=0.2, seed=world["seed"])
@@ -350,7 +388,8 @@ def test_nothing_leads_below_the_floor(world: dict[str, Any], calls: list[dict[s
     for model in world["down"]:
         fake.script(model, Fail.unavailable(), forever=True)
     under_way: list[tuple[Told, Trace, dict[str, Any], Within]] = []
-    for call in calls:
+    for number, call in enumerate(calls):
+        pin(here, world, number)
         options = dict(call)
         prompt, streaming = options.pop("prompt"), options.pop("streaming", False)
         here.pass_s(options.pop("wait_s"))

@@ -556,3 +556,18 @@ class TestARouterOfOnesOwn:
     def test_has_no_others_beside_them(self) -> None:
         with pytest.raises(ConfigError, match="leave the rules of one of them out"):
             self.made(Router([Rule("mine", tier="bronze")]))
+
+
+@pytest.mark.parametrize(
+    ("plan", "rule", "told"),
+    [
+        ({}, {"plan": "pro", "tier": "bronze"}, True),
+        ({"max_tier": "bronze"}, {"plan": "pro", "tier": "bronze"}, False),
+        ({}, {"plan": ["free", "pro"], "tier": "bronze"}, False),
+        ({}, {"tier": "bronze"}, False),
+    ],
+    ids=["nothing says", "bounds", "its rule", "everybody's rule"],
+)
+def test_a_plan_without_a_tier(plan: dict[str, str], rule: dict[str, object], told: bool) -> None:
+    config = Config.parse({**RULED, "rules": [rule], "plans": {"free": plan, "pro": {}}})
+    assert ("plans.free" in {finding.key for finding in check(config)}) is told

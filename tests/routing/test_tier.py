@@ -226,25 +226,23 @@ def test_those_that_were_not_drawn_are_told_as_far_as_they_are_listed_before(for
 
 
 @every_form
-def test_of_a_race_only_those_that_nobody_asked_are_told(form: Form) -> None:
+def test_in_a_race_nobody_who_was_asked_is_said_not_to_be_drawn(form: Form) -> None:
     names, fake = ["m0", "m1", "m2"], FakeProvider()
     hedge = Hedge(share=0.9, min_samples=5)
     tier = Tier("gold", [Deployment(name, fake) for name in names], choose="weighted", hedge=hedge)
     with TieredClient([tier], retry=False, rng=Random(3)) as client:
         for _ in range(60):
             form(client)
-        won = set()
+        raced = 0
         for turn in range(12):
             fake.script(names[turn % 3], Reply("late", latency_s=0.3))
             response = form(client)
             assert response.trace is not None
             asked = {attempt.deployment for attempt in response.trace.attempts}
-            before = set(names[: names.index(response.deployment or "")])
-            told = {each.deployment: each.reason for each in response.trace.candidates}
-            assert {name for name, reason in told.items() if reason == "weight"} == before - asked, told
-            if len(asked) > 1:
-                won.add(response.deployment)
-        assert won
+            told = {each.deployment for each in response.trace.candidates if each.reason == "weight"}
+            assert not told & asked
+            raced += len(asked) > 1
+        assert raced
 
 
 def test_ordered_means_the_first_that_can() -> None:

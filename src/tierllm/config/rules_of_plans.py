@@ -142,4 +142,23 @@ def consents_over(config: Config, today: date) -> Iterator[Finding]:
             )
 
 
-RULES = (_nobody_waits, _hours, _plans, _no_ceiling, _fails_closed)
+def _without_a_tier(config: Config) -> Iterator[Finding]:
+    """A plan of which nothing says what its calls get, where others are told apart by their tiers."""
+    if len(config.tiers) < 2 or not config.rules:
+        return
+    routed = {name for rule in config.rules for name in _names(rule.plan)}
+    every = any(rule.plan is None and (rule.tier or rule.max_tier or rule.balance) for rule in config.rules)
+    for name, plan in config.plans.items():
+        if plan.min_tier is None and plan.max_tier is None and name not in routed and not every:
+            yield warning(
+                f"plans.{name}",
+                f"nothing says which tier calls on it get: all of them begin in {config.tiers[0].name}",
+                "give it min_tier or max_tier, or a rule",
+            )
+
+
+def _names(said: str | list[str] | None) -> list[str]:
+    return [said] if isinstance(said, str) else list(said or ())
+
+
+RULES = (_without_a_tier, _nobody_waits, _hours, _plans, _no_ceiling, _fails_closed)

@@ -117,9 +117,8 @@ class Choosing:
                     self.cheapest.served(fit, response)
                 if degrade is not None and degrade.cheaper and self._spares(call, line, drawn):
                     degrade.spared()
-                if self._picks and call.trace is not None:
-                    mine = self.hedge is not None and response.tier == self.tier.name
-                    self._unasked(call, (mine and response.deployment) or line.name, why)
+                if self._picks:
+                    self._unasked(call, line, why)
                 self.passed_over(call, line, None)
                 return response
             self.barred(call, line, obstacle)
@@ -209,10 +208,10 @@ class Choosing:
             elif home is not None:
                 self.passed_over(call, line, "session")
 
-    def _unasked(self, call: Call, winner: str, why: Mapping[str, Obstacle | str] | None) -> None:
+    def _unasked(self, call: Call, winner: DeploymentLine, why: Mapping[str, Obstacle | str] | None) -> None:
         """Write down why places that are listed before the one that answered were not asked."""
         trace, tier = call.trace, self.tier.name
-        if trace is None or self.lines[0].name == winner:
+        if trace is None or winner is self.lines[0]:
             return
         told = {each.deployment for each in trace.attempts if each.tier == tier}
         for each in trace.candidates:
@@ -220,7 +219,7 @@ class Choosing:
                 told.add(each.deployment)
         by_price = self.cheapest is not None or (call.degrade is not None and call.degrade.cheaper)
         for line in self.lines:
-            if line.name == winner:
+            if line is winner:
                 return
             if line.name not in told:
                 cause = None if why is None else why.get(line.name)
