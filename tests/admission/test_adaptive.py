@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import threading
 import weakref
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
+from admission.interrupts import interrupted_at
 from pipeline.drivers import Mode, call, says, stack
 from tierllm.admission import adaptive as adaptive_module
 from tierllm.admission.adaptive import AdaptiveConcurrency
@@ -489,31 +489,7 @@ async def test_alone_around_a_coroutine_function() -> None:
 # -- interrupts and forks -----------------------------------------------------------
 
 
-def interrupted_at(step: int, work: Any) -> bool:
-    """Run ``work`` with a Ctrl-C before its ``step``-th bytecode in the policy. False: it ended before."""
-    left = step
-
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != adaptive_module.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            left -= 1
-            if left < 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+FILES = {adaptive_module.__file__}
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'invoked' was never awaited")
@@ -530,7 +506,7 @@ def test_an_interrupt_at_any_bytecode_leaves_no_slot_held() -> None:
             except StopIteration:
                 pass
 
-        struck = interrupted_at(step, work)
+        struck = interrupted_at(step, work, FILES)
         gc.collect()
         assert policy.in_flight == 0, step
         step += 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from admission.interrupts import interrupted_at
+from tierllm.admission import line as line_module
 from tierllm.admission import pool as pool_module
 from tierllm.admission.pool import Permit, Pool
 from tierllm.errors import ConfigError
@@ -150,38 +149,7 @@ def test_a_flow_that_the_collector_ends_inside_the_pool_does_not_deadlock() -> N
     assert (pool.in_use, pool.waiting) == (1, 0)
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_over() -> None:
-    """What earlier tests left is not to be collected amid an interrupt that is meant for a pool."""
-    gc.collect()
-
-
-def interrupted_at(step: int, work: Callable[[], object]) -> bool:
-    """Run ``work`` with a Ctrl-C before its ``step``-th bytecode in the pool. False when it ended before."""
-    files = {pool_module.__file__, effects_module.__file__}
-    left = step
-
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            left -= 1
-            if left < 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+FILES = {pool_module.__file__, line_module.__file__, effects_module.__file__}
 
 
 def unlocked(pool: Pool) -> None:
@@ -197,7 +165,7 @@ def test_an_interrupt_at_any_bytecode_of_a_release_loses_nobody() -> None:
             pool, woken = Pool(1), list[int]()
             permit = taken(pool)
             first, second = waiter(pool, alive=alive), waiter(pool, woken)
-            struck = interrupted_at(step, permit.release)
+            struck = interrupted_at(step, permit.release, FILES)
             unlocked(pool)
             permit.release()  # as each run does at its end
             if alive:
@@ -215,7 +183,7 @@ def test_an_interrupt_at_any_bytecode_of_taking_admits_nobody_too_many() -> None
     step, struck = 0, True
     while struck:
         pool, owner = Pool(1), list[Any]()
-        struck = interrupted_at(step, lambda pool=pool, owner=owner: pool.take(owner))  # type: ignore[misc]
+        struck = interrupted_at(step, lambda pool=pool, owner=owner: pool.take(owner), FILES)  # type: ignore[misc]
         unlocked(pool)
         for permit in owner:
             permit.release()
@@ -233,7 +201,7 @@ def test_an_interrupt_at_any_bytecode_of_queueing_is_cleaned_up_by_leaving() -> 
             if free:
                 permit.release()
             ticket = Ticket(lambda: True)
-            struck = interrupted_at(step, lambda p=pool, t=ticket: p.enter(t))  # type: ignore[misc]
+            struck = interrupted_at(step, lambda p=pool, t=ticket: p.enter(t), FILES)  # type: ignore[misc]
             unlocked(pool)
             pool.leave(ticket)
             permit.release()
