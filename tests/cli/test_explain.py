@@ -110,9 +110,7 @@ def test_nothing_says_where_the_log_is(
     config.write_text(CONFIG.replace('[decisions]\npath = "logs/decisions.jsonl"\n', ""))
     ran = tierllm("explain", "a2")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == (
-        "tierllm explain: tierllm.toml has no [decisions]; name the decision log with --log\n"
-    )
+    assert ran.err == ("tierllm explain: tierllm.toml has no [decisions]; name the decision log with --log\n")
     config.unlink()
     ran = tierllm("explain", "a2")
     assert (ran.code, ran.out) == (1, "")

@@ -360,8 +360,8 @@ def pin(here: World, world: dict[str, Any], number: int) -> None:
         if at == number:
             try:
                 here.client.shift(tier, deployment, away=away)
-            except ConfigError:  # nothing shifts there
-                assert not world["shift"]
+            except ConfigError as error:
+                assert not world["shift"] or "takes its calls" in str(error)  # noqa: PT017
 
 
 def in_vain(prompt: str, options: dict[str, Any], world: dict[str, Any]) -> bool:

@@ -34,6 +34,7 @@ from tierllm import (
     StickySessions,
     Tier,
 )
+from tierllm.errors import ConfigError
 from tierllm.testing import FakeProvider
 
 SHIFT = {"min_calls": 2, "stage_calls": 1, "dwell_s": 1, "stage_s": 1, "probe_s": 2}
@@ -45,6 +46,7 @@ def tiers_of(world: dict[str, Any], fake: FakeProvider, shift: Shift | None) -> 
         "silver": {"c": "eu private", "d": ""},
         "bronze": {"e": "", "f": "eu"},
     }
+    options: dict[str, Any] = {} if shift is None else {"shift": shift}
     return [
         Tier(
             name,
@@ -55,7 +57,7 @@ def tiers_of(world: dict[str, Any], fake: FakeProvider, shift: Shift | None) -> 
             objective=Objective(latency_p95_s=1, availability=0.9),
             max_concurrency=2,
             fallback=name != world["no_fallback"],
-            shift=shift,
+            **options,
         )
         for name in RANK
     ]
@@ -89,13 +91,17 @@ def served(world: dict[str, Any], calls: list[dict[str, Any]], *, watched: bool)
     here = World(tiers, fake=fake, seed=world["seed"], timeouts=QUICK, retry=False, **given)
     script(fake, world["trouble"])
     begun: list[Told] = []
+    refused: list[str] = []
     for call in calls:
         options = dict(call)
         prompt, streaming = options.pop("prompt"), options.pop("streaming", False)
         here.pass_s(options.pop("wait_s"))
-        begun.append(here.begin(prompt, streaming=streaming, **options))
+        try:
+            begun.append(here.begin(prompt, streaming=streaming, **options))
+        except ConfigError as error:
+            refused.append(str(error))
     here.pass_s(400)
-    told: list[object] = []
+    told: list[object] = [refused]
     for one in begun:
         event(one.kind)
         answer = one.response

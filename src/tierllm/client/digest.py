@@ -20,7 +20,8 @@ def digest_of(tiers: Sequence[Tier], router: Router | None, *said: Sequence[obje
 
     Functions and other objects count by their kind alone; a file's digest (``Config.digest``) knows more.
     """
-    described: list[Any] = [[_tier(tier) for tier in tiers], [[repr(each) for each in every] for every in said]]
+    described: list[Any] = [[_tier(tier) for tier in tiers]]
+    described.append([[repr(each) for each in every] for every in said])
     if router is not None:
         described.append([[repr(rule) for rule in router.rules], router.mode, router.weak, router.strong])
         described.append([router.balance, router.explore, type(router.scorer).__name__])
