@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
-from ..routing.explanation import explained
 from ..routing.plan import unknown_tier
 from ..types import Response, Trace
 
@@ -72,6 +71,8 @@ class Routed:
         An id is looked up in the decision log, which reads a file. Raises ``ConfigError`` where the client
         keeps none, or it does not have that call.
         """
+        from ..routing.explanation import explained
+
         if isinstance(what, Response):
             if what.trace is None:
                 raise ConfigError("explain(response): this one has no trace; it was not made by a client")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import random
 
     from ..pipeline.clock import Clock
-    from ..pipeline.effects import Flow
     from ..routing.tier import Tier
     from ..sla.shifting import Shifting
     from ..types import Call, Response
@@ -140,10 +139,6 @@ class Choosing:
         if self.shifting is None:
             return ()
         return self.shifting.avoided("" if call.course is None else call.course.key, self.clock())
-
-    def _ask(self, line: DeploymentLine, call: Call) -> Flow[Response]:
-        hedge = self.hedge
-        return line.handler(call) if hedge is None else hedge.ask(line, call, line.handler)
 
     def open_now(self, call: Call) -> Iterator[DeploymentLine]:
         """The places that would serve ``call`` at once, in order; none that calls go past at present."""
